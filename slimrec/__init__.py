@@ -1,0 +1,3 @@
+"""slimrec: audit a CTR model's input fields, prune it, prove that nothing was lost."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,103 @@
+"""Artifact folders: published atomically with a SHA-256 manifest, verified when read; models as safetensors + JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from slimrec.errors import InputError, SecurityError
+
+MANIFEST = "manifest.json"
+_CHUNK = 1 << 20
+
+
+@contextmanager
+def publish(folder: str | Path, kind: str, **facts: Any) -> Iterator[Path]:
+    """Yield a scratch folder; when the block ends well it becomes `folder`, manifest last, in one rename.
+
+    A block that fails leaves nothing. `facts` go into the manifest. Publishing again replaces what was there.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    try:
+        yield scratch
+        files = {path.relative_to(scratch).as_posix(): path for path in sorted(scratch.rglob("*")) if path.is_file()}
+        listed = {name: {"sha256": sha256(path), "bytes": path.stat().st_size} for name, path in files.items()}
+        write_json(scratch / MANIFEST, {"kind": kind, **facts, "files": listed})
+        if folder.exists():
+            replaced = folder.with_name(f".{folder.name}.{os.getpid()}.replaced")
+            folder.rename(replaced)
+            scratch.rename(folder)
+            shutil.rmtree(replaced)
+        else:
+            scratch.rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def verify(folder: str | Path, kind: str | None = None) -> dict[str, Any]:
+    """The manifest of an artifact folder, after checking every file against it.
+
+    Raises InputError where there is no such artifact, SecurityError where it is not what its manifest says.
+    """
+    folder = Path(folder)
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        raise InputError(f"no artifact at {folder}: {MANIFEST} is missing; run the stage that makes it")
+    facts = read_json(manifest)
+    if kind is not None and facts.get("kind") != kind:
+        raise InputError(f"{folder} holds a '{facts.get('kind')}', a '{kind}' is needed here")
+    for name, entry in facts.get("files", {}).items():
+        parts = PurePosixPath(name)
+        path = folder / parts
+        if parts.is_absolute() or ".." in parts.parts or "\\" in name or "\0" in name or path.is_symlink():
+            raise SecurityError(f"{manifest} lists '{name}', which is not a plain path inside the folder")
+        if not path.is_file() or path.stat().st_size != entry["bytes"] or sha256(path) != entry["sha256"]:
+            raise SecurityError(f"{path} is not the file its manifest describes; make the artifact again")
+    return facts
+
+
+def digest(folder: str | Path) -> str:
+    """One SHA-256 for the whole content of an artifact: over the manifest's list of files."""
+    files = read_json(Path(folder) / MANIFEST)["files"]
+    return hashlib.sha256("".join(f"{name} {files[name]['sha256']}\n" for name in sorted(files)).encode()).hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    total = hashlib.sha256()
+    with path.open("rb") as stream:
+        while piece := stream.read(_CHUNK):
+            total.update(piece)
+    return total.hexdigest()
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Strict JSON (no NaN), in one canonical form, flushed to disk."""
+    with path.open("w", encoding="utf-8") as stream:
+        stream.write(json.dumps(values, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def read_json(path: Path) -> Any:
+    """Strict JSON: NaN and infinities are refused."""
+
+    def refuse(constant: str):
+        raise SecurityError(f"{path}: '{constant}' is not JSON")
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    except FileNotFoundError:
+        raise InputError(f"no such file: {path}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise SecurityError(f"{path} is not JSON: {error}") from None

@@ -1,0 +1,220 @@
+"""Every knob of the project on one page: one frozen class a stage, and the recipe that holds them all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import Field as Option
+
+from slimrec.backbones import BACKBONES
+from slimrec.errors import ConfigError, InputError, did_you_mean
+from slimrec.gates import GATES
+from slimrec.schema import Schema
+from slimrec.selection import Budget
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class SplitConfig(_Config):
+    """Shares of the rows. `gate` is held out for gates, `test` is the certification slice that no search ever sees."""
+
+    by: Literal["auto", "time", "group", "random"] = "auto"  # auto: time if the schema has it, else random
+    train: float = Option(0.75, gt=0, lt=1)
+    gate: float = Option(0.05, ge=0, lt=1)
+    valid: float = Option(0.1, gt=0, lt=1)
+    test: float = Option(0.1, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _sum_to_one(self):
+        total = self.train + self.gate + self.valid + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train + gate + valid + test must be 1, got {total:g}")
+        return self
+
+
+class IngestConfig(_Config):
+    source: str  # file, folder or s3:// of Parquet or CSV; or planted:rows=60000,seed=0
+    fields: str | dict[str, Any] | None = None  # schema: a YAML file or its content; None only for planted:
+    split: SplitConfig = SplitConfig()
+    seed: int = 0
+    shard_rows: int = Option(262_144, ge=1)
+    batch_rows: int = Option(65_536, ge=1)  # rows held at once while reading
+    max_vocabulary: int = Option(20_000_000, ge=1)  # distinct values a field may have before `hash_rows` is demanded
+    max_rows: int | None = Option(None, ge=1)  # read no further
+
+
+class SampleConfig(_Config):
+    fraction: float | None = Option(None, gt=0, le=1)  # of the training rows; 1 when neither is given
+    rows: int | None = Option(None, ge=1)
+    how: Literal["stratified", "uniform", "earliest"] = "stratified"
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_size(self):
+        if self.fraction is not None and self.rows is not None:
+            raise ValueError("give `fraction` or `rows`, not both")
+        return self
+
+
+class ModelConfig(_Config):
+    backbone: str = "mlp"
+    options: dict[str, Any] = {}  # keyword arguments of the backbone
+    embedding_dim: int = Option(8, ge=1)
+    embedding_std: float = Option(0.01, gt=0)  # of the normal start of the tables
+
+    @model_validator(mode="after")
+    def _known_backbone(self):
+        BACKBONES.check(self.backbone, self.options)
+        return self
+
+
+class TrainConfig(_Config):
+    epochs: int = Option(10, ge=1)
+    batch_size: int = Option(1024, ge=2)  # over all ranks
+    learning_rate: float = Option(1e-3, gt=0)
+    embedding_optimizer: Literal["lazy_adam", "rowwise_adagrad", "adam"] = "lazy_adam"
+    embedding_learning_rate: float = Option(1e-3, gt=0)
+    embedding_l2: float = Option(0.0, ge=0)  # on the rows of a batch
+    weight_decay: float = Option(0.0, ge=0)  # of the dense part
+    patience: int = Option(1, ge=0)  # epochs without a better validation AUC before the end; 0: never stop early
+    shuffle: Literal["window", "none"] = "window"
+    window_rows: int = Option(1_048_576, ge=1)  # rows shuffled and held at once
+    checkpoint_every: int = Option(500, ge=1)  # steps
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    threads: int | None = Option(None, ge=1)
+
+
+class PretrainConfig(_Config):
+    """Gated training. A gate sees fresh rows only: the held-out gate slice, or training rows in a single pass."""
+
+    method: str = "none"
+    options: dict[str, Any] = {}  # keyword arguments of the gate
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _known_gate(self):
+        GATES.check(self.method, self.options)
+        return self
+
+
+class PruneConfig(_Config):
+    budget: Budget = Budget()
+
+
+class FinetuneConfig(_Config):
+    start: Literal["warm", "fresh", "initial"] = "warm"  # pruned weights | new ones | the search's first ones
+    rows: Literal["all", "rest", "subset"] = "all"  # rest: training rows that the subset left out
+    train: TrainConfig = TrainConfig()
+
+
+class EvaluateConfig(_Config):
+    allowed_auc_loss: float = Option(0.001, ge=0, lt=0.5)
+    confidence: float = Option(0.95, gt=0.5, lt=1)
+    latency_repeats: int = Option(50, ge=1)
+
+
+class RegisterConfig(_Config):
+    name: str = Option("slimrec", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    promote: bool = True  # move `champion` when the verdict allows it
+
+
+class Recipe(_Config):
+    """One section a stage: all that a user edits."""
+
+    ingest: IngestConfig
+    sample: SampleConfig = SampleConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    prune: PruneConfig = PruneConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    register: RegisterConfig = RegisterConfig()
+
+
+Parsed = TypeVar("Parsed", bound=BaseModel)
+
+
+def parse(cls: type[Parsed], values: dict[str, Any], error: type[Exception] = ConfigError) -> Parsed:
+    """Validate a section; the first thing wrong becomes one sentence of a ConfigError (exit 20)."""
+    try:
+        return cls.model_validate(values)
+    except ValidationError as invalid:
+        raise error(_sentence(cls, invalid)) from None
+
+
+def _sentence(cls: type[BaseModel], invalid: ValidationError) -> str:
+    first = invalid.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        owner: Any = cls
+        for part in first["loc"][:-1]:
+            fields = getattr(owner, "model_fields", {})
+            owner = fields[part].annotation if part in fields else None
+        allowed = getattr(owner, "model_fields", {})
+        hint = f"; {did_you_mean(str(first['loc'][-1]), allowed)}" if allowed else ""
+        return f"{cls.__name__} has no '{where}'{hint}"
+    if first["type"] == "missing":
+        return f"{cls.__name__} needs '{where}'"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{cls.__name__}.{where}: {message}, got {first['input']!r:.120}" if where else message
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Safe YAML that refuses duplicate keys and aliases (the road of 'billion laughs')."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.constructor.ConstructorError(None, None, "aliases (*) are not allowed", self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = [key for i, key in enumerate(keys) if key in keys[:i]]
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"key '{twice[0]}' stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML mapping from a file; no such file is an InputError, anything else wrong with it a ConfigError."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"no such file: {path}")
+    loader = _UniqueKeys(path.read_text(encoding="utf-8"))
+    try:
+        values = loader.get_single_data()
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not the YAML we read: {' '.join(str(error).split())}") from None
+    finally:
+        loader.dispose()
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping of sections, got {type(values).__name__}")
+    return values
+
+
+def read_schema(fields: str | Path | dict[str, Any]) -> Schema:
+    """The schema a person wrote: a YAML file or its content."""
+    return parse(Schema, fields if isinstance(fields, dict) else read_yaml(fields))
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """A recipe with its schema file inlined (relative to the recipe), so that it travels as one value."""
+    values = read_yaml(path)
+    ingest = values.get("ingest")
+    if isinstance(ingest, dict) and isinstance(ingest.get("fields"), str):
+        beside = Path(path).parent / ingest["fields"]
+        content = read_yaml(beside if beside.is_file() else ingest["fields"])
+        values = {**values, "ingest": {**ingest, "fields": content}}
+    recipe = parse(Recipe, values)
+    if recipe.ingest.fields is not None:
+        read_schema(recipe.ingest.fields)
+    elif not recipe.ingest.source.startswith("planted:"):
+        raise ConfigError("IngestConfig needs 'fields': a schema YAML; `slimrec schema PATH` drafts one from the data")
+    return recipe

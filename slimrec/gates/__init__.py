@@ -1,0 +1,13 @@
+"""The selection methods: one file each; `base.py` says what a method has to write."""
+
+from slimrec.plugins import Family
+
+GATES = Family(
+    "method",
+    "slimrec.gates",
+    {
+        "none": "base:Gate",
+        "random": "random:RandomGate",
+        "leap": "leap:LeapGate",
+    },
+)

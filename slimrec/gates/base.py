@@ -1,0 +1,94 @@
+"""What stands between embeddings and backbone: the gate that does nothing, and the methods that others fill in."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from slimrec.schema import Block, Schema, blocks_of
+from slimrec.selection import Budget, Decision, Selection, table_bytes
+
+
+class Gate(nn.Module):
+    """The baseline: passes everything and keeps everything.
+
+    A method overrides what it needs. Its options are the keyword-only arguments of its `__init__`, each with a
+    default. Three class attributes tell the training loop how to drive it:
+    `stream` which rows step its parameters: "gate" (the held-out slice) or "train" (a single pass only),
+    `every` the number of training steps from one gate step to the next (1 on the train stream),
+    `learning_rate` of its Adam.
+    """
+
+    method = "none"
+    stream = "train"
+    every = 1
+    learning_rate = 1e-3
+
+    def __init__(self, schema: Schema, embedding_dim: int):
+        super().__init__()
+        self.schema = schema
+        self.embedding_dim = embedding_dim
+        self.blocks: tuple[Block, ...] = blocks_of(schema, embedding_dim)
+        widths = torch.tensor([block.width for block in self.blocks])
+        self.register_buffer("owner", torch.repeat_interleave(torch.arange(len(widths)), widths), persistent=False)
+
+    @property
+    def learns(self) -> bool:
+        """Whether there is anything to step."""
+        return any(True for _ in self.parameters())
+
+    def forward(self, x: Tensor, ids: Tensor) -> Tensor:
+        """Gate the concatenated blocks: `x` (B, W) and the ids (B, S) they came from -> (B, W)."""
+        return x
+
+    def pairs(self, ids: Tensor) -> Tensor | None:
+        """Weights of the field pairs, (P,) or (B, P), for methods that gate meetings of fields."""
+        return None
+
+    def penalty(self) -> Tensor:
+        """What a gate step adds to the task loss; a scalar."""
+        return torch.zeros((), device=self.owner.device)
+
+    def step(self, progress: float) -> None:
+        """Called after every gate step with the share of training done, in 0..1."""
+
+    def scores(self) -> dict[str, float]:
+        """One figure a field, in 0..1, higher for more useful."""
+        return dict.fromkeys(self.schema.names, 1.0)
+
+    def evidence(self) -> dict[str, float]:
+        """Figures of the method's own for logs and reports."""
+        return {}
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """The frozen gate on columns that stay: scale and shift (W,), as the backbone has come to expect them."""
+        return torch.ones(len(self.owner)), torch.zeros(len(self.owner))
+
+    def fill(self) -> Tensor:
+        """The constant (W,) that the backbone has come to expect in a column that goes."""
+        return torch.zeros(len(self.owner))
+
+    def select(self, budget: Budget, seed: int) -> Selection:
+        """The decision: whole fields by score under the budget (a threshold of 0.5 without one)."""
+        chosen = budget.choose(self.scores(), table_bytes(self.schema, self.embedding_dim), threshold=0.5)
+        return self._pack(budget, seed, {b.name: b.columns if b.name in chosen else () for b in self.blocks})
+
+    def _pack(self, budget: Budget, seed: int, columns: dict[str, tuple[int, ...]]) -> Selection:
+        """The selection that keeps `columns` of each field, with scores, costs and the frozen gate around them."""
+        scores, bytes_ = self.scores(), table_bytes(self.schema, self.embedding_dim)
+        scale, shift = (values.detach().cpu().tolist() for values in self.affine())
+        fill = self.fill().detach().cpu().tolist()
+        decisions, start = {}, 0
+        for block in self.blocks:
+            kept = columns[block.name]
+            native = [(column in kept, start + column) for column in block.columns]
+            decisions[block.name] = Decision(
+                columns=kept,
+                width=block.width,
+                score=scores[block.name],
+                bytes=bytes_[block.name],
+                scale=tuple(scale[i] if stays else 0.0 for stays, i in native),
+                shift=tuple(shift[i] if stays else fill[i] for stays, i in native),
+            )
+            start += block.width
+        return Selection(method=self.method, seed=seed, budget=budget, fields=decisions, evidence=self.evidence())

@@ -1,0 +1,70 @@
+"""The two families one can extend (gates, backbones): a table of names, options read from signatures, late imports.
+
+The options of a plug-in are the keyword arguments of its `__init__`. They are read from the source text, so that a
+recipe is checked before a cluster is contacted and on machines where torch is not installed.
+"""
+
+import ast
+import importlib
+import importlib.util
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from slimrec.errors import ConfigError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Family:
+    """A table `name -> "module:Class"` of plug-ins; `package.module:Class` names one outside the table."""
+
+    noun: str
+    package: str
+    table: dict[str, str] = field(default_factory=dict)
+
+    def _locate(self, name: str) -> tuple[str, str]:
+        if name not in self.table and ":" not in name:
+            raise ConfigError(f"there is no {self.noun} '{name}'; {did_you_mean(name, self.table)}")
+        module, _, cls = self.table.get(name, name).partition(":")
+        return (f"{self.package}.{module}" if name in self.table else module), cls
+
+    def options(self, name: str) -> dict[str, str]:
+        """Keyword arguments that the plug-in accepts, with the text of their defaults; imports nothing heavy."""
+        module, cls = self._locate(name)
+        if name in self.table:
+            source = Path(__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")
+        else:
+            try:
+                spec = importlib.util.find_spec(module)
+            except ModuleNotFoundError:
+                spec = None
+            if spec is None or not spec.origin:
+                raise ConfigError(f"{self.noun} '{name}': no module '{module}' on the Python path")
+            source = Path(spec.origin)
+        tree = ast.parse(source.read_text(encoding="utf-8"))
+        body = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == cls), None)
+        if body is None:
+            raise ConfigError(f"{self.noun} '{name}': '{source.name}' defines no class '{cls}'")
+        init = next((n for n in body.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+        if init is None:
+            return {}
+        return {a.arg: ast.unparse(d) for a, d in zip(init.args.kwonlyargs, init.args.kw_defaults) if d is not None}
+
+    def check(self, name: str, options: dict) -> None:
+        """Refuse an unknown name or an option that the plug-in does not accept."""
+        accepted = self.options(name)
+        for option in options:
+            if option not in accepted:
+                raise ConfigError(f"{self.noun} '{name}' has no option '{option}'; {did_you_mean(option, accepted)}")
+
+    def load(self, name: str) -> type:
+        """The class itself."""
+        module, cls = self._locate(name)
+        return getattr(importlib.import_module(module), cls)
+
+    def create(self, name: str, *arguments, **options):
+        """Check the options, import the class, build the plug-in."""
+        self.check(name, options)
+        try:
+            return self.load(name)(*arguments, **options)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{self.noun} '{name}': {error}") from error

@@ -1,0 +1,170 @@
+"""The schema: which fields a log has, of which kind and width; it travels with every dataset and every model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import Field as Option
+
+PAD, MISSING, UNSEEN = 0, 1, 2  # reserved rows of every vocabulary, in front of the values
+RESERVED_ROWS = 3
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Statistics(_Frozen):
+    """What ingest learnt about one field from the training rows; serving encodes with the same numbers."""
+
+    rows: int = 0  # rows of the field's embedding table, the reserved ones included; 0 for dense fields
+    distinct: int = 0  # values seen in training, before the minimum count
+    missing_share: float = 0.0
+    mean: tuple[float, ...] = ()  # one a dense column
+    deviation: tuple[float, ...] = ()  # one a dense column, never 0
+    boundaries: tuple[float, ...] = ()  # ascending inner edges, for `discretise: quantile`
+
+
+class Field(_Frozen):
+    """One raw column, one vocabulary or scaler, one block of the input, one gate value, one line of the bill."""
+
+    name: str = Option(min_length=1)
+    kind: Literal["category", "number", "vector", "bag"]
+    column: str = ""  # where the value stands in the source; the field's name by default
+    min_count: int = Option(1, ge=1)  # rarer values go to the unseen row
+    hash_rows: int | None = Option(None, ge=1)  # hash into this many rows and keep no vocabulary
+    separator: str | None = None  # splits a bag that comes as one string
+    max_length: int = Option(10, ge=1, le=10_000)  # of a bag; later values are cut and counted
+    width: int | None = Option(None, ge=1)  # of a vector; required there
+    scale: Literal["standard", "log", "none"] | None = None  # numbers: standard by default; vectors: none
+    discretise: Literal["log_square", "quantile"] | None = None  # a number becomes categories
+    bins: int = Option(32, ge=2, le=100_000)  # for quantile
+    nonfinite: Literal["refuse", "missing"] = "refuse"  # what to do with NaN and infinities in a number or vector
+    embedding_dim: int | None = Option(None, ge=1)  # overrides the model's default for this field
+    statistics: Statistics | None = None  # filled by ingest
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_column(cls, values):
+        if isinstance(values, dict) and not values.get("column") and "name" in values:
+            return {**values, "column": values["name"]}
+        return values
+
+    @model_validator(mode="after")
+    def _check_kind(self):
+        if (self.kind == "vector") != (self.width is not None):
+            raise ValueError(f"field '{self.name}': `width` is required for a vector and for nothing else")
+        if self.discretise and self.kind != "number":
+            raise ValueError(f"field '{self.name}': `discretise` is for numbers, this is a {self.kind}")
+        if self.scale and self.kind not in ("number", "vector"):
+            raise ValueError(f"field '{self.name}': `scale` is for numbers and vectors, this is a {self.kind}")
+        if self.scale and self.discretise:
+            raise ValueError(f"field '{self.name}': choose `scale` or `discretise`, not both")
+        if self.hash_rows and self.kind not in ("category", "bag"):
+            raise ValueError(f"field '{self.name}': `hash_rows` is for categories and bags, this is a {self.kind}")
+        return self
+
+    @property
+    def embedded(self) -> bool:
+        """Whether values are looked up in an embedding table (category, bag, discretised number)."""
+        return self.kind in ("category", "bag") or self.discretise is not None
+
+    @property
+    def slots(self) -> int:
+        """Columns of the id matrix: 1, or the maximum length of a bag; 0 for dense fields."""
+        if not self.embedded:
+            return 0
+        return self.max_length if self.kind == "bag" else 1
+
+    @property
+    def dense_width(self) -> int:
+        """Columns of the dense matrix: 1 for a number, the width of a vector; 0 for embedded fields."""
+        return 0 if self.embedded else (self.width or 1)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the embedding table; raises if ingest has not fitted the field."""
+        if self.statistics is None:
+            raise ValueError(f"field '{self.name}' is not fitted: read schema.json of an ingested dataset")
+        return self.statistics.rows
+
+    def block_width(self, embedding_dim: int) -> int:
+        """Columns of this field's block in the concatenated input: its native width."""
+        return (self.embedding_dim or embedding_dim) if self.embedded else self.dense_width
+
+
+class Label(_Frozen):
+    """The column to predict: 0/1 as it stands, or 1 where it is above a number."""
+
+    column: str
+    positive_above: float | None = None
+
+
+def _as_label(value):
+    return {"column": value} if isinstance(value, str) else value
+
+
+class Schema(_Frozen):
+    """Fields in canonical (name) order, so that the order of columns in a source or a file decides nothing."""
+
+    label: Annotated[Label, BeforeValidator(_as_label)]
+    weight: str | None = None  # column with a non-negative weight per row
+    time: str | None = None  # column that orders rows: integer, float, date or timestamp
+    group: str | None = None  # column naming the user or session a row belongs to
+    fields: tuple[Field, ...] = Option(min_length=1)
+
+    @model_validator(mode="after")
+    def _canonical(self):
+        names = [field.name for field in self.fields]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"fields named twice: {', '.join(twice)}; give each a name of its own")
+        leaking = [field.name for field in self.fields if field.column == self.label.column]
+        if leaking:
+            raise ValueError(f"field '{leaking[0]}' reads the label column '{self.label.column}'; remove it")
+        object.__setattr__(self, "fields", tuple(sorted(self.fields, key=lambda field: field.name)))
+        return self
+
+    def __getitem__(self, name: str) -> Field:
+        return next(field for field in self.fields if field.name == name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(field.name for field in self.fields)
+
+    @property
+    def embedded(self) -> tuple[Field, ...]:
+        return tuple(field for field in self.fields if field.embedded)
+
+    @property
+    def dense(self) -> tuple[Field, ...]:
+        return tuple(field for field in self.fields if not field.embedded)
+
+    def narrow(self, names: Iterable[str]) -> Schema:
+        """The same schema over fewer fields."""
+        names = set(names)
+        return self.model_copy(update={"fields": tuple(field for field in self.fields if field.name in names)})
+
+
+@dataclass(frozen=True)
+class Block:
+    """A field's stretch of the concatenated input: which of its native columns are still there.
+
+    Columns keep their native numbers after a cut, because an inner product pairs column 3 of one field with column 3
+    of another however many columns either has lost.
+    """
+
+    name: str
+    columns: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        return len(self.columns)
+
+
+def blocks_of(schema: Schema, embedding_dim: int) -> tuple[Block, ...]:
+    """The uncut layout: every field at its native width, in schema order."""
+    return tuple(Block(field.name, tuple(range(field.block_width(embedding_dim)))) for field in schema.fields)

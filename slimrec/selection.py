@@ -1,0 +1,153 @@
+"""The selection: which columns of which field stay, as plain data. Gates write it, pruning reads it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import Field as Option
+
+from slimrec.errors import ConfigError
+from slimrec.schema import Block, Schema
+
+
+class _Plain(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Decision(_Plain):
+    """What becomes of one field: kept columns, the score behind it, and how the gate left each native column.
+
+    `scale` and `shift` are the frozen gate as an affine map of the native columns, x -> scale * x + shift, before the
+    cut: pruning folds them into tables and biases. Empty means 1 and 0. A dropped column has scale 0, and its shift
+    is the constant that the rest of the network got used to.
+    """
+
+    columns: tuple[int, ...]
+    width: int = Option(ge=1)  # native width
+    score: float
+    bytes: int = Option(ge=0)  # of the field's embedding table at native width, float32
+    scale: tuple[float, ...] = ()
+    shift: tuple[float, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_columns(self):
+        ascending = list(self.columns) == sorted(set(self.columns))
+        if not ascending or (self.columns and not 0 <= self.columns[0] <= self.columns[-1] < self.width):
+            raise ValueError(f"columns {self.columns} must ascend within 0..{self.width - 1}")
+        for name in ("scale", "shift"):
+            if len(getattr(self, name)) not in (0, self.width):
+                raise ValueError(f"`{name}` has {len(getattr(self, name))} values for {self.width} columns")
+        return self
+
+    @property
+    def kept(self) -> bool:
+        return bool(self.columns)
+
+
+class Budget(_Plain):
+    """How much may stay. At most one is given; with none, the method's own decision rule holds."""
+
+    threshold: float | None = Option(None, ge=0, le=1)  # keep fields whose score reaches it
+    keep: float | None = Option(None, gt=0, le=1)  # share of the fields, rounded down
+    fields: int | None = Option(None, ge=1)  # number of fields
+    max_bytes: int | None = Option(None, ge=1)  # of embedding tables in all
+
+    @model_validator(mode="after")
+    def _one_at_most(self):
+        given = self.model_dump(exclude_none=True)
+        if len(given) > 1:
+            raise ValueError(f"one budget at most, got {' and '.join(sorted(given))}")
+        return self
+
+    def choose(self, scores: Mapping[str, float], costs: Mapping[str, int], threshold: float) -> set[str]:
+        """The names that stay under this budget; `threshold` holds where no budget was given. Never empty."""
+        if self.max_bytes is not None:
+            return within_budget(scores, costs, self.max_bytes)
+        if self.keep is not None:
+            return top_fields(scores, max(1, math.floor(self.keep * len(scores) + 1e-9)))
+        if self.fields is not None:
+            if self.fields > len(scores):
+                raise ConfigError(f"budget fields={self.fields} exceeds the {len(scores)} fields there are")
+            return top_fields(scores, self.fields)
+        floor = threshold if self.threshold is None else self.threshold
+        return {name for name in scores if scores[name] >= floor} or top_fields(scores, 1)
+
+
+class Selection(_Plain):
+    """The narrow waist: what a method decided, complete enough to cut the model without knowing the method."""
+
+    method: str
+    seed: int
+    budget: Budget
+    fields: dict[str, Decision]  # canonical (name) order
+    pairs: tuple[tuple[str, str], ...] | None = None  # field pairs that still meet; None: all
+    evidence: dict[str, float] = {}  # the method's own figures, for people
+
+    @model_validator(mode="after")
+    def _canonical(self):
+        if not any(decision.kept for decision in self.fields.values()):
+            raise ValueError("a selection must keep at least one field")
+        object.__setattr__(self, "fields", dict(sorted(self.fields.items())))
+        return self
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        return tuple(name for name, decision in self.fields.items() if decision.kept)
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        return tuple(name for name, decision in self.fields.items() if not decision.kept)
+
+    def blocks(self, blocks: Sequence[Block]) -> tuple[Block, ...]:
+        """The layout after the cut; fields without a column left vanish."""
+        cut = (Block(b.name, tuple(c for c in b.columns if c in self.fields[b.name].columns)) for b in blocks)
+        return tuple(block for block in cut if block.columns)
+
+    def indices(self, blocks: Sequence[Block]) -> list[int]:
+        """Positions in the concatenated input (layout `blocks`) that survive, ascending."""
+        layout = [(b.name, c) for b in blocks for c in b.columns]
+        return [i for i, (name, column) in enumerate(layout) if column in self.fields[name].columns]
+
+    def affine(self, blocks: Sequence[Block]) -> tuple[list[float], list[float]]:
+        """The frozen gate over the concatenated input: scale and shift a column, dropped columns included."""
+        scale, shift = [], []
+        for block in blocks:
+            decision = self.fields[block.name]
+            for column in block.columns:
+                untouched = 1.0 if column in decision.columns else 0.0
+                scale.append(decision.scale[column] if decision.scale else untouched)
+                shift.append(decision.shift[column] if decision.shift else 0.0)
+        return scale, shift
+
+
+def top_fields(scores: Mapping[str, float], count: int) -> set[str]:
+    """The `count` best-scored names; equal scores fall to the name that sorts first."""
+    return set(sorted(scores, key=lambda name: (-scores[name], name))[:count])
+
+
+def within_budget(scores: Mapping[str, float], costs: Mapping[str, int], limit: int) -> set[str]:
+    """Names in order of score, each taken when it still fits under the sum of costs `limit`.
+
+    Raises ConfigError when not even the cheapest fits: a budget is kept or refused, never quietly exceeded.
+    """
+    chosen, left = set(), limit
+    for name in sorted(scores, key=lambda name: (-scores[name], name)):
+        if costs[name] <= left:
+            chosen.add(name)
+            left -= costs[name]
+    if not chosen:
+        cheapest = min(costs, key=lambda name: (costs[name], name))
+        raise ConfigError(
+            f"budget max_bytes={limit} keeps no field: the cheapest, '{cheapest}', takes {costs[cheapest]} bytes"
+        )
+    return chosen
+
+
+def table_bytes(schema: Schema, embedding_dim: int) -> dict[str, int]:
+    """Bytes of each field's embedding table at native width in float32; dense fields own no table."""
+    return {
+        field.name: 4 * field.rows * field.block_width(embedding_dim) if field.embedded else 0
+        for field in schema.fields
+    }

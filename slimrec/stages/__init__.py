@@ -1,0 +1,51 @@
+"""The seven stages, and `execute`: the one way in from a component or the command line."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from slimrec import track
+from slimrec.config import parse
+from slimrec.errors import ConfigError, SlimrecError, TransientError, did_you_mean
+
+STAGES = ("ingest", "sample", "pretrain", "prune", "finetune", "evaluate", "register")
+
+
+def execute(stage: str, config: dict[str, Any], *, audit: str = "", workspace: str = "", **paths: str | None) -> dict:
+    """Run one stage: parse its section, open its MLflow run under `audit`, call it, log what it returns.
+
+    `paths` are the artifact folders the stage reads and writes, by name. `workspace` is a folder that outlives the
+    step: checkpoints lie there, and the reason of a failure (`failure.json`). Returns the stage's metrics.
+    """
+    if stage not in STAGES:
+        raise ConfigError(f"there is no stage '{stage}'; {did_you_mean(stage, STAGES)}")
+    try:
+        return _run(stage, config, audit, workspace, paths)
+    except (SlimrecError, OSError) as error:
+        failure = error if isinstance(error, SlimrecError) else TransientError(str(error))
+        if workspace:
+            _leave_reason(Path(workspace), stage, failure)
+        raise failure from error
+
+
+def _run(stage: str, config: dict, audit: str, workspace: str, paths: dict) -> dict:
+    module = importlib.import_module(f"slimrec.stages.{stage}")
+    parsed = parse(module.CONFIG, config)
+    given = {name: Path(path) for name, path in paths.items() if path}
+    if stage in ("pretrain", "finetune") and workspace:
+        given["checkpoints"] = Path(workspace) / "checkpoints"
+    with track.run(stage, audit, parsed) as tracker:
+        metrics = module.run(parsed, tracker, **given)
+        tracker.metrics({name: value for name, value in metrics.items() if isinstance(value, (int, float))})
+    return metrics
+
+
+def _leave_reason(workspace: Path, stage: str, failure: SlimrecError) -> None:
+    workspace.mkdir(parents=True, exist_ok=True)
+    scratch = workspace / f".failure.{os.getpid()}"
+    scratch.write_text(json.dumps({"stage": stage, "exit_code": failure.exit_code, "reason": str(failure)}))
+    scratch.replace(workspace / "failure.json")
