@@ -171,7 +171,9 @@ class _UniqueKeys(yaml.SafeLoader):
 
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent):
-            raise yaml.constructor.ConstructorError(None, None, "aliases (*) are not allowed", self.peek_event().start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, "aliases (*) are not allowed", self.peek_event().start_mark
+            )
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node, deep=False):

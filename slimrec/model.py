@@ -102,8 +102,12 @@ class Arena(nn.Module):
         arena = Arena(self.schema.narrow(b.name for b in blocks), blocks)
         scale, shift = (torch.tensor(v) for v in selection.affine(self.blocks))
         start = dict(zip((b.name for b in self.blocks), _starts([b.width for b in self.blocks])))
-        dense = {name: i for i, name in enumerate((b.name, c) for b in self.blocks for c in b.columns
-                                                  if not self.schema[b.name].embedded)}
+        dense = {
+            name: i
+            for i, name in enumerate(
+                (b.name, c) for b in self.blocks for c in b.columns if not self.schema[b.name].embedded
+            )
+        }
         slim_dense = 0
         for old in self.blocks:
             kept = [i for i, c in enumerate(old.columns) if c in selection.fields[old.name].columns]
@@ -143,9 +147,19 @@ class Model(nn.Module):
             return self.backbone(x)
         return self.backbone(self.gate(x, ids), self.gate.pairs(ids))
 
-    def base_parameters(self) -> list[nn.Parameter]:
-        """Dense parameters that train with the task loss: all but tables and gate."""
-        return list(self.backbone.parameters())
+    def masked_logits(self, ids: Tensor, dense: Tensor, selection: Selection) -> Tensor:
+        """Logits of the uncut model with the frozen gate of `selection` in place: what a cut has to reproduce."""
+        scale, shift = (torch.tensor(v, device=ids.device) for v in selection.affine(self.blocks))
+        return self.backbone(
+            torch.addcmul(shift, self.arena(ids, dense), scale), self._pair_mask(selection, ids.device)
+        )
+
+    def _pair_mask(self, selection: Selection, device: torch.device) -> Tensor | None:
+        if selection.pairs is None:
+            return None
+        names, meeting = self.schema.names, {frozenset(pair) for pair in selection.pairs}
+        pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+        return torch.tensor([float(frozenset(pair) in meeting) for pair in pairs], device=device)
 
     @torch.no_grad()
     def narrow(self, selection: Selection) -> Model:
@@ -170,6 +184,7 @@ def with_gate(model: Model, method: str, options: dict, seed: int) -> Model:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model.gate = GATES.create(method, model.schema, model.config.embedding_dim, **options)
+    model.gate.options = dict(options)
     return model
 
 

@@ -100,6 +100,11 @@ class Selection(_Plain):
     def dropped(self) -> tuple[str, ...]:
         return tuple(name for name, decision in self.fields.items() if not decision.kept)
 
+    def plain(self) -> Selection:
+        """The same cut without the frozen gate: kept columns untouched, dropped ones simply gone."""
+        fields = {name: d.model_copy(update={"scale": (), "shift": ()}) for name, d in self.fields.items()}
+        return self.model_copy(update={"fields": fields})
+
     def blocks(self, blocks: Sequence[Block]) -> tuple[Block, ...]:
         """The layout after the cut; fields without a column left vanish."""
         cut = (Block(b.name, tuple(c for c in b.columns if c in self.fields[b.name].columns)) for b in blocks)

@@ -13,21 +13,24 @@ class Gate(nn.Module):
     """The baseline: passes everything and keeps everything.
 
     A method overrides what it needs. Its options are the keyword-only arguments of its `__init__`, each with a
-    default. Three class attributes tell the training loop how to drive it:
+    default. Class attributes tell the training loop how to drive it:
     `stream` which rows step its parameters: "gate" (the held-out slice) or "train" (a single pass only),
     `every` the number of training steps from one gate step to the next (1 on the train stream),
-    `learning_rate` of its Adam.
+    `learning_rate` of its Adam,
+    `shared` the buffers that hold running averages, which ranks average after a gate step.
     """
 
     method = "none"
     stream = "train"
     every = 1
     learning_rate = 1e-3
+    shared: tuple[str, ...] = ()
 
     def __init__(self, schema: Schema, embedding_dim: int):
         super().__init__()
         self.schema = schema
         self.embedding_dim = embedding_dim
+        self.options: dict = {}  # as given by the recipe, so that an artifact can rebuild the gate
         self.blocks: tuple[Block, ...] = blocks_of(schema, embedding_dim)
         widths = torch.tensor([block.width for block in self.blocks])
         self.register_buffer("owner", torch.repeat_interleave(torch.arange(len(widths)), widths), persistent=False)

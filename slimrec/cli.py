@@ -1,0 +1,97 @@
+"""The command line: `slimrec schema | predict | planted | verify | stage`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from slimrec.errors import ConfigError, SlimrecError
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def schema(
+    path: Annotated[Path, typer.Argument(help="Parquet or CSV file to look at")],
+    label: Annotated[str | None, typer.Option(help="the label column, if its name does not tell")] = None,
+    output: Annotated[Path | None, typer.Option(help="write here instead of to the screen")] = None,
+) -> None:
+    """Draft a schema YAML from a file, for a person to edit."""
+    from slimrec.draft import draft
+
+    text = draft(path, label)
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        output.write_text(text, encoding="utf-8")
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="folder of a slim model")],
+    file: Annotated[Path, typer.Argument(help="Parquet or CSV file of raw rows")],
+    output: Annotated[Path | None, typer.Option(help="write Parquet or CSV here instead of to the screen")] = None,
+) -> None:
+    """Score raw rows with a slim model: one probability a row."""
+    from slimrec.serve import predict_file
+
+    predict_file(model, file, output)
+
+
+@app.command()
+def planted(
+    output: Annotated[Path, typer.Argument(help="Parquet file to write")],
+    rows: int = 60_000,
+    seed: int = 0,
+    drift: float = 0.0,
+) -> None:
+    """Write a generated click log whose useful and useless fields are known."""
+    from slimrec.planted import write
+
+    write(output, rows=rows, seed=seed, drift=drift)
+
+
+@app.command()
+def verify(folder: Annotated[Path, typer.Argument(help="any artifact folder")]) -> None:
+    """Check every file of an artifact against its manifest."""
+    from slimrec.artifacts import digest
+    from slimrec.artifacts import verify as check
+
+    typer.echo(f"{check(folder)['kind']} {digest(folder)}")
+
+
+@app.command()
+def stage(
+    name: Annotated[str, typer.Argument(help="ingest, sample, pretrain, prune, finetune, evaluate or register")],
+    recipe: Annotated[Path, typer.Argument(help="recipe YAML; the stage reads its own section")],
+    path: Annotated[list[str], typer.Option(help="NAME=FOLDER, one for each artifact read or written")],
+    workspace: Annotated[str, typer.Option(help="folder for checkpoints, kept between tries")] = "",
+) -> None:
+    """Run one stage by hand, or under torchrun."""
+    from slimrec.config import read_recipe
+    from slimrec.stages import STAGES, execute
+
+    broken = [item for item in path if "=" not in item]
+    if broken:
+        raise ConfigError(f"--path takes NAME=FOLDER, got '{broken[0]}'")
+    section = getattr(read_recipe(recipe), name, None) if name in STAGES else None
+    config = {} if section is None else section.model_dump()
+    metrics = execute(name, config, workspace=workspace, **dict(item.split("=", 1) for item in path))
+    typer.echo(json.dumps(metrics, indent=1, default=str))
+
+
+def main() -> None:
+    """Entry point: errors meant for a person end in one sentence and their exit class."""
+    try:
+        app()
+    except SlimrecError as error:
+        print(f"slimrec: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Finetune: continue training the slim model, or retrain it where the method's paper does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from slimrec.artifacts import digest, publish, read_json, verify
+from slimrec.checkpoint import checkpoint_path
+from slimrec.config import FinetuneConfig, parse
+from slimrec.data import Dataset, Split, read_subset, rest_of
+from slimrec.encode import Encoder
+from slimrec.errors import ConfigError, InputError
+from slimrec.model import Model, build
+from slimrec.selection import Selection
+from slimrec.track import Tracker
+from slimrec.train import Trainer
+from slimrec.weights import load_model, save_model
+
+CONFIG = FinetuneConfig
+
+
+def run(
+    config: FinetuneConfig,
+    tracker: Tracker,
+    dataset: Path,
+    gated: Path,
+    selection: Path,
+    slim: Path,
+    tuned: Path,
+    subset: Path | None = None,
+    checkpoints: Path | None = None,
+) -> dict:
+    """Train the cut model of `slim` on the kept fields; writes the artifact `tuned`, of the kind of `slim`."""
+    model = _start(config, gated, selection, slim)
+    data = Dataset.open(dataset, fields=model.schema.names)
+    trainer = Trainer(
+        model,
+        config.train,
+        train=_rows(config, data, subset),
+        valid=data.split("valid"),
+        checkpoint=checkpoint_path(checkpoints, "finetune", config, data.fingerprint, slim, subset),
+        log=tracker.metrics,
+    )
+    figures = trainer.fit()
+    if trainer.ranks.rank == 0:
+        facts = {"start": config.start, "dataset": data.fingerprint, "selection": digest(selection)}
+        with publish(tuned, "slim", **facts, figures=figures) as folder:
+            save_model(model, folder, Encoder.load(slim))
+        trainer.checkpoint.remove()
+    return figures
+
+
+def _start(config: FinetuneConfig, gated: Path, selection: Path, slim: Path) -> Model:
+    """The weights to begin with: pruned ones, new ones, or those that the search itself began with."""
+    cut = load_model(slim, "slim")
+    if config.start == "warm":
+        return cut
+    plan = cut.config.model_copy(update={"options": cut.backbone.options})
+    if config.start == "fresh":
+        return build(cut.schema, plan, config.train.seed, cut.blocks)
+    verify(selection, "selection")
+    decided = parse(Selection, read_json(selection / "selection.json"), InputError)
+    searched = load_model(gated, "gated")
+    first = build(searched.schema, searched.config, verify(gated)["seed"])
+    return first.narrow(decided.plain())
+
+
+def _rows(config: FinetuneConfig, data: Dataset, subset: Path | None) -> Split:
+    if config.rows == "all":
+        return data.split("train")
+    if subset is None:
+        raise ConfigError(f"finetune.rows is '{config.rows}', which needs the subset of the sample stage")
+    chosen = read_subset(subset)
+    if config.rows == "subset":
+        return data.split("train", chosen)
+    rest = rest_of(chosen, len(data.split("train")))
+    if not len(rest):
+        raise ConfigError("finetune.rows is 'rest', but the subset took every training row: lower sample.fraction")
+    return data.split("train", rest)

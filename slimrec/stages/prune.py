@@ -1,0 +1,88 @@
+"""Prune: ask the gate for its selection, then cut the model down to it, exactly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from slimrec.artifacts import digest, publish, verify, write_json
+from slimrec.config import PruneConfig
+from slimrec.encode import Encoder
+from slimrec.model import Model
+from slimrec.selection import Selection
+from slimrec.track import Tracker
+from slimrec.weights import load_model, save_model
+
+CONFIG = PruneConfig
+
+
+def run(config: PruneConfig, tracker: Tracker, gated: Path, selection: Path, slim: Path) -> dict:
+    """Write the artifacts `selection` (selection.json, scores.parquet) and `slim` (the cut model, weights carried over)."""
+    facts = verify(gated, "gated")
+    model = load_model(gated, "gated")
+    decided = model.gate.select(config.budget, facts["seed"])
+    cut = model.narrow(decided)
+    source = {"gated": digest(gated), "dataset": facts["dataset"]}
+    with publish(selection, "selection", **source) as folder:
+        write_json(folder / "selection.json", decided.model_dump(mode="json"))
+        pq.write_table(_scores(decided), folder / "scores.parquet")
+    with publish(slim, "slim", **source, selection=digest(selection)) as folder:
+        save_model(cut, folder, Encoder.load(gated))
+    tracker.artifact(selection / "selection.json")
+    return {
+        "fields_before": len(decided.fields),
+        "fields_after": len(decided.kept),
+        "columns_before": sum(d.width for d in decided.fields.values()),
+        "columns_after": sum(len(d.columns) for d in decided.fields.values()),
+        "table_bytes_before": _table_bytes(model),
+        "table_bytes_after": _table_bytes(cut),
+        "max_logit_difference": cut_error(model, cut, decided),
+    }
+
+
+def _scores(decided: Selection) -> pa.Table:
+    decisions = decided.fields.items()
+    return pa.table(
+        {
+            "field": [name for name, _ in decisions],
+            "score": [decision.score for _, decision in decisions],
+            "kept": [decision.kept for _, decision in decisions],
+            "columns": [list(decision.columns) for _, decision in decisions],
+            "width": [decision.width for _, decision in decisions],
+            "bytes": [decision.bytes for _, decision in decisions],
+        }
+    )
+
+
+def _table_bytes(model: Model) -> int:
+    return sum(table.numel() * table.element_size() for table in model.arena.tables.values())
+
+
+@torch.no_grad()
+def cut_error(model: Model, cut: Model, selection: Selection, rows: int = 256) -> float:
+    """The largest difference in logits between the cut model and the masked one, on random rows.
+
+    0 up to rounding, except for backbones that say they cannot fold a constant exactly.
+    """
+    generator = torch.Generator().manual_seed(0)
+    full = {field.name: _random_rows(field, rows, generator) for field in model.schema.fields}
+
+    def inputs(of: Model) -> tuple[torch.Tensor, torch.Tensor]:
+        ids = [full[field.name] for field in of.schema.embedded]
+        dense = [full[field.name] for field in of.schema.dense]
+        return (
+            torch.cat(ids, 1) if ids else torch.zeros(rows, 0, dtype=torch.int32),
+            torch.cat(dense, 1) if dense else torch.zeros(rows, 0),
+        )
+
+    masked = model.eval().masked_logits(*inputs(model), selection)
+    return float((masked - cut.eval()(*inputs(cut))).abs().max())
+
+
+def _random_rows(field, rows: int, generator: torch.Generator) -> torch.Tensor:
+    if field.embedded:
+        return torch.randint(1, field.rows, (rows, field.slots), generator=generator, dtype=torch.int32)
+    return torch.randn(rows, field.dense_width, generator=generator)

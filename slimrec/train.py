@@ -1,0 +1,285 @@
+"""The one training loop: gated or plain, resumable to the bit on CPU, on one device or under torchrun."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from slimrec.checkpoint import Checkpoint, restore_optimizer
+from slimrec.config import TrainConfig
+from slimrec.data import Batch, Split
+from slimrec.distributed import Ranks
+from slimrec.errors import ConfigError, InputError, Preempted
+from slimrec.metrics import auc, log_loss, score
+from slimrec.model import Model
+from slimrec.optimizers import LazyAdam, RowwiseAdagrad
+
+Log = Callable[[dict[str, float], int], None]
+_MIX = 0x9E3779B97F4A7C15  # odd constant of splitmix64: neighbouring steps get unrelated seeds
+
+
+class Trainer:
+    """Trains a model on `train`, steps its gate on `gate` where the gate asks for it, keeps the best by `valid` AUC.
+
+    Every random draw of a step comes from (seed, step, rank), so a resumed run repeats an undisturbed one.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        config: TrainConfig,
+        train: Split,
+        valid: Split,
+        gate: Split | None = None,
+        checkpoint: Path | None = None,
+        log: Log = lambda values, step: None,
+    ):
+        self.ranks = Ranks.join(config.device)
+        self.device = self.ranks.device
+        self.model, self.config, self.log = model.to(self.device), config, log
+        self.splits = {"train": train, "valid": valid, "gate": gate}
+        self.gate_learns = model.gate is not None and model.gate.learns
+        self._check(gate)
+        self.optimizers = self._optimizers()
+        self.checkpoint = Checkpoint(checkpoint, self.device)
+        self.steps_per_epoch = math.ceil(len(train) / config.batch_size)
+        self.step, self.best, self.best_auc, self.stale, self.history = 0, None, -math.inf, 0, []
+        self.loss_sum, self.stopping = torch.zeros((), device=self.device, dtype=torch.double), False
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
+
+    def _check(self, gate: Split | None) -> None:
+        if not self.gate_learns:
+            return
+        stream, method = self.model.gate.stream, self.model.gate.method
+        if stream == "gate" and (gate is None or len(gate) < 2):
+            raise ConfigError(
+                f"method '{method}' steps on the held-out gate slice, which is empty: set ingest.split.gate"
+            )
+        if stream == "train" and self.config.epochs > 1:
+            raise ConfigError(
+                f"method '{method}' with stream: train sees rows twice in {self.config.epochs} epochs and would keep "
+                f"memorised noise: set train.epochs to 1, or stream: gate"
+            )
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        c, tables = self.config, list(self.model.arena.tables.values())
+        dense = list(self.model.backbone.parameters())
+        made: dict[str, torch.optim.Optimizer] = {}
+        self.model.arena.sparse = c.embedding_optimizer != "adam"
+        if tables and c.embedding_optimizer == "lazy_adam":
+            made["tables"] = LazyAdam(tables, c.embedding_learning_rate, c.embedding_l2)
+        elif tables and c.embedding_optimizer == "rowwise_adagrad":
+            made["tables"] = RowwiseAdagrad(tables, c.embedding_learning_rate, c.embedding_l2)
+        elif tables:
+            made["tables"] = torch.optim.Adam(
+                tables, c.embedding_learning_rate, weight_decay=c.embedding_l2, fused=True
+            )
+        made["dense"] = torch.optim.Adam(dense, c.learning_rate, weight_decay=c.weight_decay, fused=True)
+        if self.gate_learns:
+            made["gate"] = torch.optim.Adam(self.model.gate.parameters(), self.model.gate.learning_rate)
+        return made
+
+    def fit(self) -> dict[str, float]:
+        """Train to the end (or to early stopping), leave the best weights in the model; returns figures."""
+        self._resume()
+        started, first = time.monotonic(), self.step
+        with _stop_signal(self), self._progress() as bar:
+            while self.step < self.config.epochs * self.steps_per_epoch and not self._exhausted():
+                self._epoch(bar)
+        if self.best is not None:
+            self.model.load_state_dict(self.best)
+        seconds = time.monotonic() - started
+        rows = (self.step - first) * self.config.batch_size
+        return {
+            "valid_auc": self.best_auc,
+            "epochs": len(self.history),
+            "steps": self.step,
+            "seconds": round(seconds, 3),
+            "rows_per_second": round(rows / seconds, 1) if seconds else 0.0,
+        }
+
+    def _exhausted(self) -> bool:
+        return bool(self.config.patience) and self.stale >= self.config.patience
+
+    def _progress(self) -> tqdm:
+        total = self.config.epochs * self.steps_per_epoch
+        label = self.model.gate.method if self.model.gate is not None else "train"
+        return tqdm(
+            total=total,
+            initial=self.step,
+            desc=label,
+            unit="step",
+            disable=self.ranks.rank > 0,
+            mininterval=0.5,
+            dynamic_ncols=True,
+        )
+
+    def _epoch(self, bar: tqdm) -> None:
+        """The rest of the current epoch, then validation, log, checkpoint."""
+        began, epoch = time.monotonic(), self.step // self.steps_per_epoch
+        gate_batches = self._gate_batches() if self.gate_learns and self.model.gate.stream == "gate" else None
+        self.model.train()
+        for batch in self._batches("train", epoch, start=self.step % self.steps_per_epoch):
+            self._train_step(batch)
+            if gate_batches is not None and (self.step + 1) % self.model.gate.every == 0:
+                self._gate_step(next(gate_batches))
+            self.step += 1
+            bar.update()
+            if self.step % self.steps_per_epoch and (self.stopping or self.step % self.config.checkpoint_every == 0):
+                self._save()
+        self._validate(epoch, time.monotonic() - began, bar)
+        self._save()
+
+    def _save(self) -> None:
+        """Checkpoint; leave if asked to. At the end of an epoch this comes after its validation, never between."""
+        if self.ranks.rank == 0:
+            states = {"model": self.model.state_dict(), "loss": {"sum": self.loss_sum}}
+            best_auc = self.best_auc if self.best else None
+            values = {"step": self.step, "best_auc": best_auc, "stale": self.stale, "history": self.history}
+            self.checkpoint.save(states | ({"best": self.best} if self.best else {}), self.optimizers, values)
+        if self.stopping:
+            raise Preempted(f"stopped at step {self.step} with a checkpoint: run the step again to resume")
+
+    def _batches(self, split: str, epoch: int, start: int = 0) -> Iterator[Batch]:
+        c = self.config
+        return self.splits[split].batches(
+            c.batch_size,
+            seed=c.seed,
+            epoch=epoch,
+            shuffle=c.shuffle,
+            window_rows=c.window_rows,
+            rank=self.ranks.rank,
+            world=self.ranks.world,
+            start=start,
+        )
+
+    def _gate_batches(self) -> Iterator[Batch]:
+        """The gate slice round and round, from where the count of steps says."""
+        per_round = math.ceil(len(self.splits["gate"]) / self.config.batch_size)
+        done = self.step // self.model.gate.every
+        epoch, start = divmod(done, per_round)
+        while True:
+            yield from self._batches("gate", epoch, start)
+            epoch, start = epoch + 1, 0
+
+    def _loss(self, batch: Batch) -> Tensor:
+        """Weighted mean log-loss; a rank's share of it under torchrun (gradients are summed over ranks)."""
+        ids, dense, label, weight = (part.to(self.device, non_blocking=True) for part in batch)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            logits = self.model(ids, dense)
+        losses = F.binary_cross_entropy_with_logits(logits.float(), label, reduction="none")
+        return (losses * weight).sum() / self.ranks.sum(weight.sum()).clamp(min=1e-12)
+
+    def _train_step(self, batch: Batch) -> None:
+        torch.manual_seed(self._seed(0))
+        joint = self.gate_learns and self.model.gate.stream == "train"
+        if self.gate_learns:
+            self.model.gate.requires_grad_(joint)
+        loss = self._loss(batch)
+        self._check_finite(loss)
+        (loss + self.model.gate.penalty() / self.ranks.world if joint else loss).backward()
+        self._update("tables", "dense", *(["gate"] if joint else []))
+        if joint:
+            self._after_gate_step()
+
+    def _gate_step(self, batch: Batch) -> None:
+        """Step only the gate, on rows that the network never trains on."""
+        torch.manual_seed(self._seed(1))
+        self.model.gate.requires_grad_(True)
+        others = [*self.model.arena.parameters(), *self.model.backbone.parameters()]
+        for parameter in others:
+            parameter.requires_grad_(False)
+        (self._loss(batch) + self.model.gate.penalty() / self.ranks.world).backward()
+        for parameter in others:
+            parameter.requires_grad_(True)
+        self._update("gate")
+        self._after_gate_step()
+
+    def _after_gate_step(self) -> None:
+        gate = self.model.gate
+        self.ranks.average(getattr(gate, name) for name in gate.shared)
+        gate.step((self.step + 1) / (self.config.epochs * self.steps_per_epoch))
+
+    def _update(self, *names: str) -> None:
+        for name in names:
+            optimizer = self.optimizers.get(name)
+            if optimizer is not None:
+                self.ranks.sum_gradients(p for group in optimizer.param_groups for p in group["params"])
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+
+    def _check_finite(self, loss: Tensor) -> None:
+        self.loss_sum += loss.detach()
+        if self.step % 100 == 99 and not torch.isfinite(self.loss_sum):
+            raise InputError(f"the loss is {float(loss)} by step {self.step}: lower learning_rate, check number fields")
+
+    def _seed(self, part: int) -> int:
+        return ((self.config.seed * 1_000_003 + self.step * 2 + part) * _MIX + self.ranks.rank) % 2**63
+
+    def _validate(self, epoch: int, seconds: float, bar: tqdm) -> None:
+        split = self.splits["valid"]
+        logits = score(self.model, split, device=self.device)
+        valid_auc = auc(split.label, logits, split.weight)
+        if valid_auc is None:
+            raise InputError("the validation rows hold one class only, AUC is undefined: give the split more rows")
+        row = {
+            "train_loss": float(self.ranks.sum(self.loss_sum)) / self.steps_per_epoch,
+            "valid_auc": valid_auc,
+            "valid_logloss": log_loss(split.label, logits, split.weight),
+            "epoch_seconds": seconds,
+        }
+        if not math.isfinite(row["train_loss"]):
+            raise InputError(
+                f"the loss is {row['train_loss']} in epoch {epoch + 1}: lower learning_rate, check number fields"
+            )
+        self.loss_sum.zero_()
+        self.history.append(row)
+        scores = self.model.gate.scores() if self.gate_learns else {}
+        self.log(row | {f"gate/{name}": value for name, value in scores.items()}, self.step)
+        bar.set_postfix(auc=f"{row['valid_auc']:.4f}", loss=f"{row['train_loss']:.4f}")
+        if row["valid_auc"] > self.best_auc:
+            self.best_auc, self.stale = row["valid_auc"], 0
+            self.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+        else:
+            self.stale += 1
+
+    def _resume(self) -> None:
+        found = self.checkpoint.load()
+        if found is None:
+            return
+        parts, values = found
+        self.model.load_state_dict(parts["model"])
+        for name, optimizer in self.optimizers.items():
+            restore_optimizer(optimizer, parts.get(name, {}))
+        self.loss_sum, self.best = parts["loss"]["sum"], parts.get("best")
+        self.step, self.stale, self.history = values["step"], values["stale"], values["history"]
+        self.best_auc = -math.inf if values["best_auc"] is None else values["best_auc"]
+
+
+class _stop_signal:
+    """While open, SIGTERM asks the trainer to stop after the current step."""
+
+    def __init__(self, trainer: Trainer):
+        self.trainer, self.main = trainer, threading.current_thread() is threading.main_thread()
+
+    def __enter__(self):
+        if self.main:
+            self.before = signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, number, frame):
+        self.trainer.stopping = True
+
+    def __exit__(self, *error):
+        if self.main:
+            signal.signal(signal.SIGTERM, self.before)

@@ -1,0 +1,224 @@
+"""LeAP against its paper, written out by hand (METHODS T1 to T7) and on planted fields."""
+
+import math
+
+import pytest
+import torch
+
+from slimrec.errors import ConfigError
+from slimrec.gates.leap import LeapGate
+from slimrec.schema import Field, Schema, Statistics
+from slimrec.selection import Budget
+
+WIDTHS = {"a_strong": 1, "b_weak": 1, "c_noise": 16, "d_sparse": 1, "e_constant": 1, "f_noise": 1, "g_signal": 16}
+
+
+def dense_schema(widths):
+    fields = [Field(name=name, kind="vector", width=width, statistics=Statistics()) for name, width in widths.items()]
+    return Schema(label="click", fields=fields)
+
+
+def no_ids(rows):
+    return torch.zeros(rows, 0, dtype=torch.int32)
+
+
+def planted_rows(rows, generator):
+    normal = lambda width: torch.randn(rows, width, generator=generator)  # noqa: E731
+    sparse = (torch.rand(rows, 1, generator=generator) < 0.01).float()
+    strong, weak, signal = normal(1), normal(1), normal(16)
+    direction = torch.ones(16) / 4
+    logit = 1.2 * strong[:, 0] + 0.35 * weak[:, 0] + 4.0 * sparse[:, 0] + 0.8 * signal @ direction
+    label = (torch.rand(rows, generator=generator) < torch.sigmoid(logit)).float()
+    return torch.cat([strong, weak, normal(16), sparse, torch.ones(rows, 1), normal(1), signal], 1), label
+
+
+def search(steps=4000, **options):
+    """Train a logistic head through the gate; gates step on fresh rows of their own."""
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(1)
+    gate = LeapGate(dense_schema(WIDTHS), 8, learning_rate=0.01, **options)
+    head = torch.nn.Linear(sum(WIDTHS.values()), 1)
+    head_adam, gate_adam = torch.optim.Adam(head.parameters(), 0.01), torch.optim.Adam(gate.parameters(), 0.01)
+    for step in range(steps):
+        for adam, train_gate in ((head_adam, False), (gate_adam, True)):
+            x, label = planted_rows(512, generator)
+            gate.requires_grad_(train_gate)
+            logit = head(gate(x, no_ids(512)))[:, 0]
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(logit, label)
+            head.zero_grad()
+            gate.zero_grad()
+            (loss + gate.penalty()).backward() if train_gate else loss.backward()
+            adam.step()
+    return gate
+
+
+@pytest.fixture(scope="module")
+def floored():
+    return search(alpha=0.005, floor=0.05)
+
+
+def test_t1_a_constant_field_stays_at_its_start_without_a_floor_and_falls_with_one(floored):
+    unfloored = search(steps=300, alpha=0.005, floor=0.0)
+    assert unfloored.scores()["e_constant"] == pytest.approx(1 / (1 + math.exp(-5)), abs=1e-4)
+    assert floored.scores()["e_constant"] < 0.05
+
+
+def test_t2_a_sparse_signal_survives_and_noise_of_any_width_does_not(floored):
+    scores = floored.scores()
+    assert scores["d_sparse"] > 0.95
+    assert scores["a_strong"] > 0.95
+    assert scores["g_signal"] > 0.5 and scores["b_weak"] > 0.5
+    assert scores["c_noise"] < 0.05 and scores["f_noise"] < 0.05
+
+
+@pytest.mark.parametrize("width", [1, 8, 16, 64, 256])
+def test_t3_divergence_of_normal_blocks_is_the_mean_distance_of_two_normal_vectors(width):
+    torch.manual_seed(0)
+    gate = LeapGate(dense_schema({"x": width}), 8)
+    for _ in range(40):
+        gate(torch.randn(2048, width), no_ids(2048))
+    expected = 2 * math.gamma((width + 1) / 2) / math.gamma(width / 2) if width < 100 else 22.61
+    assert float(gate.divergence()) == pytest.approx(expected, rel=0.01)
+
+
+def test_t3_divergence_of_a_rare_indicator_is_twice_p_times_one_minus_p():
+    torch.manual_seed(0)
+    gate = LeapGate(dense_schema({"x": 1}), 8)
+    for _ in range(400):
+        gate((torch.rand(2048, 1) < 0.01).float(), no_ids(2048))
+    assert float(gate.divergence()) == pytest.approx(2 * 0.01 * 0.99, rel=0.05)
+
+
+def test_the_first_observation_is_not_shrunk_by_the_moving_average():
+    torch.manual_seed(0)
+    gate = LeapGate(dense_schema({"x": 1}), 8)
+    gate(torch.randn(20_000, 1), no_ids(20_000))
+    assert float(gate.divergence()) == pytest.approx(1.128, rel=0.03)
+
+
+def gradient_case():
+    """A batch of two fields, the gate's own permutation replayed from the same random state, a fixed backbone."""
+    torch.manual_seed(3)
+    gate = LeapGate(dense_schema({"p": 2, "q": 3}), 8, alpha=0.7).double()
+    gate.theta.data = torch.tensor([0.1, -0.2], dtype=torch.double)
+    x = torch.randn(32, 5, dtype=torch.double, requires_grad=True)
+    weights = torch.randn(5, dtype=torch.double)
+    torch.manual_seed(4)
+    rows = gate.permutations(32, 32)
+    noise = x.detach().gather(0, rows[:, gate.owner])
+    torch.manual_seed(4)
+    mixed = gate(x, no_ids(32))
+    mixed.retain_grad()
+    return gate, x, noise, mixed, (mixed @ weights).tanh().sum()
+
+
+def test_t4_the_gate_gradient_is_sensitivity_times_divergence_plus_the_fields_weight():
+    gate, x, noise, mixed, loss = gradient_case()
+    (loss + gate.penalty()).backward()
+    by_column = (mixed.grad * (x.detach() - noise)).sum(0)
+    task = torch.stack([by_column[:2].sum(), by_column[2:].sum()])
+    g = gate.gates().detach()
+    expected = (task + 0.7 * gate.divergence().clamp(min=0.05)) * g * (1 - g) / 0.2
+    assert torch.allclose(gate.theta.grad, expected, atol=1e-6)
+
+
+def test_t4_no_gradient_flows_through_the_shuffled_copy_nor_through_the_penalty():
+    gate, x, _, mixed, loss = gradient_case()
+    loss.backward()
+    assert torch.allclose(x.grad, mixed.grad * gate.gates().detach()[gate.owner], atol=1e-12)
+    before = x.grad.clone()
+    gate.penalty().backward()
+    assert torch.equal(x.grad, before)
+
+
+def test_t5_each_field_keeps_its_rows_whole_and_only_reorders_them():
+    torch.manual_seed(0)
+    gate = LeapGate(dense_schema({"p": 2, "q": 3}), 8)
+    gate.theta.data.fill_(-1e9)
+    x = torch.randn(64, 5)
+    out = gate(x, no_ids(64)).detach()
+    for columns in (slice(0, 2), slice(2, 5)):
+        assert sorted(map(tuple, out[:, columns].tolist())) == sorted(map(tuple, x[:, columns].tolist()))
+
+
+def test_t5_two_equal_fields_become_uncorrelated_because_no_two_share_a_permutation():
+    torch.manual_seed(0)
+    gate = LeapGate(dense_schema({"p": 1, "q": 1}), 8)
+    gate.theta.data.fill_(-1e9)
+    column = torch.randn(4096, 1)
+    out = gate(column.repeat(1, 2), no_ids(4096)).detach()
+    correlation = torch.corrcoef(out.T)[0, 1]
+    assert abs(correlation) < 3 / math.sqrt(4096)
+
+
+def test_t5_every_fields_permutation_is_uniform_over_the_rows():
+    torch.manual_seed(0)
+    gate = LeapGate(dense_schema({"p": 1, "q": 1, "r": 1}), 8)
+    counts = torch.zeros(3, 4, 4)
+    for _ in range(4000):
+        rows = gate.permutations(4, 4)
+        for field in range(3):
+            counts[field, torch.arange(4), rows[:, field]] += 1
+    assert ((counts / 4000 - 0.25).abs() < 0.035).all()
+
+
+def test_t6_an_open_gate_passes_bits_unchanged_and_a_closed_one_is_a_permutation():
+    torch.manual_seed(0)
+    gate = LeapGate(dense_schema({"p": 2, "q": 3}), 8)
+    x = torch.randn(64, 5)
+    gate.theta.data.fill_(1e9)
+    assert torch.equal(gate(x, no_ids(64)), x)
+    gate.theta.data.fill_(-1e9)
+    assert torch.equal(gate(x, no_ids(64)).sort(0).values, x.sort(0).values)
+
+
+def test_a_selection_drops_what_scores_below_one_half_and_carries_the_mean_of_the_noise():
+    torch.manual_seed(0)
+    gate = LeapGate(dense_schema({"p": 2, "q": 1}), 8)
+    gate.theta.data = torch.tensor([1.0, -1.0])
+    for _ in range(50):
+        gate(torch.randn(4096, 3) + torch.tensor([1.0, 2.0, 3.0]), no_ids(4096))
+    selection = gate.select(Budget(), seed=0)
+    assert selection.kept == ("p",)
+    assert selection.fields["q"].scale == (0.0,)
+    assert selection.fields["q"].shift[0] == pytest.approx(3.0, abs=0.02)
+    g = selection.fields["p"].score
+    assert selection.fields["p"].scale == pytest.approx((g, g))
+    assert selection.fields["p"].shift == pytest.approx(((1 - g) * 1.0, (1 - g) * 2.0), abs=1e-3)
+
+
+def category_schema(rows):
+    statistics = Statistics(rows=rows)
+    return Schema(label="click", fields=[Field(name="user", kind="category", statistics=statistics)])
+
+
+def grouped_batches(gate, table, count, users_per_batch):
+    for batch in range(count):
+        first = 3 + batch * users_per_batch
+        ids = torch.randint(first, first + users_per_batch, (256, 1), dtype=torch.int32)
+        gate(table[ids[:, 0].long()], ids)
+
+
+def test_batches_of_few_users_are_noticed_because_shuffling_within_them_changes_little():
+    torch.manual_seed(0)
+    table = torch.randn(1000, 8)
+    gate = LeapGate(category_schema(1000), 8)
+    grouped_batches(gate, table, 40, users_per_batch=2)
+    assert float(gate.effective_shuffle_rates()) == pytest.approx(0.5, abs=0.06)
+    with pytest.raises(ConfigError, match="reservoir"):
+        gate.step(0.1)
+
+
+def test_a_reservoir_of_earlier_batches_restores_the_effective_shuffle_rate():
+    torch.manual_seed(0)
+    table = torch.randn(1000, 8)
+    gate = LeapGate(category_schema(1000), 8, reservoir=8192)
+    grouped_batches(gate, table, 120, users_per_batch=2)
+    assert float(gate.effective_shuffle_rates()) > 0.9
+    gate.step(0.5)
+
+
+@pytest.mark.parametrize("options", [{"stream": "valid"}, {"temperature": 0.0}, {"every": 0}, {"alpha": -1.0}])
+def test_an_option_outside_its_range_is_refused(options):
+    with pytest.raises(ValueError, match="got"):
+        LeapGate(dense_schema({"p": 1}), 8, **options)
