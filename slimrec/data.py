@@ -1,0 +1,225 @@
+"""Dataset folder -> batches: mapped shards, a window of rows shuffled at a time, batches as slices of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from slimrec import artifacts
+from slimrec.config import parse
+from slimrec.errors import ConfigError, InputError, SecurityError, did_you_mean
+from slimrec.hashing import permutation
+from slimrec.schema import Schema
+from slimrec.shards import GROUP, LABEL, ROW, TIME, WEIGHT, field_column, matrix, read_shards
+from slimrec.split import SPLITS
+
+_BLOCK = 4096  # rows put together at once: a block of ids stays in the processor's cache
+
+
+class Batch(NamedTuple):
+    """Rows for a model."""
+
+    ids: (
+        Tensor  # int32 (B, S): slots of the embedded fields in schema order, ids local to the field, bags padded with 0
+    )
+    dense: Tensor  # float32 (B, N): columns of numbers and vectors in schema order, already scaled
+    label: Tensor  # float32 (B,)
+    weight: Tensor  # float32 (B,): ones when the schema has no weight
+
+
+class Dataset:
+    """An ingested dataset, read only in the fields that are asked for."""
+
+    def __init__(self, path: Path, schema: Schema):
+        self.path, self.schema = path, schema
+
+    @classmethod
+    def open(cls, path: str | Path, fields: Iterable[str] | None = None, check: bool = False) -> Dataset:
+        """Open the dataset folder; `fields` narrows the reading, `check` verifies the SHA-256 of every file.
+
+        Raises InputError where there is no dataset, SecurityError where `check` finds another content, ConfigError
+        for a field that the dataset does not have.
+        """
+        path = Path(path)
+        if check:
+            artifacts.verify(path, "dataset")
+        else:
+            facts = artifacts.read_json(path / artifacts.MANIFEST)
+            if facts.get("kind") != "dataset":
+                raise InputError(f"{path} holds a '{facts.get('kind')}', a 'dataset' is needed here")
+        schema = parse(Schema, artifacts.read_json(path / "schema.json"), SecurityError)
+        if fields is not None:
+            fields = list(fields)
+            for name in fields:
+                if name not in schema.names:
+                    raise ConfigError(f"{path} has no field '{name}'; {did_you_mean(name, schema.names)}")
+            schema = schema.narrow(fields)
+        return cls(path, schema)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """One SHA-256 for the whole content."""
+        return artifacts.digest(self.path)
+
+    def split(self, name: str, rows: np.ndarray | None = None) -> Split:
+        """One of train, gate, valid, test; `rows` are ascending positions (int64) to look at, None for all."""
+        if name not in SPLITS:
+            raise ConfigError(f"there is no split '{name}'; {did_you_mean(name, SPLITS)}")
+        return Split(self.schema, read_shards(self.path / name), rows)
+
+
+class Split:
+    """Rows of one split; the per-row arrays are read when first asked for."""
+
+    def __init__(self, schema: Schema, batches: list[pa.RecordBatch], rows: np.ndarray | None):
+        self.schema, self._batches = schema, batches
+        self._ends = np.cumsum([batch.num_rows for batch in batches], dtype=np.int64)
+        total = int(self._ends[-1]) if batches else 0
+        self._rows = rows
+        self._count = total if rows is None else len(rows)
+        if rows is not None and len(rows) and not (0 <= rows[0] and rows[-1] < total and (np.diff(rows) > 0).all()):
+            raise InputError(
+                f"rows must ascend within 0..{total - 1}, got {rows[0]}..{rows[-1]}; sample this dataset again"
+            )
+
+    def __len__(self) -> int:
+        return self._count
+
+    @cached_property
+    def label(self) -> np.ndarray:
+        """float32 (n,), 0 or 1."""
+        return self._column(LABEL, np.float32)
+
+    @cached_property
+    def weight(self) -> np.ndarray:
+        """float32 (n,), ones when the schema has no weight."""
+        return self._column(WEIGHT, np.float32) if self.schema.weight else np.ones(len(self), np.float32)
+
+    @cached_property
+    def group(self) -> np.ndarray | None:
+        """uint64 (n,) hashes of the group column."""
+        return self._column(GROUP, np.uint64) if self.schema.group else None
+
+    @cached_property
+    def time(self) -> np.ndarray | None:
+        """int64 (n,), ascending in time."""
+        return self._column(TIME, np.int64) if self.schema.time else None
+
+    @cached_property
+    def row(self) -> np.ndarray:
+        """int64 (n,), the number of each row in the source."""
+        return self._column(ROW, np.int64)
+
+    def _column(self, name: str, kind: type) -> np.ndarray:
+        values = [batch.column(name).to_numpy() for batch in self._batches]
+        joined = np.concatenate(values) if values else np.empty(0, kind)
+        return joined if self._rows is None else joined[self._rows]
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        epoch: int = 0,
+        shuffle: Literal["window", "none"] = "window",
+        window_rows: int = 1_048_576,
+        rank: int = 0,
+        world: int = 1,
+        start: int = 0,
+    ) -> Iterator[Batch]:
+        """One pass over the rows, `batch_count` batches, each row once; slices of a window, valid as long as held.
+
+        A window is a stretch of at most `window_rows` stored rows (one batch at least). Its rows are permuted, and so
+        is the order of windows, except that the last window stays last, so that only the last batch differs in size.
+        The stream depends on (seed, epoch), not on `world`: rank r gets the r-th part of every batch, which may be
+        empty in the last one. `start` skips batches, and windows made only of those are not read.
+        """
+        total = batch_count(len(self), batch_size)
+        windows = -(-total // max(1, window_rows // batch_size))
+        edges = [total * i // windows for i in range(windows + 1)] if windows else []
+        order = np.arange(windows)
+        if shuffle == "window" and windows:
+            order[:-1] = permutation(windows - 1, seed, epoch)
+        done = 0
+        for index in order.tolist():
+            first, last = edges[index], edges[index + 1]
+            skipped, done = max(0, start - done), done + last - first
+            if done <= start:
+                continue
+            end = len(self) if last == total else last * batch_size
+            place = permutation(end - first * batch_size, seed, epoch, index) if shuffle == "window" else None
+            window = self._window(first * batch_size, end, place)
+            for batch in range(first + skipped, last):
+                low = (batch - first) * batch_size
+                size = len(window.label) - low if batch == total - 1 else batch_size
+                part = slice(low + size * rank // world, low + size * (rank + 1) // world)
+                yield Batch(window.ids[part], window.dense[part], window.label[part], window.weight[part])
+
+    def _window(self, start: int, stop: int, place: np.ndarray | None) -> Batch:
+        """Rows start..stop, each at its `place` in the window (where it stands if None)."""
+        fields, count = self.schema.fields, stop - start
+        ids = np.empty((count, sum(field.slots for field in fields)), np.int32)
+        dense = np.empty((count, sum(field.dense_width for field in fields)), np.float32)
+        label, weight = np.empty(count, np.float32), np.ones(count, np.float32)
+        done = 0
+        for batch, local in self._pieces(start, stop):
+            columns = {field.name: matrix(batch.column(field_column(field.name)))[local] for field in fields}
+            rows = len(label_part := batch.column(LABEL).to_numpy()[local])
+            at = slice(done, done + rows) if place is None else place[done : done + rows]
+            label[at] = label_part
+            if self.schema.weight:
+                weight[at] = batch.column(WEIGHT).to_numpy()[local]
+            for low in range(0, rows, _BLOCK):
+                high = min(low + _BLOCK, rows)
+                target = slice(done + low, done + high) if place is None else place[done + low : done + high]
+                ids[target] = _side_by_side([columns[f.name][low:high] for f in fields if f.embedded], high - low)
+                dense[target] = _side_by_side([columns[f.name][low:high] for f in fields if not f.embedded], high - low)
+            done += rows
+        return Batch(*(torch.from_numpy(values) for values in (ids, dense, label, weight)))
+
+    def _pieces(self, start: int, stop: int) -> Iterator[tuple[pa.RecordBatch, slice | np.ndarray]]:
+        """Stored batches that hold the rows start..stop, with the rows wanted of each."""
+        positions = None if self._rows is None else self._rows[start:stop]
+        begin = 0
+        for batch, end in zip(self._batches, self._ends.tolist()):
+            if positions is None:
+                low, high = max(start, begin), min(stop, end)
+                if low < high:
+                    yield batch, slice(low - begin, high - begin)
+            else:
+                low, high = np.searchsorted(positions, [begin, end])
+                if low < high:
+                    yield batch, positions[low:high] - begin
+            begin = end
+
+
+def batch_count(rows: int, batch_size: int) -> int:
+    """Batches in one pass; a single left-over row joins the batch before it (no batch of one: it has no variance)."""
+    full, left = divmod(rows, batch_size)
+    return full + (left > 1 or (left == 1 and not full))
+
+
+def read_subset(path: str | Path) -> np.ndarray:
+    """Ascending positions (int64) in the train split, from a verified subset folder."""
+    artifacts.verify(path, "subset")
+    return np.load(Path(path) / "rows.npy", allow_pickle=False)
+
+
+def rest_of(rows: np.ndarray, total: int) -> np.ndarray:
+    """The positions of 0..total-1 that `rows` left out, ascending."""
+    left = np.ones(total, bool)
+    left[rows] = False
+    return np.flatnonzero(left)
+
+
+def _side_by_side(columns: list[np.ndarray], rows: int) -> np.ndarray:
+    if not columns:
+        return np.empty((rows, 0), np.float32)
+    return np.concatenate([column.reshape(rows, -1) for column in columns], axis=1)

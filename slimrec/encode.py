@@ -1,0 +1,137 @@
+"""Raw values -> ids and scaled numbers: one code path for ingest and for serving."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from slimrec.artifacts import read_json, write_json
+from slimrec.config import parse
+from slimrec.errors import InputError, SecurityError, did_you_mean
+from slimrec.hashing import hash_strings
+from slimrec.schema import MISSING, RESERVED_ROWS, UNSEEN, Field, Schema
+from slimrec.values import Categories, Where, bags, check_type, field_categories, flat, numbers
+
+
+def _request_row(position: int) -> str:
+    return f"row {position + 1}"
+
+
+class Encoder:
+    """A fitted schema with its vocabularies: {field: values in the order of their ids, from RESERVED_ROWS on}."""
+
+    def __init__(self, schema: Schema, vocabularies: Mapping[str, Sequence[str]]):
+        self.schema = schema
+        self.vocabularies = {f.name: vocabularies[f.name] for f in schema.embedded if has_vocabulary(f)}
+        self._ids: dict[str, dict[str | None, int]] = {}
+        for name, values in self.vocabularies.items():
+            self._ids[name] = dict(zip(values, range(RESERVED_ROWS, RESERVED_ROWS + len(values))))
+            self._ids[name][None] = MISSING
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Encoder:
+        """Read `schema.json` and `vocab/` of a dataset or model folder."""
+        folder = Path(folder)
+        schema = parse(Schema, read_json(folder / "schema.json"), SecurityError)
+        files = {f.name: _vocabulary_file(folder, f.name) for f in schema.embedded if has_vocabulary(f)}
+        absent = [file for file in files.values() if not file.is_file()]
+        if absent:
+            raise InputError(f"no such file: {absent[0]}; the folder lacks a vocabulary, make it again")
+        return cls(schema, {name: pq.read_table(file)["value"].to_pylist() for name, file in files.items()})
+
+    def save(self, folder: str | Path) -> None:
+        """Write what `load` reads."""
+        folder = Path(folder)
+        (folder / "vocab").mkdir(parents=True, exist_ok=True)
+        write_json(folder / "schema.json", self.schema.model_dump(mode="json"))
+        for name, values in self.vocabularies.items():
+            table = pa.table({"value": pa.array(values, pa.string())})
+            pq.write_table(table, _vocabulary_file(folder, name), compression="zstd")
+
+    def narrow(self, names: Iterable[str]) -> Encoder:
+        """The same encoder over fewer fields."""
+        return Encoder(self.schema.narrow(names), self.vocabularies)
+
+    def encode(self, table: pa.Table | pa.RecordBatch, where: Where = _request_row) -> tuple[np.ndarray, np.ndarray]:
+        """Rows as ids int32 (n, S) and dense float32 (n, N); columns that no field reads are ignored.
+
+        `where` names a row by its position in errors. Raises InputError for a missing column, a wrong type, a vector
+        of another width, NaN or an infinity.
+        """
+        fields = self.schema.fields
+        ids = np.zeros((table.num_rows, sum(field.slots for field in fields)), np.int32)
+        dense = np.zeros((table.num_rows, sum(field.dense_width for field in fields)), np.float32)
+        slot = place = 0
+        for field in fields:
+            column = column_of(table, field)
+            if field.embedded:
+                self._look_up(field, column, ids[:, slot : slot + field.slots], where)
+            else:
+                _scale(field, numbers(field, column, where), dense[:, place : place + field.dense_width], where)
+            slot, place = slot + field.slots, place + field.dense_width
+        return ids, dense
+
+    def _look_up(self, field: Field, column: pa.Array, ids: np.ndarray, where: Where) -> None:
+        if field.discretise == "quantile":
+            values = numbers(field, column, where)[:, 0]
+            bins = RESERVED_ROWS + np.searchsorted(field.statistics.boundaries, values, side="right")
+            ids[:, 0] = np.where(np.isnan(values), MISSING, bins)
+        elif field.kind == "bag":
+            found, lengths = bags(field, column)
+            flat_ids = self._ids_of(field, found)
+            rows = np.repeat(np.arange(len(lengths)), lengths)
+            places = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+            fits = places < field.max_length
+            ids[rows[fits], places[fits]] = flat_ids[fits]
+            ids[lengths == 0, 0] = MISSING
+        else:
+            ids[:, 0] = self._ids_of(field, field_categories(field, column, where))
+
+    def _ids_of(self, field: Field, found: Categories) -> np.ndarray:
+        """int32 ids of category values; code -1 picks the last entry of the table, which is the missing row."""
+        if field.hash_rows:
+            hashes = hash_strings(["" if value is None else value for value in found.values])
+            table = (hashes % np.uint64(field.hash_rows)).astype(np.int32) + np.int32(RESERVED_ROWS)
+            table[[value is None for value in found.values]] = MISSING
+            return np.append(table, np.int32(MISSING))[found.codes]
+        known = self._ids[field.name]
+        table = [known.get(value, UNSEEN) for value in found.values]
+        return np.array([*table, MISSING], np.int32)[found.codes]
+
+
+def has_vocabulary(field: Field) -> bool:
+    """Whether the field's ids come from a list of values (not from a hash or from quantiles)."""
+    return field.embedded and not field.hash_rows and field.discretise != "quantile"
+
+
+def column_of(table: pa.Table | pa.RecordBatch, field: Field) -> pa.Array:
+    """The field's raw column, checked; raises InputError where it is missing, double or of a wrong type."""
+    found = table.schema.get_all_field_indices(field.column)
+    if len(found) != 1:
+        problem = "stands twice in" if found else "is missing from"
+        raise InputError(
+            f"column '{field.column}' of field '{field.name}' {problem} the rows; "
+            f"{did_you_mean(field.column, set(table.schema.names))}"
+        )
+    check_type(field, table.schema.field(found[0]).type)
+    return flat(table.column(found[0]))
+
+
+def _scale(field: Field, values: np.ndarray, out: np.ndarray, where: Where) -> None:
+    """Standardise with the training rows' figures; missing becomes 0 after scaling."""
+    if field.statistics.mean:
+        values = (values - np.array(field.statistics.mean)) / np.array(field.statistics.deviation)
+    with np.errstate(over="ignore"):
+        out[:] = np.where(np.isnan(values), 0.0, values)
+    if not np.isfinite(out).all():
+        row = int(np.argwhere(~np.isfinite(out))[0, 0])
+        raise InputError(f"{where(row)}: field '{field.name}' is too large for float32; use `scale: log`")
+
+
+def _vocabulary_file(folder: Path, name: str) -> Path:
+    return folder / "vocab" / f"{quote(name, safe='')}.parquet"
