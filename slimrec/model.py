@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from slimrec.backbones import BACKBONES
 from slimrec.backbones.base import Backbone
+from slimrec.backbones.layers import pair_mask
 from slimrec.config import ModelConfig
 from slimrec.gates import GATES
 from slimrec.gates.base import Gate
@@ -61,13 +62,13 @@ class Arena(nn.Module):
     def forward(self, ids: Tensor, dense: Tensor) -> Tensor:
         parts = [self._look_up(ids, width, fields) for width, fields in self.groups.items()]
         if len(self.dense_columns):
-            parts.append(dense[:, self.dense_columns] * self.dense_scale + self.dense_shift)
+            parts.append(dense.index_select(1, self.dense_columns) * self.dense_scale + self.dense_shift)
         x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        return x[:, self.order] if len(self.order) else x
+        return x.index_select(1, self.order) if len(self.order) else x
 
     def _look_up(self, ids: Tensor, width: int, fields: list) -> Tensor:
         slots, offsets = getattr(self, f"slots_{width}"), getattr(self, f"offsets_{width}")
-        local = ids if len(slots) == ids.shape[1] else ids[:, slots]
+        local = ids if len(slots) == ids.shape[1] else ids.index_select(1, slots)
         rows = local + offsets
         values = F.embedding(rows, self.tables[str(width)], sparse=self.sparse)  # (B, S, width)
         if all(field.kind != "bag" for field in fields):
@@ -99,7 +100,9 @@ class Arena(nn.Module):
         at zero, where the gate would have put the shift: the only place where the fold is not exact.
         """
         blocks = selection.blocks(self.blocks)
-        arena = Arena(self.schema.narrow(b.name for b in blocks), blocks)
+        with torch.random.fork_rng(devices=[]):  # a cut draws nothing from the caller's stream
+            arena = Arena(self.schema.narrow(b.name for b in blocks), blocks).to(self.dense_scale.dtype)
+        arena.sparse = self.sparse
         scale, shift = (torch.tensor(v) for v in selection.affine(self.blocks))
         start = dict(zip((b.name for b in self.blocks), _starts([b.width for b in self.blocks])))
         dense = {
@@ -115,7 +118,7 @@ class Arena(nn.Module):
                 continue
             s, t = scale[start[old.name] :][kept], shift[start[old.name] :][kept]
             if self.schema[old.name].embedded:
-                arena.rows_of(old.name).copy_(self.rows_of(old.name).cpu()[:, kept] * s + t)
+                arena.rows_of(old.name).copy_(self.rows_of(old.name)[:, kept].cpu() * s + t)
                 continue
             for i, (a, b) in zip(kept, zip(s, t)):
                 source = dense[old.name, old.columns[i]]
@@ -149,23 +152,15 @@ class Model(nn.Module):
 
     def masked_logits(self, ids: Tensor, dense: Tensor, selection: Selection) -> Tensor:
         """Logits of the uncut model with the frozen gate of `selection` in place: what a cut has to reproduce."""
-        scale, shift = (torch.tensor(v, device=ids.device) for v in selection.affine(self.blocks))
-        return self.backbone(
-            torch.addcmul(shift, self.arena(ids, dense), scale), self._pair_mask(selection, ids.device)
-        )
-
-    def _pair_mask(self, selection: Selection, device: torch.device) -> Tensor | None:
-        if selection.pairs is None:
-            return None
-        names, meeting = self.schema.names, {frozenset(pair) for pair in selection.pairs}
-        pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-        return torch.tensor([float(frozenset(pair) in meeting) for pair in pairs], device=device)
+        x = self.arena(ids, dense)
+        scale, shift = (x.new_tensor(values) for values in selection.affine(self.blocks))
+        return self.backbone(torch.addcmul(shift, x, scale), pair_mask(self.schema.names, selection, like=x))
 
     @torch.no_grad()
     def narrow(self, selection: Selection) -> Model:
         """The slim model on the CPU, without gate: the same logits as this one with the frozen gate in place."""
-        shift = torch.tensor(selection.affine(self.blocks)[1])
-        backbone = self.backbone.cpu().narrow(selection, shift)
+        shift = next(self.backbone.parameters()).new_tensor(selection.affine(self.blocks)[1])
+        backbone = self.backbone.narrow(selection, shift).cpu()
         return Model(self.arena.narrow(selection), None, backbone, self.config).train(self.training)
 
 

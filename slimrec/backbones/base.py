@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +17,12 @@ from slimrec.selection import Selection
 class Backbone(nn.Module, ABC):
     """A network from the concatenated blocks to one logit a row.
 
-    Subclasses take `blocks` first and their options as keyword-only arguments with defaults; `options` keeps them,
-    so that a model rebuilds itself from JSON.
+    Subclasses take `blocks` first and their options as keyword-only arguments with defaults. `blocks` and `options`
+    (plain JSON values) decide every shape, also after a cut, so that a model rebuilds itself from JSON.
+    `meets_pairs` says whether the network has meetings of fields that can be weighed and cut one by one.
     """
+
+    meets_pairs = False
 
     def __init__(self, blocks: Sequence[Block], **options):
         super().__init__()
@@ -31,19 +36,38 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, pairs: Tensor | None = None) -> Tensor:
-        """Logits (B,) from blocks `x` (B, W); `pairs` (B, P) or (P,) weighs the meetings of fields, where there are any.
+        """Logits (B,) from blocks `x` (B, W); `pairs` (B, P) or (P,) weighs the meetings of fields.
 
-        Pairs are the upper triangle of the fields in block order: (0,1), (0,2), ... P = F(F-1)/2.
+        Pairs are the upper triangle of the fields in block order: (0,1), (0,2), ... P = F(F-1)/2. A network without
+        meetings raises ValueError when it is given any.
         """
 
     @abstractmethod
-    def narrow(self, selection: Selection, fill: Tensor) -> Backbone:
+    def narrow(self, selection: Selection, fill: Tensor) -> Self:
         """The same network over the surviving columns and pairs, weights copied.
 
-        `fill` (W,) holds the constant that stands in each dropped column; with zeros the cut is exact for every
-        network (logits equal those with the columns set to zero), otherwise as far as a constant can be folded
-        into biases, which each network states.
+        `fill` (W,) holds the constant that stands in each dropped column (kept columns are not read). With zeros the
+        cut is exact for every network (logits equal those with the columns set to zero), otherwise as far as a
+        constant can be folded into weights and biases, which each network states.
         """
+
+    def refuse_pairs(self, pairs: object) -> None:
+        """Raise ValueError on pair weights, or on a selection's list of pairs, where no fields meet."""
+        if pairs is not None:
+            raise ValueError(f"{type(self).__name__} has no meetings of fields to weigh or cut; use deepfm or pnn")
+
+    def start_cut(self, selection: Selection) -> tuple[Self, Tensor]:
+        """How every `narrow` begins: a copy with the surviving blocks, and the positions (W',) of its columns in x.
+
+        What reads x in the copy is still as wide as before and has to be replaced.
+        """
+        blocks = selection.blocks(self.blocks)
+        if not blocks:
+            raise ValueError(f"the selection keeps none of the fields {[block.name for block in self.blocks]}")
+        slim = copy.deepcopy(self)
+        slim.blocks = blocks
+        device = next(self.parameters()).device
+        return slim, torch.tensor(selection.indices(self.blocks), device=device)
 
 
 def initialise(module: nn.Module) -> nn.Module:
@@ -56,14 +80,40 @@ def initialise(module: nn.Module) -> nn.Module:
     return module
 
 
-def narrow_linear(layer: nn.Linear, kept: Tensor, fill: Tensor) -> nn.Linear:
-    """A linear layer over the input columns `kept`; what the others held (`fill`) moves into the bias. Exact."""
-    narrow = nn.Linear(len(kept), layer.out_features, bias=True, dtype=layer.weight.dtype, device=layer.weight.device)
-    gone = torch.ones(layer.in_features, dtype=torch.bool, device=layer.weight.device)
+@torch.no_grad()
+def narrow_linear(layer: nn.Linear, kept: Tensor, fill: Tensor, outputs: Tensor | slice = slice(None)) -> nn.Linear:
+    """A linear layer over the input columns `kept`; what the others held (`fill`) moves into the bias. Exact.
+
+    `outputs` chooses among the output columns as well.
+    """
+    weight = layer.weight[outputs]
+    gone = torch.ones(layer.in_features, dtype=torch.bool, device=weight.device)
     gone[kept] = False
-    with torch.no_grad():
-        narrow.weight.copy_(layer.weight[:, kept])
-        narrow.bias.copy_(layer.weight[:, gone] @ fill[gone])
-        if layer.bias is not None:
-            narrow.bias.add_(layer.bias)
-    return narrow
+    bias = weight[:, gone] @ fill.to(weight)[gone]
+    if layer.bias is not None:
+        bias = bias + layer.bias[outputs]
+    place = {"dtype": weight.dtype, "device": weight.device}
+    narrow = nn.utils.skip_init(nn.Linear, len(kept), len(weight), bias=True, **place)  # draws no random numbers
+    narrow.weight.copy_(weight[:, kept])
+    narrow.bias.copy_(bias)
+    return narrow.train(layer.training)
+
+
+@torch.no_grad()
+def fold(function: Callable[[Tensor], Tensor], layer: nn.Linear, kept: Tensor, fill: Tensor) -> None:
+    """Add to `layer` (K outputs, first inputs the columns `kept`) the affine part of `function`, (1, W) -> (1, K).
+
+    That is its value and its slope along `kept` where kept columns are zero and the others hold `fill`: what becomes
+    of products of columns when constants stand in some. Exact where `function` is of second order in x, for then only
+    products of two kept columns are left over, which the narrowed network goes on computing.
+    """
+    point = fill.to(layer.weight, copy=True)
+    point[kept] = 0
+    if not point.any():
+        return
+
+    def at(x: Tensor) -> Tensor:
+        return function(x.unsqueeze(0)).reshape(-1)
+
+    layer.weight[:, : len(kept)] += torch.func.jacrev(at)(point)[:, kept]
+    layer.bias += at(point)

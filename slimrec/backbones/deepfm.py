@@ -1,0 +1,51 @@
+"""DeepFM: a factorisation machine and a tower on the same embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from slimrec.backbones.base import Backbone, fold, initialise, narrow_linear
+from slimrec.backbones.layers import Meetings, Tower, pair_mask, sizes
+from slimrec.schema import Block
+from slimrec.selection import Selection
+
+
+class DeepFM(Backbone):
+    """linear(x) + sum of <e_i, e_j> over the pairs i < j that meet + tower(x): Guo et al. 2017 (arXiv 1703.04247).
+
+    First-order weights stand on embedding columns, behind the gate. `pairs` lists the pairs of field names that meet
+    (None: all). The cut is exact for any constants: products with a constant move into the linear head.
+    """
+
+    meets_pairs = True
+
+    def __init__(
+        self,
+        blocks: Sequence[Block],
+        *,
+        hidden: Sequence[int] = (64, 32),
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+        pairs: Sequence[Sequence[str]] | None = None,
+    ):
+        hidden = sizes("hidden", hidden)
+        super().__init__(blocks, hidden=hidden, dropout=dropout, batch_norm=batch_norm, pairs=pairs)
+        self.linear = initialise(nn.Linear(self.width, 1))
+        self.meetings = Meetings(self.blocks, pairs)
+        self.tower = Tower(self.width, hidden, dropout, batch_norm)
+
+    def forward(self, x: Tensor, pairs: Tensor | None = None) -> Tensor:
+        return self.linear(x).squeeze(1) + self.meetings.sum(x, pairs) + self.tower(x)
+
+    def narrow(self, selection: Selection, fill: Tensor) -> DeepFM:
+        slim, kept = self.start_cut(selection)
+        mask = pair_mask([block.name for block in self.blocks], selection, like=self.linear.weight)
+        slim.linear = narrow_linear(self.linear, kept, fill)
+        fold(lambda x: self.meetings.sum(x, mask), slim.linear, kept, fill)
+        pairs, _ = self.meetings.narrow(selection, slim.blocks)
+        slim.options = {**self.options, "pairs": pairs}
+        slim.meetings = Meetings(slim.blocks, pairs).to(kept.device)
+        slim.tower = self.tower.narrow(kept, fill)
+        return slim

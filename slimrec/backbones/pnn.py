@@ -1,0 +1,52 @@
+"""PNN: a tower on the embeddings and their inner products."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from slimrec.backbones.base import Backbone, fold
+from slimrec.backbones.layers import Meetings, Tower, pair_mask, sizes
+from slimrec.schema import Block
+from slimrec.selection import Selection
+
+
+class PNN(Backbone):
+    """tower([x, <e_i, e_j> of the pairs i < j that meet]): the inner-product network of Qu 2016 (arXiv 1611.00144).
+
+    `pairs` lists the pairs of field names that meet (None: all). The cut is exact for any constants: products with a
+    constant are linear in x and move into the first layer.
+    """
+
+    meets_pairs = True
+
+    def __init__(
+        self,
+        blocks: Sequence[Block],
+        *,
+        hidden: Sequence[int] = (64, 32),
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+        pairs: Sequence[Sequence[str]] | None = None,
+    ):
+        hidden = sizes("hidden", hidden)
+        super().__init__(blocks, hidden=hidden, dropout=dropout, batch_norm=batch_norm, pairs=pairs)
+        self.meetings = Meetings(self.blocks, pairs)
+        self.tower = Tower(self.width + len(self.meetings.names), hidden, dropout, batch_norm)
+
+    def forward(self, x: Tensor, pairs: Tensor | None = None) -> Tensor:
+        return self.tower(torch.cat([x, self.meetings(x, pairs)], dim=1))
+
+    def narrow(self, selection: Selection, fill: Tensor) -> PNN:
+        slim, kept = self.start_cut(selection)
+        pairs, stays = self.meetings.narrow(selection, slim.blocks)
+        of_products = self.tower.first.weight[:, self.width :]
+        mask = pair_mask([block.name for block in self.blocks], selection, like=of_products)
+        no_product = fill.new_zeros(of_products.shape[1])
+        slim.tower = self.tower.narrow(torch.cat([kept, self.width + stays]), torch.cat([fill, no_product]))
+        fold(lambda x: self.meetings(x, mask) @ of_products.T, slim.tower.first, kept, fill)
+        slim.options = {**self.options, "pairs": pairs}
+        slim.meetings = Meetings(slim.blocks, pairs).to(kept.device)
+        return slim
