@@ -1,0 +1,147 @@
+"""The registry: a slim model becomes a version once, is loaded back before anybody can call it, and gets its aliases."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+import slimrec
+from slimrec.artifacts import digest
+from slimrec.errors import ConfigError, ConflictError
+from slimrec.serve import Predictor, example_rows
+from slimrec.track import client, enabled, reaching
+
+DIGEST = "slimrec.digest"
+SERVING = (
+    "mlflow",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "pydantic",
+    "pyyaml",
+    "safetensors",
+    "scikit-learn",
+    "scipy",
+    "torch",
+)
+TOLERANCE = 1e-6  # between a probability before and after the way through the registry
+
+
+def register(name: str, slim: Path, report: Path, decision: dict, promote: bool, run_id: str) -> dict:
+    """Make the slim model a version of `name` under the MLflow run `run_id`, or find the version that it already is.
+
+    `decision` is the content of report.json. Alias `challenger` always, `champion` when `promote`. A retry makes no
+    second version. Raises ConfigError without a tracking server, ConflictError when the stored model scores otherwise
+    than the folder.
+    """
+    if not enabled():
+        raise ConfigError("register needs a registry: set MLFLOW_TRACKING_URI (sqlite:///mlflow.db will do)")
+    content = digest(slim)
+    server = client()
+    with reaching():
+        found = _version_of(server, name, content)
+        if found is None:
+            model = _log_model(slim, report, run_id)
+            _check_round_trip(model.model_uri, slim)
+            found = _create_version(server, name, model, run_id, content)
+        for key, value in _tags(decision).items():
+            server.set_model_version_tag(name, found, key, value)
+        server.update_model_version(name, found, description=decision["reason"])
+        aliases = ["challenger", *(["champion"] if promote else [])]
+        for alias in aliases:
+            server.set_registered_model_alias(name, alias, found)
+    return {"registered": True, "version": found, "aliases": aliases, "reason": decision["reason"]}
+
+
+def refuse(reason: str, run_id: str) -> dict:
+    """Register nothing; the reason becomes a tag of the run."""
+    if run_id:
+        with reaching():
+            client().set_tag(run_id, "slimrec.refused", reason)
+    return {"registered": False, "version": "", "aliases": [], "reason": reason}
+
+
+def _version_of(server, name: str, content: str) -> str | None:
+    """The oldest version of `name` with this content."""
+    rows = server.search_model_versions(f"name = '{name}' and tags.`{DIGEST}` = '{content}'")
+    return min((str(row.version) for row in rows), key=int, default=None)
+
+
+def _log_model(slim: Path, report: Path, run_id: str):
+    """Log folder, code and report under the run; nothing is registered yet."""
+    import mlflow
+
+    rows = example_rows(Predictor.load(slim).encoder)
+    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
+    with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for path in sorted(report.glob("*.*")):
+            mlflow.log_artifact(str(path), "report")
+        return mlflow.pyfunc.log_model(
+            name="slim",
+            python_model=str(Path(__file__).with_name("pyfunc.py")),
+            artifacts={"slim": str(slim.resolve())},
+            code_paths=[str(Path(slimrec.__file__).parent)],
+            pip_requirements=[f"{package}=={version(package)}" for package in SERVING],
+            signature=_signature(list(rows.columns)),
+            input_example=rows,
+        )
+
+
+def _signature(columns: list[str]):
+    """Names are held, types are not: the encoder reads 7, 7.0 and '7' alike, and says itself what it cannot read."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+    from mlflow.types.schema import AnyType
+
+    return ModelSignature(
+        inputs=Schema([ColSpec(AnyType(), name) for name in columns]),
+        outputs=Schema([ColSpec("double", "probability")]),
+    )
+
+
+def _check_round_trip(model_uri: str, slim: Path) -> None:
+    """Load the logged model back and score raw rows: they must come out as from the folder."""
+    import mlflow
+
+    predictor = Predictor.load(slim)
+    rows = example_rows(predictor.encoder)
+    stored = mlflow.pyfunc.load_model(model_uri).predict(rows)["probability"].to_numpy()
+    if not np.allclose(stored, predictor.predict(rows), rtol=0, atol=TOLERANCE):
+        raise ConflictError(f"{model_uri} scores otherwise than {slim}: nothing is registered, log it again")
+
+
+def _create_version(server, name: str, model, run_id: str, content: str) -> str:
+    """A new version, tagged with its content in the same request; where two steps race, the older version stays."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        server.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    made = server.create_model_version(
+        name, model.model_uri, run_id=run_id, tags={DIGEST: content}, model_id=model.model_id
+    )
+    oldest = _version_of(server, name, content)
+    if oldest != str(made.version):
+        server.delete_model_version(name, made.version)
+    return oldest
+
+
+def _tags(decision: dict) -> dict[str, str]:
+    """What a person wants to know of a version at a glance."""
+    auc, size = decision["auc"], decision["size"]
+    kept = sum(field["kept"] for field in decision["fields"])
+    return {
+        "slimrec.verdict": decision["verdict"],
+        "slimrec.auc_difference": f"{auc['difference']:+.6f}",
+        "slimrec.auc_interval": f"{auc['low']:+.6f} to {auc['high']:+.6f}",
+        "slimrec.fields": f"{kept} of {len(decision['fields'])}",
+        "slimrec.bytes": f"{size['slim']['bytes']} of {size['full']['bytes']}",
+        "slimrec.dataset": decision["dataset"],
+    }

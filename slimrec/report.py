@@ -1,0 +1,171 @@
+"""The selection report: one set of facts as self-contained HTML, as Markdown and as JSON."""
+
+from __future__ import annotations
+
+import html as _html
+import re
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from slimrec.artifacts import write_json
+
+Facts = dict[str, Any]  # the content of report.json; made by the evaluate stage
+
+
+def write(folder: Path, facts: Facts) -> None:
+    """Write report.html, report.md and report.json into an artifact folder under way."""
+    write_json(folder / "report.json", facts)
+    (folder / "report.html").write_text(html(facts), encoding="utf-8")
+    (folder / "report.md").write_text(markdown(facts), encoding="utf-8")
+
+
+def html(facts: Facts) -> str:
+    """A page that needs no script, no request and no server; whatever the data calls itself comes out escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
+    )
+    environment.trim_blocks = environment.lstrip_blocks = True
+    environment.filters.update(size=size, figure=figure, signed=signed, whole=whole)
+    template = environment.get_template("report.html.jinja")
+    return template.render(
+        facts,
+        headline=headline(facts),
+        consequence=consequence(facts),
+        before_after=before_after(facts),
+        ranked=sorted(facts["fields"], key=lambda field: (-field["score"], field["name"])),
+        top_score=max(1.0, *(field["score"] for field in facts["fields"])),
+        axis=axis(facts),
+    )
+
+
+def markdown(facts: Facts) -> str:
+    """The same in short."""
+    lines = [
+        f"# {facts['verdict'].capitalize()}: {headline(facts)}",
+        "",
+        consequence(facts),
+        "",
+        _sentence(facts["reason"]),
+        "",
+    ]
+    lines += ["| | full | slim | change |", "|---|---:|---:|---:|"]
+    lines += [f"| {name} | {full} | {slim} | {change} |" for name, full, slim, change in before_after(facts)]
+    lines += ["", "| field | kind | score | fate | columns | rows | bytes |", "|---|---|---:|---|---:|---:|---:|"]
+    for field in sorted(facts["fields"], key=lambda field: (-field["score"], field["name"])):
+        fate = "kept" if field["kept"] else "dropped"
+        lines.append(
+            f"| {_literal(field['name'])} | {field['kind']} | {field['score']:.3f} | {fate} "
+            f"| {field['columns']} / {field['width']} | {whole(field['rows'])} | {size(field['bytes'])} |"
+        )
+    made = facts["made"]
+    lines += ["", f"Method {_literal(made['method'])}, seed {made['seed']}, data `{facts['dataset'][:16]}`."]
+    return "\n".join(lines) + "\n"
+
+
+def headline(facts: Facts) -> str:
+    """What is proposed, in a sentence for somebody who decides."""
+    fields = facts["fields"]
+    dropped = sum(not field["kept"] for field in fields)
+    full, slim = facts["size"]["full"]["bytes"], facts["size"]["slim"]["bytes"]
+    share = f"{100 * (full - slim) / full:.0f}\u00a0% smaller" if slim <= full else "no smaller"
+    if facts["verdict"] == "certified":
+        start = f"{dropped} of {len(fields)} fields can go" if dropped else f"all {len(fields)} fields stay"
+    elif facts["verdict"] == "rejected":
+        start = f"dropping {dropped} of {len(fields)} fields costs too much"
+    else:
+        start = f"whether {dropped} of {len(fields)} fields can go is not proven"
+    verb = "becomes" if facts["verdict"] == "certified" else "would be"
+    return f"{start}; the model {verb} {share}, {size(slim)} instead of {size(full)}."
+
+
+def consequence(facts: Facts) -> str:
+    """What it costs, with the interval."""
+    auc = facts["auc"]
+    if auc["low"] is None:
+        return "No interval for the change in AUC can be stated."
+    percent = f"{100 * facts['confidence']:g} %"
+    return (
+        f"AUC goes from {auc['full']:.5f} to {auc['slim']:.5f}, a change of {signed(auc['difference'])}. "
+        f"With {percent} confidence it is not below {signed(auc['low'])}, and with {percent} not above "
+        f"{signed(auc['high'])}; the allowed loss is {figure(facts['allowed_auc_loss'])}."
+    )
+
+
+def before_after(facts: Facts) -> list[tuple[str, str, str, str]]:
+    """Rows (what, full, slim, change) of the table of costs and quality."""
+    full, slim, quality = facts["size"]["full"], facts["size"]["slim"], facts["quality"]
+    fields, kept = facts["fields"], [field for field in facts["fields"] if field["kept"]]
+    rows = [("Fields", *_ratio(len(fields), len(kept), whole))]
+    rows.append(("Input columns", *_ratio(sum(f["width"] for f in fields), sum(f["columns"] for f in kept), whole)))
+    rows.append(("Embedding rows", *_ratio(full["embedding_rows"], slim["embedding_rows"], whole)))
+    rows.append(("Embedding tables", *_ratio(full["embedding_bytes"], slim["embedding_bytes"], size)))
+    rows.append(("Other weights", *_ratio(full["dense_bytes"], slim["dense_bytes"], size)))
+    rows.append(("Model", *_ratio(full["bytes"], slim["bytes"], size)))
+    rows.append(("Multiply-adds a row", *_ratio(full["multiply_adds"], slim["multiply_adds"], whole)))
+    for entry in facts["latency"]:
+        name = f"Latency, {whole(entry['batch'])} row{'s' * (entry['batch'] > 1)}"
+        rows.append((name, *_ratio(entry["full_ms"], entry["slim_ms"], lambda ms: f"{ms:.3g} ms")))
+    auc = facts["auc"]
+    rows.append(("AUC", *_difference(auc["full"], auc["slim"])))
+    rows.append(("Log-loss", *_difference(quality["full"]["logloss"], quality["slim"]["logloss"])))
+    rows.append(("Predicted / observed", *_difference(quality["full"]["ratio"], quality["slim"]["ratio"])))
+    rows.append(("Calibration error (ECE)", *_difference(quality["full"]["error"], quality["slim"]["error"])))
+    return rows
+
+
+def axis(facts: Facts) -> dict[str, float] | None:
+    """Positions, in 0..100 from left to right, of the marks in the figure of the AUC difference."""
+    auc = facts["auc"]
+    if auc["low"] is None:
+        return None
+    marks = {"zero": 0.0, "allowed": -facts["allowed_auc_loss"], **{k: auc[k] for k in ("low", "high", "difference")}}
+    left, right = min(marks.values()), max(marks.values())
+    room = (right - left or 1e-6) / 10
+    return {name: 100 * (value - left + room) / (right - left + 2 * room) for name, value in marks.items()}
+
+
+def size(count: float) -> str:
+    """Bytes for people: powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.4g} TB"
+
+
+def whole(count: int) -> str:
+    """An integer with narrow spaces between thousands."""
+    return f"{count:,}".replace(",", "\u202f")
+
+
+def figure(value: float) -> str:
+    """A quality, to five decimals."""
+    return f"{value:.5f}"
+
+
+def signed(value: float) -> str:
+    """A change, to five decimals, with a true minus sign."""
+    text = f"{value:+.5f}"
+    return "0" if float(text) == 0 else text.replace("-", "\u2212")
+
+
+def _ratio(full: float, slim: float, text) -> tuple[str, str, str]:
+    change = f"{100 * (slim / full - 1):+.0f} %".replace("-", "\u2212") if full else ""
+    return text(full), text(slim), "0 %" if change in ("+0 %", "\u22120 %") else change
+
+
+def _difference(full: float | None, slim: float | None) -> tuple[str, str, str]:
+    if full is None or slim is None:
+        return "undefined", "undefined", ""
+    return figure(full), figure(slim), signed(slim - full)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _literal(text: str) -> str:
+    """Text that Markdown shows as it is: no markup, no HTML, no new cell."""
+    return re.sub(r"([\\`*_\[\]()#+!|~])", r"\\\1", _html.escape(" ".join(text.split())))

@@ -1,0 +1,187 @@
+"""Evaluate: slim against full on the certification slice; a verdict, a report for people and a contract for machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from slimrec import certify, metrics
+from slimrec.artifacts import digest, publish, read_json, verify, write_json
+from slimrec.config import EvaluateConfig, parse
+from slimrec.data import Dataset, Split
+from slimrec.errors import InputError
+from slimrec.model import Model
+from slimrec.report import Facts
+from slimrec.report import write as write_report
+from slimrec.schema import Schema
+from slimrec.selection import Selection
+from slimrec.track import Tracker
+from slimrec.weights import load_model
+
+CONFIG = EvaluateConfig
+LATENCY_BATCHES = (1, 4096)
+
+
+def run(
+    config: EvaluateConfig, tracker: Tracker, dataset: Path, slim: Path, full: Path, selection: Path, report: Path
+) -> dict:
+    """Write the artifact `report`: report.html, report.md, report.json, contract.json.
+
+    Each model reads only its own fields of the split `test`, which no search and no early stop has seen.
+    """
+    verify(selection, "selection")
+    chosen = parse(Selection, read_json(selection / "selection.json"), InputError)
+    models = {"full": load_model(full), "slim": load_model(slim, "slim")}
+    data = {name: Dataset.open(dataset, fields=model.schema.names) for name, model in models.items()}
+    for name, folder in (("full", full), ("slim", slim)):
+        _same_data(name, folder, data[name].fingerprint)
+    tests = {name: part.split("test") for name, part in data.items()}
+    logits = {name: metrics.score(models[name], test) for name, test in tests.items()}
+    test = tests["slim"]
+    comparison = certify.compare(test.label, logits["full"], logits["slim"], test.weight, test.group, config.confidence)
+    outcome, reason = certify.verdict(comparison, config.allowed_auc_loss)
+    facts = {
+        **_judged(config, comparison, outcome, reason, test),
+        **_measured(config, models, tests, logits),
+        **_made(chosen, models["full"], data["full"], digest(slim)),
+    }
+    contract = _contract(facts, chosen, Dataset.open(dataset).schema)
+    facts["stoppable"] = [entry["column"] for entry in contract["safe_to_stop_computing"] or contract["candidates"]]
+    with publish(report, "report", slim=digest(slim), dataset=data["slim"].fingerprint) as folder:
+        write_report(folder, facts)
+        write_json(folder / "contract.json", contract)
+    tracker.artifact(report)
+    return _summary(facts)
+
+
+def _same_data(name: str, folder: Path, fingerprint: str) -> None:
+    """A dataset's ids mean something only to models trained on it, and its test rows are unseen only by those."""
+    trained_on = verify(folder).get("dataset")
+    if trained_on != fingerprint:
+        raise InputError(
+            f"the {name} model was trained on dataset {str(trained_on)[:16]}, not on {fingerprint[:16]}: "
+            "evaluate it on its own dataset, or train it again"
+        )
+
+
+def _judged(config: EvaluateConfig, comparison: certify.Comparison, outcome: str, reason: str, test: Split) -> Facts:
+    auc = {"full": comparison.full_auc, "slim": comparison.slim_auc}
+    return {
+        "format": 1,
+        "decision": "accept" if outcome == "certified" else "reject",
+        "verdict": outcome,
+        "reason": reason,
+        "allowed_auc_loss": config.allowed_auc_loss,
+        "confidence": config.confidence,
+        "auc": {**auc, **{name: getattr(comparison, name) for name in ("difference", "error", "low", "high")}},
+        "rows": comparison.rows,
+        "clusters": comparison.clusters,
+        "grouped": test.group is not None,
+        "weighted": bool(np.ptp(test.weight) > 0),
+    }
+
+
+def _measured(
+    config: EvaluateConfig, models: dict[str, Model], tests: dict[str, Split], logits: dict[str, np.ndarray]
+) -> Facts:
+    batches = {name: _one_batch(test, max(LATENCY_BATCHES)) for name, test in tests.items()}
+    quality = {
+        name: {
+            "logloss": metrics.log_loss(test.label, logits[name], test.weight),
+            **metrics.calibration(test.label, logits[name], test.weight),
+        }
+        for name, test in tests.items()
+    }
+    sizes = {
+        name: {**metrics.size(model), "multiply_adds": metrics.multiply_adds(model, batches[name])}
+        for name, model in models.items()
+    }
+    latency = []
+    for rows in LATENCY_BATCHES:
+        full, slim = ([part[:rows] for part in batches[name]] for name in ("full", "slim"))
+        full_ms, slim_ms = metrics.compare_latency(models["full"], full, models["slim"], slim, config.latency_repeats)
+        latency.append({"batch": len(full[0]), "full_ms": full_ms, "slim_ms": slim_ms})
+    return {"quality": quality, "size": sizes, "latency": latency}
+
+
+def _one_batch(split: Split, rows: int) -> tuple[Tensor, Tensor]:
+    """The first rows of a split, repeated up to `rows` where there are fewer."""
+    batch = next(iter(split.batches(rows, shuffle="none")))
+    times = -(-rows // len(batch.label))
+    return batch.ids.repeat(times, 1)[:rows], batch.dense.repeat(times, 1)[:rows]
+
+
+def _made(chosen: Selection, full: Model, data: Dataset, slim_digest: str) -> Facts:
+    fields = [
+        {
+            "name": name,
+            "column": data.schema[name].column,
+            "kind": data.schema[name].kind,
+            "score": decision.score,
+            "kept": decision.kept,
+            "columns": len(decision.columns),
+            "width": decision.width,
+            "rows": data.schema[name].rows,
+            "bytes": decision.bytes,
+        }
+        for name, decision in chosen.fields.items()
+    ]
+    budget = chosen.budget.model_dump(exclude_none=True)
+    return {
+        "fields": fields,
+        "threshold": budget.get("threshold"),
+        "dataset": data.fingerprint,
+        "slim_digest": slim_digest,
+        "made": {
+            "method": chosen.method,
+            "seed": chosen.seed,
+            "budget": ", ".join(f"{name} = {value:g}" for name, value in budget.items()) or "the method's own rule",
+            "evidence": chosen.evidence,
+            "backbone": full.config.backbone,
+            "embedding_dim": full.config.embedding_dim,
+            "rows": {name: len(data.split(name)) for name in ("train", "gate", "valid", "test")},
+        },
+    }
+
+
+def _contract(facts: Facts, chosen: Selection, schema: Schema) -> dict:
+    """Which raw columns the slim model needs, and which it would let go; the latter only with a certificate."""
+    needed = {schema[name].column for name in chosen.kept}
+    training = {column for column in (schema.label.column, schema.weight, schema.time, schema.group) if column}
+    idle = [
+        {"column": schema[name].column, "field": name, "bytes": decision.bytes, "score": decision.score}
+        for name, decision in chosen.fields.items()
+        if not decision.kept and schema[name].column not in needed | training
+    ]
+    certified = facts["verdict"] == "certified"
+    return {
+        "format": 1,
+        "needed_columns": sorted(needed),
+        "training_columns": sorted(training),
+        "safe_to_stop_computing": idle if certified else [],
+        "candidates": [] if certified else idle,
+        "digests": {"dataset": facts["dataset"], "slim": facts["slim_digest"]},
+        "verdict": facts["verdict"],
+    }
+
+
+def _summary(facts: Facts) -> dict:
+    """The stage's metrics; an undefined one is left out."""
+    auc, sizes, quality = facts["auc"], facts["size"], facts["quality"]
+    kept = sum(field["kept"] for field in facts["fields"])
+    metrics = {
+        "full_auc": auc["full"],
+        "slim_auc": auc["slim"],
+        **{f"auc_{name}": auc[name] for name in ("difference", "low", "high")},
+        "fields_before": len(facts["fields"]),
+        "fields_after": kept,
+    }
+    for name in ("full", "slim"):
+        metrics[f"{name}_logloss"] = quality[name]["logloss"]
+        metrics[f"{name}_calibration_error"] = quality[name]["error"]
+        metrics |= {f"{name}_{what}": sizes[name][what] for what in ("bytes", "embedding_bytes", "multiply_adds")}
+        metrics |= {f"{name}_ms_{entry['batch']}": entry[f"{name}_ms"] for entry in facts["latency"]}
+    outcome = {name: facts[name] for name in ("decision", "verdict", "reason")}
+    return {**{name: value for name, value in metrics.items() if value is not None}, **outcome}

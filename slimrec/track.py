@@ -1,0 +1,207 @@
+"""Tracking: params, metrics and artifacts of a stage go to MLflow when MLFLOW_TRACKING_URI is set, else nowhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from slimrec.errors import Preempted, TransientError
+
+PARAMS_A_BATCH, METRICS_A_BATCH, LONGEST_VALUE = 100, 1000, 6000  # MLflow's limits
+_QUIET_AND_SAFE = {
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",  # about half a minute
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")  # user:password@ in a URL
+_SECRET_QUERY = re.compile(r"(?i)([?&][^=&\s]*(?:key|token|secret|signature|password)[^=&\s]*=)[^&\s]+")
+
+
+class Tracker:
+    """Where a stage logs. This one, for runs without a tracking server, does nothing."""
+
+    run_id = ""
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Settings; nested mappings are flattened to dotted names."""
+
+    def metric(self, name: str, value: float, step: int | None = None) -> None:
+        """One figure, at a step if it has a course."""
+        self.metrics({name: value}, step)
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Figures of one moment, in one request."""
+
+    def tag(self, name: str, value: str) -> None:
+        """A searchable remark on the run."""
+
+    def artifact(self, path: str | Path) -> None:
+        """A file, or the files of a folder under the folder's name."""
+
+
+class MlflowTracker(Tracker):
+    """Logs to one MLflow run. A server that cannot be reached is a TransientError."""
+
+    def __init__(self, run_id: str):
+        self.run_id = run_id
+        self._client = client()
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        flat = [Param(name, redact(value)[:LONGEST_VALUE]) for name, value in _flatten(values)]
+        for start in range(0, len(flat), PARAMS_A_BATCH):
+            with reaching():
+                self._client.log_batch(self.run_id, params=flat[start : start + PARAMS_A_BATCH])
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        rows = [Metric(_plain(name), float(value), now, step or 0) for name, value in values.items()]
+        for start in range(0, len(rows), METRICS_A_BATCH):
+            with reaching():
+                self._client.log_batch(self.run_id, metrics=rows[start : start + METRICS_A_BATCH])
+
+    def tag(self, name: str, value: str) -> None:
+        with reaching():
+            self._client.set_tag(self.run_id, name, redact(value)[:LONGEST_VALUE])
+
+    def artifact(self, path: str | Path) -> None:
+        path = Path(path)
+        with reaching():
+            if path.is_dir():
+                self._client.log_artifacts(self.run_id, str(path), path.name)
+            else:
+                self._client.log_artifact(self.run_id, str(path))
+
+
+@contextmanager
+def run(stage: str, audit: str, config: BaseModel) -> Iterator[Tracker]:
+    """A stage's own run, nested in the run `audit` if that is not "". A failure ends it with its reason as a tag."""
+    if not enabled():
+        yield Tracker()
+        return
+    tags = {"mlflow.parentRunId": audit} if audit else {}
+    tracker = _create(stage, {**tags, "slimrec.stage": stage}, audit)
+    try:
+        tracker.params(config.model_dump())
+        yield tracker
+    except BaseException as error:
+        with suppress(TransientError):  # what went wrong in the stage matters more than that nobody noted it
+            tracker.tag("slimrec.reason", f"{type(error).__name__}: {error}")
+            _end(tracker, "KILLED" if isinstance(error, Preempted | KeyboardInterrupt) else "FAILED")
+        raise
+    _end(tracker, "FINISHED")
+
+
+def start_audit(name: str, recipe: dict) -> str:
+    """The id of a new parent run for all stages of one audit; "" where tracking is off."""
+    if not enabled():
+        return ""
+    tracker = _create(name, {"slimrec.audit": name}, "")
+    tracker.params(recipe)
+    return tracker.run_id
+
+
+def end_audit(run_id: str, failed: str = "") -> None:
+    """Close the parent run; `failed` is the reason if it did not go well."""
+    if not run_id or not enabled():
+        return
+    if not failed:
+        _end(MlflowTracker(run_id), "FINISHED")
+        return
+    with suppress(TransientError):  # the failure itself matters more
+        tracker = MlflowTracker(run_id)
+        tracker.tag("slimrec.reason", failed)
+        _end(tracker, "FAILED")
+
+
+def enabled() -> bool:
+    """Whether MLFLOW_TRACKING_URI names a tracking server or store."""
+    return bool(os.environ.get("MLFLOW_TRACKING_URI"))
+
+
+def client():
+    """An MLflow client that neither pickles nor waits for minutes on a server that is down."""
+    for name, value in _QUIET_AND_SAFE.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    with reaching():
+        return MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+
+
+@contextmanager
+def reaching() -> Iterator[None]:
+    """Turns whatever MLflow raises into one TransientError."""
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+
+    try:
+        yield
+    except (MlflowException, RequestException) as error:
+        where = redact(os.environ.get("MLFLOW_TRACKING_URI", ""))
+        raise TransientError(f"MLflow at {where} failed: {redact(error)[:500]}; check the server, run again") from error
+
+
+def redact(value: Any) -> str:
+    """The value as text, without credentials in URLs."""
+    return _SECRET_QUERY.sub(r"\1***", _CREDENTIALS.sub("***@", str(value)))
+
+
+def _create(name: str, tags: dict[str, str], parent: str) -> MlflowTracker:
+    server = client()
+    with reaching():
+        experiment = server.get_run(parent).info.experiment_id if parent else _experiment(server)
+        created = server.create_run(experiment, tags=tags, run_name=name)
+    return MlflowTracker(created.info.run_id)
+
+
+def _experiment(server) -> str:
+    from mlflow.exceptions import MlflowException
+
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "slimrec")
+    found = server.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return server.create_experiment(name, artifact_location=_artifacts_beside_database())
+        except MlflowException:  # another step made it between the two requests; if not, the next line raises again
+            found = server.get_experiment_by_name(name)
+            if found is None:
+                raise
+    return found.experiment_id
+
+
+def _artifacts_beside_database() -> str | None:
+    """An embedded SQLite store keeps its artifacts in its own folder, not wherever a step happens to run."""
+    scheme, _, path = os.environ["MLFLOW_TRACKING_URI"].partition(":///")
+    return (Path(path).resolve().parent / "artifacts").as_uri() if scheme == "sqlite" else None
+
+
+def _end(tracker: MlflowTracker, status: str) -> None:
+    with reaching():
+        tracker._client.set_terminated(tracker.run_id, status)
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield _plain(f"{prefix}{name}"), value
+
+
+def _plain(name: str) -> str:
+    """A name that MLflow accepts: letters, digits and _-./ , at most 250 characters."""
+    return re.sub(r"[^\w./ -]", "_", str(name), flags=re.ASCII)[:250].strip("/ .") or "_"

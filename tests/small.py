@@ -1,0 +1,96 @@
+"""A small audited world for tests: raw rows of every kind, the dataset, a trained full model, a selection, its cut."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from slimrec.artifacts import digest, publish, write_json
+from slimrec.config import IngestConfig, ModelConfig, PretrainConfig, TrainConfig
+from slimrec.data import Dataset
+from slimrec.encode import Encoder
+from slimrec.schema import Schema
+from slimrec.selection import Budget, Decision, Selection
+from slimrec.stages import ingest, pretrain
+from slimrec.track import Tracker
+from slimrec.weights import load_model, save_model
+
+FIELDS = {
+    "label": "click",
+    "weight": "worth",
+    "group": "user",
+    "fields": [
+        {"name": "device", "kind": "category"},
+        {"name": "device_again", "kind": "category", "column": "device"},
+        {"name": "embedding", "kind": "vector", "width": 3},
+        {"name": "noise", "kind": "category"},
+        {"name": "price", "kind": "number"},
+        {"name": "tags", "kind": "bag", "max_length": 3},
+        {"name": "user_id", "kind": "category", "column": "user"},
+    ],
+}
+
+
+class World(NamedTuple):
+    raw: Path
+    dataset: Path
+    full: Path
+    selection: Path
+    slim: Path
+
+
+def raw_rows(rows: int, seed: int = 0) -> pa.Table:
+    """`device`, `price`, `embedding` and `tags` say something of `click`, `noise` nothing."""
+    random = np.random.default_rng(seed)
+    device, price = random.integers(0, 12, rows), random.lognormal(size=rows)
+    embedding, tags = random.normal(size=(rows, 3)), random.integers(0, 9, (rows, 4))
+    logit = 0.3 * (device - 6) + np.log(price) + embedding[:, 0] + 0.5 * (tags[:, 0] > 4) - 1
+    columns = {
+        "click": (random.random(rows) < 1 / (1 + np.exp(-logit))).astype(np.int64),
+        "worth": random.uniform(0.5, 2, rows),
+        "user": random.integers(0, rows // 5 + 1, rows),
+        "device": [f"phone {d}" for d in device],
+        "price": price,
+        "embedding": list(embedding),
+        "noise": [f"n{n}" for n in random.integers(0, 300, rows)],
+        "tags": [list(t[: 1 + i % 4].astype(str)) for i, t in enumerate(tags)],
+        "unread": [{"a": 1}] * rows,
+    }
+    return pa.table(columns)
+
+
+def make(folder: Path, dropped: tuple[str, ...] = ("device_again", "noise", "user_id"), rows: int = 4000) -> World:
+    """Ingest, train a full model for one epoch, cut `dropped` and half the columns of `tags` from it."""
+    world = World(folder / "raw.parquet", *(folder / name for name in ("dataset", "full", "selection", "slim")))
+    pq.write_table(raw_rows(rows), world.raw)
+    ingest.run(
+        IngestConfig(
+            source=str(world.raw), fields=FIELDS, split={"train": 0.5, "gate": 0.0, "valid": 0.1, "test": 0.4}
+        ),
+        Tracker(),
+        dataset=world.dataset,
+    )
+    train = TrainConfig(epochs=1, batch_size=256, learning_rate=0.01, embedding_learning_rate=0.02, device="cpu")
+    config = PretrainConfig(model=ModelConfig(embedding_dim=4, options={"hidden": [16, 8]}), train=train)
+    pretrain.run(config, Tracker(), dataset=world.dataset, gated=world.full)
+    model, data = load_model(world.full), Dataset.open(world.dataset)
+    chosen = choose(data.schema, dropped)
+    with publish(world.selection, "selection") as scratch:
+        write_json(scratch / "selection.json", chosen.model_dump(mode="json"))
+    with publish(world.slim, "slim", dataset=data.fingerprint, selection=digest(world.selection)) as scratch:
+        save_model(model.narrow(chosen), scratch, Encoder.load(world.dataset))
+    return world
+
+
+def choose(schema: Schema, dropped: tuple[str, ...]) -> Selection:
+    """The selection that keeps all but `dropped`, and every second column of `tags`."""
+    decisions = {}
+    for i, field in enumerate(schema.fields):
+        width = field.block_width(4)
+        columns = () if field.name in dropped else tuple(range(0, width, 2 if field.name == "tags" else 1))
+        decisions[field.name] = Decision(columns=columns, width=width, score=1 - i / 10, bytes=4 * field.rows * width)
+    return Selection(
+        method="by hand", seed=0, budget=Budget(fields=len(schema.fields) - len(dropped)), fields=decisions
+    )

@@ -1,0 +1,177 @@
+"""The verdict against oracles: all pairs, scikit-learn, the bootstrap, duplicated rows and simulated worlds."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from slimrec.certify import compare, influence, rows_needed, verdict
+from slimrec.errors import InputError
+
+
+def world(seed, rows=400, lift=1.0, noise=0.5, ties=True):
+    """Labels and two correlated scores."""
+    random = np.random.default_rng(seed)
+    label = random.random(rows) < 0.3
+    full = label * lift + random.normal(size=rows)
+    slim = full + noise * random.normal(size=rows)
+    if ties:
+        full, slim = np.round(full, 1), np.round(slim, 1)
+    return label.astype(np.uint8), full, slim, random
+
+
+def all_pairs_auc(label, score, weight):
+    positives, negatives = np.flatnonzero(label == 1), np.flatnonzero(label == 0)
+    wins = sum(
+        weight[i] * weight[j] * (1.0 if score[i] > score[j] else 0.5 if score[i] == score[j] else 0.0)
+        for i in positives
+        for j in negatives
+    )
+    return wins / (weight[positives].sum() * weight[negatives].sum())
+
+
+def test_weighted_auc_equals_the_count_over_all_pairs_and_scikit_learn():
+    label, full, slim, random = world(1, rows=120)
+    weight = random.uniform(0.1, 5, 120)
+    found = compare(label, full, slim, weight)
+    assert found.full_auc == pytest.approx(all_pairs_auc(label, full, weight), abs=1e-12)
+    assert found.slim_auc == pytest.approx(all_pairs_auc(label, slim, weight), abs=1e-12)
+    assert found.full_auc == pytest.approx(roc_auc_score(label, full, sample_weight=weight), abs=1e-12)
+    assert found.difference == pytest.approx(found.slim_auc - found.full_auc, abs=1e-15)
+
+
+def test_error_equals_delongs_formula_written_out():
+    label, full, slim, _ = world(2, rows=150)
+    positive, negative = label == 1, label == 0
+    kernel = [(s[positive][:, None] > s[negative]) + 0.5 * (s[positive][:, None] == s[negative]) for s in (full, slim)]
+    gap = kernel[1] - kernel[0]
+    by_positive, by_negative = gap.mean(axis=1), gap.mean(axis=0)
+    variance = by_positive.var(ddof=1) / positive.sum() + by_negative.var(ddof=1) / negative.sum()
+    assert compare(label, full, slim).error == pytest.approx(np.sqrt(variance), rel=1e-12)
+
+
+def test_influences_sum_to_zero_and_match_the_derivative_of_auc_by_each_weight():
+    label, full, _, random = world(3, rows=60)
+    weight, step = random.uniform(0.5, 2, 60), 1e-6
+    auc, found = influence(label == 1, full, weight)
+    assert found.sum() == pytest.approx(0, abs=1e-12)
+    for row in range(0, 60, 7):
+        nudged = weight.copy()
+        nudged[row] += step
+        slope = (all_pairs_auc(label, full, nudged) - auc) / step
+        assert found[row] == pytest.approx(slope * weight[row], abs=1e-5)
+
+
+def test_error_agrees_with_the_bootstrap_over_groups():
+    random = np.random.default_rng(4)
+    group = np.repeat(np.arange(150), 6)
+    taste = np.repeat(random.normal(size=150), 6)  # what the rows of a group share, in label and scores
+    label = (random.random(900) < 1 / (1 + np.exp(1 - taste))).astype(np.uint8)
+    full = taste + random.normal(size=900)
+    slim = full + np.repeat(random.normal(size=150), 6)
+    draws = []
+    for _ in range(600):
+        rows = np.concatenate([np.arange(6 * g, 6 * g + 6) for g in random.integers(0, 150, 150)])
+        draws.append(roc_auc_score(label[rows], slim[rows]) - roc_auc_score(label[rows], full[rows]))
+    clustered, naive = compare(label, full, slim, group=group), compare(label, full, slim)
+    assert clustered.error == pytest.approx(np.std(draws), rel=0.12)
+    assert clustered.error > 1.1 * naive.error  # treating a group's rows as independent would flatter
+    assert clustered.clusters == 150 and naive.clusters == 900
+
+
+def test_integer_weights_give_the_point_estimate_of_duplicated_rows():
+    label, full, slim, random = world(5)
+    times = random.integers(0, 4, len(label))
+    weighted = compare(label, full, slim, times)
+    repeated = compare(np.repeat(label, times), np.repeat(full, times), np.repeat(slim, times))
+    assert weighted.difference == pytest.approx(repeated.difference, abs=1e-12)
+    assert weighted.rows == (times > 0).sum()
+
+
+def test_duplicating_every_row_within_its_group_leaves_the_interval_unchanged():
+    label, full, slim, random = world(6)
+    group = random.integers(0, 80, len(label))
+    once = compare(label, full, slim, group=group)
+    thrice = compare(*(np.repeat(v, 3) for v in (label, full, slim)), group=np.repeat(group, 3))
+    assert (thrice.low, thrice.high) == pytest.approx((once.low, once.high), abs=1e-12)
+
+
+def test_order_of_rows_and_a_monotone_change_of_scores_do_not_matter():
+    label, full, slim, random = world(7)
+    weight, order = random.uniform(0.1, 2, len(label)), random.permutation(len(label))
+    plain = dataclasses.astuple(compare(label, full, slim, weight))
+    shuffled = compare(label[order], np.exp(full[order]), 3 * slim[order] - 7, weight[order])
+    assert dataclasses.astuple(shuffled) == pytest.approx(plain, abs=1e-12)
+
+
+def test_each_bound_covers_the_true_difference_as_often_as_it_says():
+    """Full and slim are equally good by construction, so that the true difference is 0."""
+    outside_low = outside_high = 0
+    worlds = 1200
+    for seed in range(worlds):
+        random = np.random.default_rng(seed)
+        group = np.repeat(np.arange(100), 3)
+        label = random.random(300) < 0.3
+        signal, shared = label * 1.0, np.repeat(random.normal(size=(2, 100)), 3, axis=1)
+        full, slim = signal + shared + random.normal(size=(2, 300))
+        found = compare(label, full, slim, group=group)
+        outside_low += found.low > 0
+        outside_high += found.high < 0
+    assert 0.03 < outside_low / worlds < 0.07  # 5 % within three errors of the simulation
+    assert 0.03 < outside_high / worlds < 0.07
+
+
+def test_verdict_is_read_off_the_bounds():
+    label, full, slim, _ = world(8, rows=4000, noise=0.3)
+    found = compare(label, full, slim)
+    assert found.low < found.difference < found.high < 0
+    assert verdict(found, -found.low + 1e-9)[0] == "certified"
+    assert verdict(found, -found.high - 1e-6)[0] == "rejected"
+    outcome, reason = verdict(found, -found.difference + 0.1 * found.error)
+    assert outcome == "inconclusive" and "rows" in reason
+
+
+def test_a_model_compared_with_itself_is_certified_and_a_noise_model_rejected():
+    label, full, _, random = world(9, rows=4000)
+    assert verdict(compare(label, full, full), 0.0)[0] == "certified"
+    assert verdict(compare(label, full, random.normal(size=4000)), 0.01)[0] == "rejected"
+
+
+def test_with_the_rows_it_asks_for_nine_of_ten_worlds_are_certified():
+    def world_without_loss(seed, rows):
+        random = np.random.default_rng(seed)
+        label = random.random(rows) < 0.3
+        return label, *(label + random.normal(size=rows) + 0.3 * random.normal(size=(2, rows)))
+
+    pilot = dataclasses.replace(compare(*world_without_loss(0, 4000)), difference=0.0)  # what is true, known here
+    rows = rows_needed(pilot, 0.015)
+    outcomes = [verdict(compare(*world_without_loss(seed, rows)), 0.015)[0] for seed in range(1, 301)]
+    assert 0.85 < outcomes.count("certified") / 300 < 0.95
+    assert rows_needed(pilot, 0.0075) == pytest.approx(4 * rows, abs=4)  # half the loss, four times the rows
+
+
+@pytest.mark.parametrize("only", [0, 1])
+def test_one_class_is_inconclusive_and_never_certified(only):
+    found = compare(np.full(50, only), np.arange(50.0), np.arange(50.0))
+    outcome, reason = verdict(found, 0.4)
+    assert outcome == "inconclusive" and "AUC undefined" in reason
+
+
+def test_few_positive_groups_are_inconclusive_however_good_the_scores():
+    label = np.array([1] * 30 + [0] * 300)
+    group = np.concatenate([np.zeros(30), np.arange(1, 301)])
+    outcome, reason = verdict(compare(label, label * 1.0, label * 2.0, group=group), 0.4)
+    assert outcome == "inconclusive" and "1 independent positive" in reason
+
+
+def test_bad_labels_scores_and_weights_are_refused_by_name():
+    label, full, slim, _ = world(10)
+    with pytest.raises(InputError, match="labels must be 0 or 1"):
+        compare(label * 2, full, slim)
+    with pytest.raises(InputError, match="slim model scores 1 of 400"):
+        compare(label, full, np.where(np.arange(400) == 3, np.nan, slim))
+    with pytest.raises(InputError, match="weights must be finite"):
+        compare(label, full, slim, np.where(np.arange(400) == 3, -1, 1))
+    with pytest.raises(InputError, match="one value a row"):
+        compare(label, full[1:], slim)

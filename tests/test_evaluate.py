@@ -1,0 +1,110 @@
+"""The evaluate stage on a small trained world: figures, report, contract, and what it refuses."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import small
+from sklearn.metrics import roc_auc_score
+
+from slimrec.artifacts import verify
+from slimrec.config import EvaluateConfig
+from slimrec.data import Dataset
+from slimrec.errors import InputError
+from slimrec.serve import Predictor
+from slimrec.stages import evaluate
+from slimrec.track import Tracker
+from slimrec.weights import load_model
+
+GENEROUS = EvaluateConfig(allowed_auc_loss=0.2, latency_repeats=3)
+
+
+def judge(world, report, config=GENEROUS, **changed):
+    paths = {**world._asdict(), **changed}
+    return evaluate.run(
+        config, Tracker(), **{n: paths[n] for n in ("dataset", "slim", "full", "selection")}, report=report
+    )
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return small.make(tmp_path_factory.mktemp("evaluate"))
+
+
+@pytest.fixture(scope="module")
+def judged(world, tmp_path_factory):
+    report = tmp_path_factory.mktemp("report") / "report"
+    return judge(world, report), report
+
+
+def test_weighted_aucs_of_the_unseen_slice_agree_with_raw_rows_and_scikit_learn(world, judged):
+    rows = Dataset.open(world.dataset).split("test").row
+    raw = pq.read_table(world.raw).take(rows)
+    for name in ("full", "slim"):
+        scores = Predictor.load(getattr(world, name)).predict(raw)
+        expected = roc_auc_score(raw["click"], scores, sample_weight=raw["worth"])
+        assert judged[0][f"{name}_auc"] == pytest.approx(expected, abs=1e-6)
+    assert judged[0]["auc_low"] < judged[0]["auc_difference"] < judged[0]["auc_high"]
+
+
+def test_sizes_are_those_of_the_files(world, judged):
+    for name in ("full", "slim"):
+        payload = (getattr(world, name) / "model.safetensors").stat().st_size
+        header = int.from_bytes((getattr(world, name) / "model.safetensors").read_bytes()[:8], "little") + 8
+        assert judged[0][f"{name}_bytes"] == payload - header
+    assert judged[0]["fields_before"] == 7 and judged[0]["fields_after"] == 4
+    assert judged[0]["slim_embedding_bytes"] < judged[0]["full_embedding_bytes"]
+
+
+def test_a_generous_limit_is_certified_and_the_report_says_the_same_everywhere(judged):
+    metrics, report = judged
+    assert verify(report, "report") and metrics["verdict"] == "certified" and metrics["decision"] == "accept"
+    assert sorted(p.name for p in report.glob("report.*")) == ["report.html", "report.json", "report.md"]
+    facts = json.loads((report / "report.json").read_text())
+    assert facts["auc"]["slim"] == metrics["slim_auc"] and facts["decision"] == "accept" and facts["weighted"]
+    assert "3 of 7 fields can go" in (report / "report.md").read_text()
+
+
+def test_contract_frees_only_columns_that_nothing_else_reads(judged):
+    contract = json.loads((judged[1] / "contract.json").read_text())
+    assert contract["needed_columns"] == ["device", "embedding", "price", "tags"]
+    assert contract["training_columns"] == ["click", "user", "worth"]
+    # `device` is still read by another field, `user` is the group of the rows
+    assert [entry["column"] for entry in contract["safe_to_stop_computing"]] == ["noise"]
+    assert contract["candidates"] == []
+
+
+def test_without_a_certificate_nothing_is_safe_to_stop(world, tmp_path):
+    metrics = judge(world, tmp_path / "report", EvaluateConfig(allowed_auc_loss=0.0, latency_repeats=1))
+    contract = json.loads((tmp_path / "report" / "contract.json").read_text())
+    assert metrics["decision"] == "reject" and contract["safe_to_stop_computing"] == []
+    assert [entry["column"] for entry in contract["candidates"]] == ["noise"]
+
+
+def test_a_model_that_lost_a_needed_field_is_rejected(tmp_path):
+    world = small.make(tmp_path, dropped=("device", "device_again", "price", "embedding"))
+    metrics = judge(world, tmp_path / "report", EvaluateConfig(latency_repeats=1))
+    assert metrics["verdict"] == "rejected" and metrics["auc_high"] < -0.001
+
+
+def test_the_models_read_only_their_own_fields(world):
+    model = load_model(world.slim)
+    batch = next(Dataset.open(world.dataset, fields=model.schema.names).split("test").batches(10, shuffle="none"))
+    assert batch.ids.shape == (10, 1 + 3) and batch.dense.shape == (10, 3 + 1)
+
+
+def test_models_of_another_dataset_are_refused(world, tmp_path):
+    other = small.make(tmp_path, rows=1500)
+    with pytest.raises(InputError, match="the slim model was trained on dataset"):
+        judge(world, tmp_path / "report", slim=other.slim)
+    with pytest.raises(InputError, match="the full model was trained on dataset"):
+        judge(world, tmp_path / "report", full=other.full)
+    assert not (tmp_path / "report").exists()
+
+
+def test_same_models_same_verdict_to_the_bit(world, judged, tmp_path):
+    again = judge(world, tmp_path / "report")
+    same = [name for name in again if "_ms_" not in name]
+    assert {n: again[n] for n in same} == {n: judged[0][n] for n in same}
+    assert np.isfinite([v for v in again.values() if isinstance(v, float)]).all()

@@ -1,0 +1,109 @@
+"""Quality and cost figures against scikit-learn, hand computation and counting."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import log_loss as sk_log_loss
+from sklearn.metrics import roc_auc_score
+
+from slimrec import metrics
+from slimrec.config import ModelConfig
+from slimrec.model import build
+from slimrec.schema import Field, Schema, Statistics
+
+SCHEMA = Schema(
+    label="y",
+    fields=(
+        Field(name="a", kind="category", statistics=Statistics(rows=10)),
+        Field(name="b", kind="bag", max_length=2, statistics=Statistics(rows=20)),
+        Field(name="c", kind="number", statistics=Statistics(mean=(0.0,), deviation=(1.0,))),
+    ),
+)
+
+
+def rows(count, seed=0):
+    random = np.random.default_rng(seed)
+    logits = random.normal(size=count)
+    label = (random.random(count) < 1 / (1 + np.exp(-logits))).astype(np.float32)
+    return label, logits, random.uniform(0.1, 3, count)
+
+
+def batch(count):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 10, (count, 3), generator=generator, dtype=torch.int32), torch.randn(count, 1)
+
+
+def model(hidden=(8, 4)):
+    return build(SCHEMA, ModelConfig(embedding_dim=4, options={"hidden": list(hidden)}), seed=0)
+
+
+def test_auc_and_log_loss_agree_with_scikit_learn():
+    label, logits, weight = rows(500)
+    probability = 1 / (1 + np.exp(-logits))
+    assert metrics.auc(label, logits, weight) == pytest.approx(roc_auc_score(label, logits, sample_weight=weight))
+    expected = sk_log_loss(label, probability, sample_weight=weight)
+    assert metrics.log_loss(label, logits, weight) == pytest.approx(expected, abs=1e-12)
+
+
+def test_auc_of_one_class_is_undefined_and_not_a_number():
+    label, logits, weight = rows(50)
+    assert metrics.auc(np.ones(50), logits) is None
+    assert metrics.auc(label, logits, np.where(label == 1, 0, weight)) is None
+
+
+def test_probability_survives_extreme_logits():
+    found = metrics.probability(np.array([-1000.0, 0.0, 1000.0, -3.0]))
+    assert found == pytest.approx([0, 0.5, 1, 1 / (1 + np.exp(3))], abs=1e-15)
+
+
+def test_calibration_of_true_probabilities_is_good_and_of_doubled_odds_bad():
+    label, logits, weight = rows(40_000)
+    good, bad = metrics.calibration(label, logits, weight), metrics.calibration(label, logits + np.log(2), weight)
+    assert good["ratio"] == pytest.approx(1, abs=0.02) and good["error"] < 0.015
+    assert bad["ratio"] > 1.2 and bad["error"] > 0.1
+    assert metrics.calibration(np.zeros(10), np.zeros(10))["ratio"] is None
+
+
+def test_calibration_error_of_two_bins_by_hand():
+    label, logits = np.array([0, 1, 1, 1]), np.log(np.array([0.2, 0.2, 0.6, 0.6]) / np.array([0.8, 0.8, 0.4, 0.4]))
+    # halves: |0.2 - 0.5| and |0.6 - 1|, each with half of the rows
+    assert metrics.calibration(label, logits, bins=2)["error"] == pytest.approx(0.5 * 0.3 + 0.5 * 0.4)
+    assert metrics.calibration(label, logits, np.array([2, 2, 0, 2]), bins=2)["error"] == pytest.approx(
+        (4 * 0.3 + 2 * 0.4) / 6
+    )
+
+
+def test_size_counts_every_weight_once():
+    found = metrics.size(model())
+    dense = 8 * 9 + 8 + 4 * 8 + 4 + 4 + 1  # hidden layers 9 -> 8 -> 4 -> 1
+    assert found["embedding_rows"] == 30 and found["embedding_bytes"] == 30 * 4 * 4
+    assert found["parameters"] == 30 * 4 + dense
+    assert found["dense_bytes"] == 4 * (dense + 2)  # scale and shift of the number
+    assert found["bytes"] == found["embedding_bytes"] + found["dense_bytes"]
+
+
+def test_multiply_adds_are_those_of_the_matrix_products():
+    tower = 9 * 8 + 8 * 4 + 4 * 1
+    bag = 2 * 4  # the average over two slots
+    assert [metrics.multiply_adds(model(), batch(count)) for count in (1, 64)] == [tower + bag] * 2
+
+
+def test_a_larger_model_takes_longer_in_a_paired_timing():
+    large, small = metrics.compare_latency(model((1024, 1024)), batch(256), model((8,)), batch(256), repeats=9)
+    assert large > 2 * small > 0
+
+
+def test_scores_come_in_stored_order_whatever_the_batch_size(tmp_path):
+    import small
+
+    from slimrec.data import Dataset
+    from slimrec.weights import load_model
+
+    world = small.make(tmp_path, rows=1500)
+    test = Dataset.open(world.dataset).split("test")
+    trained = load_model(world.full).train()
+    whole = next(iter(test.batches(len(test), shuffle="none")))
+    with torch.no_grad():
+        expected = trained.eval()(whole.ids, whole.dense).numpy()
+    for size in (7, 100_000):
+        assert metrics.score(trained, test, size) == pytest.approx(expected, abs=1e-6)

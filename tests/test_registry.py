@@ -1,0 +1,233 @@
+"""The registry on a real SQLite store: one version for one content, loaded back before it counts, refusals with reasons."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import small
+from mlflow import MlflowClient
+from pydantic import BaseModel
+
+from slimrec import registry, track
+from slimrec.artifacts import digest
+from slimrec.config import EvaluateConfig, RegisterConfig
+from slimrec.errors import ConfigError, InputError, Preempted, TransientError
+from slimrec.serve import Predictor, example_rows
+from slimrec.stages import evaluate, register
+from slimrec.track import Tracker
+
+ACCEPT, REJECT = (EvaluateConfig(allowed_auc_loss=loss, latency_repeats=1) for loss in (0.2, 0.0))
+
+
+class Settings(BaseModel):
+    source: str = "https://me:secret@host/x?token=abc&rows=1"
+    train: dict = {"epochs": 3, "deep": {"er": [1, 2]}}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """MLflow on SQLite, with its artifacts beside it."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        patch.setenv("MLFLOW_EXPERIMENT_NAME", "tests")
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def client(store):
+    return MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+
+
+@pytest.fixture(scope="module")
+def world(store, tmp_path_factory):
+    return small.make(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def reports(world, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reports")
+    for name, config in (("accept", ACCEPT), ("reject", REJECT)):
+        paths = {n: getattr(world, n) for n in ("dataset", "slim", "full", "selection")}
+        evaluate.run(config, Tracker(), **paths, report=folder / name)
+    return folder
+
+
+def step(world, reports, name, promote=True, decision="accept"):
+    """One register step under a run of its own, as the pipeline does it."""
+    config = RegisterConfig(name=name, promote=promote)
+    with track.run("register", "", config) as tracker:
+        found = register.run(config, tracker, slim=world.slim, report=reports / decision, selection=world.selection)
+    return found, tracker.run_id
+
+
+@pytest.fixture(scope="module")
+def registered(world, reports):
+    return step(world, reports, "ctr")
+
+
+def test_an_accepted_model_becomes_version_one_with_both_aliases(client, world, registered):
+    found, _ = registered
+    assert found["registered"] and found["version"] == "1" and found["aliases"] == ["challenger", "champion"]
+    for alias in found["aliases"]:
+        assert client.get_model_version_by_alias("ctr", alias).version == 1
+    version = client.get_model_version("ctr", "1")
+    assert version.tags["slimrec.digest"] == digest(world.slim)
+    assert version.tags["slimrec.verdict"] == "certified" and version.tags["slimrec.fields"] == "4 of 7"
+    assert version.description == found["reason"]
+
+
+def test_report_and_selection_lie_with_the_run(client, registered):
+    names = {item.path for item in client.list_artifacts(registered[1], "report")}
+    assert {"report/report.html", "report/contract.json", "report/report.json", "report/report.md"} <= names
+    assert "selection.json" in {item.path for item in client.list_artifacts(registered[1])}
+
+
+def test_what_was_logged_holds_no_pickle(store, registered):
+    files = [path for path in (store / "artifacts").rglob("*") if path.is_file()]
+    assert any(path.suffix == ".safetensors" for path in files)
+    assert not [p for p in files if p.suffix in (".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".pyc")]
+    assert not [p for p in files if p.read_bytes()[:2] in (b"\x80\x04", b"\x80\x05")]
+
+
+def test_a_clean_process_uses_the_code_stored_with_the_model_and_scores_alike(world, registered, tmp_path):
+    rows = small.raw_rows(50, seed=3).select(["device", "price", "embedding", "tags", "noise"])
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    script = """
+import json, sys, mlflow, pandas
+model = mlflow.pyfunc.load_model("models:/ctr@champion")
+import slimrec
+rows = pandas.read_parquet(sys.argv[1])
+scores = model.predict(rows)["probability"].tolist()
+try:
+    model.predict(rows.drop(columns="device"))
+    refusal = ""
+except Exception as error:
+    refusal = str(error)
+print(json.dumps({"code": slimrec.__file__, "scores": scores, "refusal": refusal}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script, str(tmp_path / "rows.parquet")],
+        cwd=tmp_path,
+        env={**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert not Path(found["code"]).is_relative_to(Path(registry.__file__).parent)
+    assert Path(found["code"]).parts[-3] == "code"
+    assert found["scores"] == pytest.approx(Predictor.load(world.slim).predict(rows), abs=1e-6)
+    assert "device" in found["refusal"]
+
+
+def test_a_step_that_runs_again_makes_no_second_version(client, world, reports, registered):
+    again, _ = step(world, reports, "ctr")
+    assert again["version"] == "1" and len(client.search_model_versions("name = 'ctr'")) == 1
+
+
+def test_a_step_killed_before_the_alias_is_finished_by_the_next_run(client, world, reports):
+    step(world, reports, "killed", promote=False)
+    client.delete_registered_model_alias("killed", "challenger")
+    again, _ = step(world, reports, "killed")
+    assert again["version"] == "1" and client.get_model_version_by_alias("killed", "challenger").version == 1
+
+
+def test_champion_stays_where_it_is_unless_asked(client, world, reports):
+    found, _ = step(world, reports, "modest", promote=False)
+    assert found["aliases"] == ["challenger"]
+    assert client.get_registered_model("modest").aliases.keys() == {"challenger"}
+
+
+def test_of_two_steps_that_race_only_the_older_version_stays(client, world, reports, registered):
+    """Both have looked and found nothing; both create: the second withdraws its own."""
+    content = digest(world.slim)
+    source = client.get_model_version("ctr", "1")
+    client.create_registered_model("race")
+
+    logged = SimpleNamespace(model_uri=source.source, model_id=source.model_id)
+    first = registry._create_version(client, "race", logged, source.run_id, content)
+    second = registry._create_version(client, "race", logged, source.run_id, content)
+    assert first == second == "1"
+    assert len(client.search_model_versions("name = 'race'")) == 1
+
+
+def test_a_model_that_is_not_certified_is_refused_with_its_reason(client, world, reports):
+    found, run_id = step(world, reports, "refused", decision="reject")
+    assert not found["registered"] and found["version"] == "" and "AUC" in found["reason"]
+    assert client.get_run(run_id).data.tags["slimrec.refused"] == found["reason"]
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert not client.search_registered_models("name = 'refused'")
+
+
+def test_a_report_on_another_model_does_not_register_this_one(world, reports, tmp_path):
+    other = small.make(tmp_path, rows=1500)
+    with pytest.raises(InputError, match="judges another model"):
+        register.run(RegisterConfig(name="other"), Tracker(), slim=other.slim, report=reports / "accept")
+
+
+def test_registering_without_a_tracking_server_says_what_to_set(world, reports, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI"):
+        register.run(RegisterConfig(), Tracker(), slim=world.slim, report=reports / "accept")
+
+
+def test_stage_runs_are_nested_under_the_audit_with_flat_params_and_no_secrets(client):
+    audit = track.start_audit("nightly", {"ingest": {"source": "s3://key:secret@bucket/x"}})
+    with track.run("pretrain", audit, Settings()) as tracker:
+        tracker.metrics({"valid_auc": 0.7, "loss": 0.5}, step=1)
+        tracker.metric("valid_auc", 0.8, step=2)
+    child = client.get_run(tracker.run_id)
+    assert child.data.tags["mlflow.parentRunId"] == audit and child.info.run_name == "pretrain"
+    assert child.data.params["train.epochs"] == "3" and child.data.params["train.deep.er"] == "[1, 2]"
+    assert child.data.params["source"] == "https://***@host/x?token=***&rows=1"
+    assert client.get_run(audit).data.params["ingest.source"] == "s3://***@bucket/x"
+    assert [(m.step, m.value) for m in client.get_metric_history(tracker.run_id, "valid_auc")] == [(1, 0.7), (2, 0.8)]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(InputError("no rows"), "FAILED"), (Preempted("asked to stop"), "KILLED")]
+)
+def test_a_stage_that_fails_leaves_its_reason_on_its_run(client, error, status):
+    with pytest.raises(type(error)), track.run("ingest", "", Settings()) as tracker:
+        raise error
+    run = client.get_run(tracker.run_id)
+    assert run.info.status == status and str(error) in run.data.tags["slimrec.reason"]
+
+
+def test_without_a_tracking_uri_nothing_is_tracked(monkeypatch, tmp_path):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.chdir(tmp_path)
+    assert track.start_audit("x", {}) == ""
+    with track.run("ingest", "", Settings()) as tracker:
+        tracker.metric("a", 1.0)
+        tracker.artifact(Path(__file__))
+    assert tracker.run_id == "" and not list(tmp_path.iterdir())
+
+
+def test_trouble_with_tracking_does_not_hide_why_a_stage_failed(client):
+    with pytest.raises(InputError, match="no rows"), track.run("ingest", "", Settings()) as tracker:
+        client.delete_run(tracker.run_id)  # from here on the run takes no tag and no status
+        raise InputError("no rows")
+
+
+def test_a_server_that_is_down_is_a_transient_error(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(TransientError, match="MLflow at http://127.0.0.1:9 failed"):
+        track.start_audit("x", {})
+
+
+def test_example_rows_score_alike_through_the_stored_model(client, world, registered):
+    import mlflow
+
+    rows = example_rows(Predictor.load(world.slim).encoder)
+    model = mlflow.pyfunc.load_model(client.get_model_version("ctr", "1").source)
+    assert np.allclose(model.predict(rows)["probability"], Predictor.load(world.slim).predict(rows), atol=1e-6)

@@ -1,0 +1,157 @@
+"""The report: complete, self-contained, small, and deaf to whatever the data calls its columns."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from slimrec.report import axis, headline, html, markdown, write
+
+HOSTILE = '<script>alert(1)</script>|`=cmd()`"onload=x'
+
+
+def facts(count=12, verdict="certified", names=None, threshold=None):
+    """Facts of a report over `count` fields, the worse half of them dropped."""
+    fields = [
+        {
+            "name": names[i] if names else f"field_{i:03d}",
+            "column": f"column_{i}",
+            "kind": ("category", "number", "bag")[i % 3],
+            "score": round(0.98 * (1 - i / count) ** 1.5, 4),
+            "kept": i < count / 2,
+            "columns": (8 if i % 3 != 1 else 1) if i < count / 2 else 0,
+            "width": 8 if i % 3 != 1 else 1,
+            "rows": 0 if i % 3 == 1 else 17 * (i + 1) ** 2,
+            "bytes": 0 if i % 3 == 1 else 17 * (i + 1) ** 2 * 32,
+        }
+        for i in range(count)
+    ]
+    total = sum(field["bytes"] for field in fields)
+    left = sum(field["bytes"] for field in fields if field["kept"])
+    sizes = [
+        {"embedding_rows": b // 32, "embedding_bytes": b, "dense_bytes": d, "bytes": b + d, "multiply_adds": d // 4}
+        for b, d in ((total, 51_200), (left, 27_904))
+    ]
+    low, high = {"certified": (-0.00042, 0.00101), "rejected": (-0.0091, -0.0052)}.get(verdict, (-0.0021, 0.0009))
+    return {
+        "verdict": verdict,
+        "decision": "accept" if verdict == "certified" else "reject",
+        "reason": "with 95 % confidence the AUC changes by so and so much",
+        "allowed_auc_loss": 0.001,
+        "confidence": 0.95,
+        "auc": {
+            "full": 0.79431,
+            "slim": 0.79431 + (low + high) / 2,
+            "difference": (low + high) / 2,
+            "low": low,
+            "high": high,
+        },
+        "rows": 100_021,
+        "clusters": 6040,
+        "grouped": True,
+        "weighted": False,
+        "quality": {name: {"logloss": 0.54321, "ratio": 1.013, "error": 0.0081} for name in ("full", "slim")},
+        "size": dict(zip(("full", "slim"), sizes)),
+        "latency": [
+            {"batch": 1, "full_ms": 0.181, "slim_ms": 0.122},
+            {"batch": 4096, "full_ms": 3.411, "slim_ms": 1.302},
+        ],
+        "fields": fields,
+        "stoppable": [field["name"] for field in fields if not field["kept"]],
+        "threshold": threshold,
+        "dataset": "a1b2" * 16,
+        "slim_digest": "c3d4" * 16,
+        "made": {
+            "method": "some-method",
+            "seed": 0,
+            "budget": "keep = 0.5",
+            "evidence": {"effective shuffle rate": 0.98},
+            "backbone": "widedeep",
+            "embedding_dim": 8,
+            "rows": {"train": 800_167, "gate": 50_011, "valid": 50_010, "test": 100_021},
+        },
+    }
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text, of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_page_names_every_field_with_its_fate_and_score():
+    page = Page(html(facts()))
+    rows = [a for t, a in page.tags if t == "tr" and a.get("class") in ("kept", "dropped")]
+    bars = [a["style"] for t, a in page.tags if t == "span" and a.get("class") == "bar"]
+    assert [row["class"] for row in rows] == ["kept"] * 6 + ["dropped"] * 6
+    assert len(bars) == 12 and bars[0] == "width:98.00%"
+    assert all(f"field_{i:03d}" in page.text for i in range(12))
+
+
+def test_page_asks_for_nothing_from_outside_and_runs_nothing():
+    text = html(facts())
+    page = Page(text)
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "img", "base", "form"}
+    assert not re.search(r"https?://|url\(|@import|javascript:", text)
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on") or name == "src"]
+    policy = next(a["content"] for t, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def test_hostile_field_names_come_out_as_text():
+    hostile = facts(2, names=[HOSTILE, "</style><img src=x onerror=y>"])
+    plain = facts(2)
+    page = Page(html(hostile))
+    assert [tag for tag, _ in page.tags] == [tag for tag, _ in Page(html(plain)).tags]
+    assert HOSTILE in page.text
+    written = markdown(hostile)
+    assert "<script>" not in written and "<img" not in written
+    rows = [line for line in written.splitlines() if "cmd" in line]
+    assert len(rows) == 1 and len(re.findall(r"(?<!\\)\|", rows[0])) == 8  # still one row of seven cells
+
+
+def test_three_hundred_fields_stay_far_below_a_megabyte():
+    assert len(html(facts(300)).encode()) < 300_000
+
+
+@pytest.mark.parametrize("verdict", ["certified", "rejected", "inconclusive"])
+def test_headline_says_what_goes_and_what_it_saves(verdict):
+    sentence = headline(facts(verdict=verdict))
+    assert "6 of 12 fields" in sentence and "smaller, " in sentence
+    assert ("can go;" in sentence) == (verdict == "certified")
+
+
+def test_marks_of_the_auc_figure_lie_in_order_inside_it():
+    found = axis(facts())
+    assert 0 < found["allowed"] < found["low"] < found["zero"] < found["difference"] < found["high"] < 100
+    wide = axis(facts(verdict="rejected"))
+    assert 0 < wide["low"] < wide["high"] < wide["allowed"] < wide["zero"] < 100
+
+
+def test_undefined_auc_still_makes_a_report():
+    one_class = facts(verdict="inconclusive")
+    one_class["auc"] = dict.fromkeys(one_class["auc"])
+    one_class["quality"]["slim"]["ratio"] = None
+    assert "undefined" in Page(html(one_class)).text and axis(one_class) is None
+    assert "undefined" in markdown(one_class)
+
+
+def test_threshold_is_drawn_only_when_there_is_one():
+    lines = [sum(a.get("class") == "limit" for _, a in Page(html(facts(threshold=t))).tags) for t in (None, 0.4)]
+    assert lines == [0, 12]
+
+
+def test_written_folder_holds_the_facts_unchanged(tmp_path):
+    write(tmp_path, facts())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "report.json", "report.md"]
+    assert json.loads((tmp_path / "report.json").read_text()) == facts()

@@ -1,0 +1,157 @@
+"""Serving raw rows: the same logits as in training, extra columns ignored, missing ones refused."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+import small
+import torch
+
+from slimrec import metrics
+from slimrec.data import Dataset
+from slimrec.errors import InputError, SecurityError
+from slimrec.serve import Predictor, example_rows, predict_file
+from slimrec.weights import load_model
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return small.make(tmp_path_factory.mktemp("serve"))
+
+
+@pytest.fixture(scope="module")
+def predictor(world):
+    return Predictor.load(world.slim)
+
+
+@pytest.fixture
+def rows():
+    return small.raw_rows(500, seed=1)
+
+
+def test_raw_rows_get_the_logits_that_training_saw(world, predictor):
+    model = load_model(world.slim)
+    test = Dataset.open(world.dataset, fields=model.schema.names).split("test")
+    raw = pq.read_table(world.raw).take(test.row)
+    assert np.abs(predictor.logits(raw) - metrics.score(model, test)).max() < 1e-6
+
+
+def test_probabilities_are_the_logistic_of_the_logits(predictor, rows):
+    expected = torch.sigmoid(torch.from_numpy(predictor.logits(rows))).numpy()
+    assert predictor.predict(rows) == pytest.approx(expected, abs=1e-12)
+
+
+def test_pandas_and_arrow_rows_score_alike(predictor, rows):
+    assert predictor.predict(rows.to_pandas()) == pytest.approx(predictor.predict(rows), abs=0)
+
+
+def test_order_of_columns_and_rows_sent_alone_change_nothing(predictor, rows):
+    expected = predictor.predict(rows)
+    assert (predictor.predict(rows.select(rows.column_names[::-1])) == expected).all()
+    alone = [predictor.predict(rows.slice(i, 1))[0] for i in range(20)]
+    assert alone == pytest.approx(expected[:20], abs=1e-6)
+
+
+def test_more_rows_than_are_scored_at_once_come_back_in_order(predictor, rows):
+    many = pa.concat_tables([rows] * 40)  # 20,000 rows
+    assert predictor.predict(many) == pytest.approx(np.tile(predictor.predict(rows), 40), abs=1e-6)
+
+
+def test_columns_of_dropped_fields_are_ignored_and_counted(world, rows):
+    predictor = Predictor.load(world.slim)
+    needed = rows.select(["device", "price", "embedding", "tags"])
+    assert (predictor.predict(needed) == predictor.predict(rows)).all()
+    assert predictor.ignored == dict.fromkeys(["click", "worth", "user", "noise", "unread"], 500)
+
+
+def test_a_missing_needed_column_is_refused_by_name(predictor, rows):
+    with pytest.raises(InputError, match=r"the rows lack 'device', 'tags'; the model needs"):
+        predictor.predict(rows.drop_columns(["tags", "device"]))
+    with pytest.raises(InputError, match="'price' more than once"):
+        predictor.predict(rows.append_column("price", rows["price"]))
+
+
+def test_unreadable_values_are_refused_with_their_row(predictor, rows):
+    price = rows["price"].to_pylist()
+    price[321] = float("inf")
+    with pytest.raises(InputError, match="row 322.*'price'"):
+        predictor.predict(rows.set_column(4, "price", [price]))
+    with pytest.raises(InputError, match="mixes types"):
+        predictor.predict(pd.DataFrame({**rows.to_pandas(), "device": [1, "two"] * 250}))
+
+
+def test_unseen_and_missing_values_are_scored(predictor, rows):
+    frame = rows.slice(0, 3).to_pandas()
+    frame["device"], frame["price"], frame["tags"] = ["never seen", None, ""], [None, 1.0, 2.0], [[], None, ["?"]]
+    assert np.isfinite(predictor.predict(frame)).all()
+
+
+def test_no_rows_give_no_probabilities(predictor, rows):
+    assert predictor.predict(rows.slice(0, 0)).shape == (0,)
+
+
+def test_example_rows_are_rows_that_the_model_accepts(predictor):
+    frame = example_rows(predictor.encoder)
+    assert list(frame.columns) == ["device", "embedding", "price", "tags"]
+    assert np.isfinite(predictor.predict(frame)).all() and len(set(predictor.predict(frame))) == 3
+
+
+def test_files_score_like_rows_in_memory(world, predictor, rows, tmp_path, capsys):
+    expected = predictor.predict(rows)
+    pq.write_table(rows, tmp_path / "rows.parquet", row_group_size=70)
+    for name, read in (("out.parquet", pq.read_table), ("out.csv", pyarrow.csv.read_csv)):
+        predict_file(world.slim, tmp_path / "rows.parquet", tmp_path / name)
+        assert read(tmp_path / name)["probability"].to_numpy() == pytest.approx(expected, abs=1e-6)
+    predict_file(world.slim, tmp_path / "rows.parquet")
+    assert [float(line) for line in capsys.readouterr().out.split()] == pytest.approx(expected, abs=1e-6)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "out.parquet", "rows.parquet"]
+
+
+def test_csv_cells_mean_what_they_meant_in_training(tmp_path):
+    dropped = ("embedding", "tags", "noise", "user_id", "device_again")
+    world = small.make(tmp_path, dropped, rows=1500)
+    rows = small.raw_rows(200, seed=2).select(["price", "device", "noise"])
+    pyarrow.csv.write_csv(rows, tmp_path / "rows.csv")
+    predict_file(world.slim, tmp_path / "rows.csv", tmp_path / "out.csv")
+    found = pyarrow.csv.read_csv(tmp_path / "out.csv")["probability"].to_numpy()
+    assert found == pytest.approx(Predictor.load(world.slim).predict(rows), abs=1e-6)
+
+
+def test_files_without_a_needed_column_leave_nothing_behind(world, rows, tmp_path):
+    pq.write_table(rows.drop_columns(["price"]), tmp_path / "rows.parquet")
+    (tmp_path / "rows.csv").write_text("device,tags\nphone 1,3\n")
+    for name in ("rows.parquet", "rows.csv"):
+        with pytest.raises(InputError, match="the rows lack"):
+            predict_file(world.slim, tmp_path / name, tmp_path / "out.csv")
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "rows.parquet").read_bytes()[:500])
+    with pytest.raises(InputError, match="cut.parquet"):
+        predict_file(world.slim, tmp_path / "cut.parquet", tmp_path / "out.csv")
+    many = pa.concat_tables([rows] * 40)
+    price = np.where(np.arange(len(many)) == 17_000, np.inf, many["price"])
+    pq.write_table(many.set_column(many.column_names.index("price"), "price", [price]), tmp_path / "late.parquet")
+    with pytest.raises(InputError, match="late.parquet, row 17001"):
+        predict_file(world.slim, tmp_path / "late.parquet", tmp_path / "out.csv")
+    with pytest.raises(InputError, match="no such path"):
+        predict_file(world.slim, tmp_path / "none.csv", tmp_path / "out.csv")
+    assert not [path for path in tmp_path.iterdir() if "out" in path.name]
+
+
+def test_a_changed_byte_in_the_model_is_refused(world, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(world.slim, tmp_path / "slim")
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    with pytest.raises(SecurityError, match="model.safetensors"):
+        Predictor.load(folder)
+
+
+def test_the_model_folder_holds_only_plain_data(world):
+    kinds = {path.suffix for path in world.slim.rglob("*") if path.is_file()}
+    assert kinds == {".json", ".safetensors", ".parquet"}
+    assert json.loads((world.slim / "manifest.json").read_text())["kind"] == "slim"
