@@ -9,20 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from pyarrow import csv, fs
 
-from slimrec import planted
+from slimrec import files, planted
 from slimrec.config import IngestConfig, read_schema
 from slimrec.errors import ConfigError, InputError, did_you_mean
 from slimrec.keys import check_key_types
 from slimrec.schema import Schema
-from slimrec.storage import list_files, reading_error
+from slimrec.storage import list_files
 from slimrec.values import check_type, family
-
-PARQUET = (".parquet", ".pq")
-TEXT = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
-_CSV_BLOCK = 4 << 20  # bytes parsed at once; no line may be longer
 
 
 class Chunk(NamedTuple):
@@ -89,91 +83,49 @@ class Files(Source):
 
     def __init__(self, config: IngestConfig, schema: Schema):
         super().__init__(config, schema)
-        self.system, self.files = list_files(config.source, PARQUET + TEXT)
-        formats = {file.endswith(PARQUET) for file in self.files}
-        if len(formats) > 1:
+        self.system, self.names = list_files(config.source, files.PARQUET + files.TEXT)
+        if len({name.endswith(files.PARQUET) for name in self.names}) > 1:
             raise InputError(f"{config.source} holds Parquet and CSV files; give a folder with one format")
-        self.parquet = formats.pop()
-        self._total = 0
+        self._schemas: dict[str, pa.Schema] = {}
+        self._total: int | None = None
 
     @property
     def total(self) -> int | None:
-        return min(self._total, self.limit or self._total) if self.parquet else None
+        return self._total and min(self._total, self.limit or self._total)
 
     def check(self) -> None:
         families: dict[str, tuple[str, str]] = {}
-        for file in self.files:
-            try:
-                schema = self._parquet_schema(file) if self.parquet else self._csv_schema(file)
-            except (OSError, pa.ArrowException) as error:
-                raise reading_error(file, error) from error
-            check_columns(self.schema, self.columns, schema, file)
+        counts = []
+        for name in self.names:
+            found, rows = files.inspect(self.system, name)
+            found = self._typed(found) if rows is None else found
+            check_columns(self.schema, self.columns, found, name)
+            self._schemas[name] = found
+            counts.append(rows)
             for column in self.columns:
-                here = family(schema.field(column).type)
-                other, there = families.setdefault(column, (file, here))
+                here = family(found.field(column).type)
+                other, there = families.setdefault(column, (name, here))
                 if here != there and "nothing" not in (here, there):
                     raise InputError(
-                        f"column '{column}' is {here} in {file} and {there} in {other}; write it with one type"
+                        f"column '{column}' is {here} in {name} and {there} in {other}; write it with one type"
                     )
+        self._total = None if None in counts else sum(counts)
 
-    def _parquet_schema(self, file: str) -> pa.Schema:
-        with self.system.open_input_file(file) as stream:
-            opened = pq.ParquetFile(stream)
-            if opened.metadata.num_rows == 0:
-                raise InputError(f"{file} has no rows; remove the file or fill it")
-            self._total += opened.metadata.num_rows
-            return opened.schema_arrow
-
-    def _csv_schema(self, file: str) -> pa.Schema:
-        with self.system.open_input_stream(file) as stream:
-            found = csv.open_csv(stream, csv.ReadOptions(block_size=_CSV_BLOCK), _csv_format(file)).schema
-        types = self._csv_types(found)
-        return pa.schema([pa.field(field.name, types.get(field.name, field.type)) for field in found])
-
-    def _csv_types(self, found: pa.Schema) -> dict[str, pa.DataType]:
-        """What each column must be read as; the type of a time column is left to its first block."""
+    def _typed(self, found: pa.Schema) -> pa.Schema:
+        """A CSV's columns with the types that the schema needs; a time column keeps what its first block looks like."""
         numeric = {field.column for field in self.schema.fields if field.kind == "number"}
         numeric |= {self.schema.label.column, self.schema.weight}
-        guessed = {self.schema.time} - numeric
-        return {
-            column: pa.float64() if column in numeric else pa.string()
-            for column in self.columns
-            if column not in guessed
-        } | {name: found.field(name).type for name in guessed if name and found.get_field_index(name) >= 0}
+        plain = {field.column for field in self.schema.fields} | {self.schema.group}
+        kinds = dict.fromkeys(plain, pa.string()) | dict.fromkeys(numeric, pa.float64())
+        return pa.schema([pa.field(field.name, kinds.get(field.name, field.type)) for field in found])
 
     def fingerprint(self) -> str:
-        total = hashlib.sha256()
-        for file in self.files:
-            with self.system.open_input_stream(file, compression=None) as stream:
-                total.update(hashlib.file_digest(stream, "sha256").digest())
-        return total.hexdigest()
+        return files.digest(self.system, self.names)
 
     def _stream(self, columns: list[str]) -> Iterator[tuple[str, Iterator[pa.RecordBatch]]]:
-        for file in self.files:
-            batches = self._read_parquet(file, columns) if self.parquet else self._read_csv(file, columns)
-            yield file, _translated(file, batches)
-
-    def _read_parquet(self, file: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        local = isinstance(self.system, fs.LocalFileSystem)
-        with self.system.open_input_file(file) as stream:
-            opened = pq.ParquetFile(
-                stream, buffer_size=0 if not local else 1 << 20, pre_buffer=not local, page_checksum_verification=True
-            )
-            for batch in opened.iter_batches(self.batch_rows, columns=columns):
-                yield batch.select(columns)
-
-    def _read_csv(self, file: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        with self.system.open_input_stream(file) as stream:
-            found = csv.open_csv(stream, csv.ReadOptions(block_size=_CSV_BLOCK), _csv_format(file)).schema
-        convert = csv.ConvertOptions(
-            include_columns=columns,
-            column_types={name: kind for name, kind in self._csv_types(found).items() if name in columns},
-            null_values=[""],  # an empty cell is missing, a quoted empty cell the empty text
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=False,
-        )
-        with self.system.open_input_stream(file) as stream:
-            yield from csv.open_csv(stream, csv.ReadOptions(block_size=_CSV_BLOCK), _csv_format(file), convert)
+        for name in self.names:
+            schema = pa.schema([self._schemas[name].field(column) for column in columns])
+            yield name, files.read(self.system, name, schema, self.batch_rows)
 
 
 class Planted(Source):
@@ -225,19 +177,6 @@ def check_columns(schema: Schema, needed: list[str], found: pa.Schema, file: str
     for field in schema.fields:
         check_type(field, found.field(field.column).type, file)
     check_key_types(schema, found, file)
-
-
-def _csv_format(file: str) -> csv.ParseOptions:
-    delimiter = "\t" if ".tsv" in file[-7:] else ","
-    return csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-
-
-def _translated(file: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same batches; a failure to read becomes an error that names the file."""
-    try:
-        yield from batches
-    except (OSError, pa.ArrowException) as error:
-        raise reading_error(file, error) from error
 
 
 def _evenly(batches: Iterator[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:

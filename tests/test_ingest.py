@@ -1,0 +1,473 @@
+"""Ingest: splits, what is learnt from training rows only, sameness of results, bounded memory, and every bad input."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import boto3
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from moto.server import ThreadedMotoServer
+
+from slimrec import artifacts, planted
+from slimrec.config import IngestConfig, SampleConfig, parse, read_schema
+from slimrec.data import Dataset, read_subset, rest_of
+from slimrec.draft import draft
+from slimrec.encode import Encoder
+from slimrec.errors import ConfigError, InputError
+from slimrec.split import SPLITS
+from slimrec.stages import ingest, sample
+from slimrec.storage import filesystem
+
+FIELDS = {
+    "label": "click",
+    "fields": [
+        {"name": "colour", "kind": "category", "min_count": 2},
+        {"name": "price", "kind": "number"},
+        {"name": "tags", "kind": "bag", "max_length": 2},
+        {"name": "shape", "kind": "vector", "width": 2},
+    ],
+}
+
+
+def rows(count: int = 600, seed: int = 0) -> pd.DataFrame:
+    random = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {
+            "click": random.integers(0, 2, count),
+            "colour": [f"c{c}" for c in random.zipf(1.6, count) % 50],
+            "price": random.gamma(2.0, 3.0, count),
+            "tags": [list("abcd"[: random.integers(0, 4)]) for _ in range(count)],
+            "shape": [random.standard_normal(2).tolist() for _ in range(count)],
+            "user": random.integers(0, 40, count),
+            "hour": random.integers(0, 1000, count),
+            "worth": random.uniform(0, 3, count),
+        }
+    )
+
+
+def run(folder: Path, data: pd.DataFrame | pa.Table, fields: dict | None = None, **config) -> tuple[dict, Path]:
+    """Ingest one Parquet file; returns the metrics and the dataset folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = data if isinstance(data, pa.Table) else pa.Table.from_pandas(data, preserve_index=False)
+    pq.write_table(table, folder / "raw.parquet")
+    return run_path(folder / "raw.parquet", folder / "dataset", fields, **config)
+
+
+def run_path(source: Path | str, dataset: Path, fields: dict | None = None, **config) -> tuple[dict, Path]:
+    values = {"source": str(source), "fields": {**FIELDS, **(fields or {})}, **config}
+    return ingest.run(parse(IngestConfig, values), None, dataset), dataset
+
+
+def every_row(dataset: Path) -> dict[str, np.ndarray]:
+    opened = Dataset.open(dataset, check=True)
+    return {name: opened.split(name).row for name in SPLITS}
+
+
+def test_random_splits_have_their_shares_and_hold_each_row_once(tmp_path):
+    metrics, dataset = run(tmp_path, rows(20_000))
+    found = every_row(dataset)
+    assert np.array_equal(np.sort(np.concatenate(list(found.values()))), np.arange(20_000))
+    for name, share in {"train": 0.75, "gate": 0.05, "valid": 0.1, "test": 0.1}.items():
+        assert abs(len(found[name]) / 20_000 - share) < 4 * np.sqrt(share * (1 - share) / 20_000)
+        assert metrics[f"rows_{name}"] == len(found[name])
+
+
+def test_another_seed_splits_otherwise(tmp_path):
+    one, two = (every_row(run(tmp_path / str(seed), rows(), seed=seed)[1])["train"] for seed in (0, 1))
+    assert not np.array_equal(one, two)
+
+
+def test_a_group_lies_in_one_split(tmp_path):
+    data = rows(4000)
+    data["user"] = np.random.default_rng(5).integers(0, 400, 4000)
+    _, dataset = run(tmp_path, data, {"group": "user"}, split={"by": "group"})
+    users = [set(data["user"].to_numpy()[found]) for found in every_row(dataset).values()]
+    assert sum(len(found) for found in users) == data["user"].nunique()
+    hashes = Dataset.open(dataset).split("train").group
+    assert len(np.unique(hashes)) == len(users[0])
+
+
+def test_time_orders_the_splits_and_equal_times_stay_together(tmp_path):
+    data = rows(4000)
+    _, dataset = run(tmp_path, data, {"time": "hour"})
+    hours = [data["hour"].to_numpy()[found] for found in every_row(dataset).values()]
+    for earlier, later in itertools.pairwise(hours):
+        assert earlier.max() < later.min()
+    assert [len(part) / 4000 for part in hours] == pytest.approx([0.75, 0.05, 0.1, 0.1], abs=0.01)
+
+
+@pytest.mark.parametrize("kind", ["datetime", "text", "float"])
+def test_time_may_be_a_timestamp_text_of_digits_or_a_float(tmp_path, kind):
+    data = rows(1000)
+    plain = data["hour"].copy()
+    made = {"datetime": pd.to_datetime(plain, unit="h"), "text": (plain + 14_102_100).astype(str), "float": plain / 1e3}
+    data["hour"] = made[kind]
+    _, dataset = run(tmp_path, data, {"time": "hour"})
+    found = every_row(dataset)
+    assert plain.to_numpy()[found["train"]].max() < plain.to_numpy()[found["gate"]].min()
+
+
+def test_everything_is_learnt_from_training_rows_only(tmp_path):
+    data = rows(2000)
+    _, dataset = run(tmp_path, data)
+    train = data.iloc[every_row(dataset)["train"]]
+    encoder = Encoder.load(dataset)
+    counts = train["colour"].value_counts()
+    assert set(encoder.vocabularies["colour"]) == set(counts[counts >= 2].index)
+    statistics = encoder.schema["price"].statistics
+    assert statistics.mean[0] == pytest.approx(train["price"].mean(), rel=1e-12)
+    assert statistics.deviation[0] == pytest.approx(train["price"].std(ddof=0), rel=1e-12)
+    assert encoder.schema["tags"].statistics.missing_share == pytest.approx((train["tags"].str.len() == 0).mean())
+
+
+def test_serving_encodes_bit_for_bit_what_ingest_stored(tmp_path):
+    data = rows(500)
+    data.loc[::7, "price"] = None
+    _, dataset = run(tmp_path, data, batch_rows=64, shard_rows=100)
+    encoder, opened = Encoder.load(dataset), Dataset.open(dataset)
+    for name in SPLITS:
+        split = opened.split(name)
+        stored = next(split.batches(1000, shuffle="none"))
+        served = [encoder.encode(pa.Table.from_pandas(data.iloc[[row]])) for row in split.row[:60]]
+        assert np.array_equal(np.concatenate([ids for ids, _ in served]), stored.ids[:60].numpy())
+        assert np.array_equal(np.concatenate([dense for _, dense in served]), stored.dense[:60].numpy())
+        assert np.array_equal(split.label, data["click"].to_numpy()[split.row])
+
+
+def test_column_order_and_field_order_change_nothing_and_a_second_run_gives_the_same(tmp_path):
+    data = rows(1000)
+    first, _ = run(tmp_path / "a", data)
+    again, _ = run(tmp_path / "a", data)
+    mirrored, _ = run(tmp_path / "b", data[data.columns[::-1]], {"fields": FIELDS["fields"][::-1]})
+    other, _ = run(tmp_path / "c", rows(1000, seed=1))
+    assert first["fingerprint"] == again["fingerprint"] == mirrored["fingerprint"] != other["fingerprint"]
+
+
+def test_csv_and_parquet_of_the_same_rows_give_the_same_dataset(tmp_path):
+    data = rows(700)[["click", "colour", "price", "hour", "worth"]]
+    data["price"] = data["price"].round(3)
+    data["tags"] = ["a|b", "", "c", "a"] * 175
+    fields = [*FIELDS["fields"][:2], {"name": "tags", "kind": "bag", "separator": "|"}]
+    schema = {"fields": fields, "time": "hour", "weight": "worth"}
+    parquet, _ = run(tmp_path, data, schema)
+    data[data.columns[::-1]].to_csv(tmp_path / "raw.csv", index=False)
+    text, _ = run_path(tmp_path / "raw.csv", tmp_path / "text", schema)
+    assert text["fingerprint"] == parquet["fingerprint"]
+
+
+def test_files_of_a_folder_are_read_by_name_as_one(tmp_path):
+    data, plain = rows(900), {"fields": [FIELDS["fields"][0], *FIELDS["fields"][2:]]}  # means depend on the pieces read
+    whole, _ = run(tmp_path / "whole", data, plain)
+    (tmp_path / "parts" / "day=1").mkdir(parents=True)
+    for name, part in {"b": data[200:400], "day=1/a": data[400:], "a": data[:200], "_skip": data[:9]}.items():
+        part.to_parquet(tmp_path / "parts" / f"{name}.parquet")
+    (tmp_path / "parts" / "README.md").write_text("not data")
+    parts, _ = run_path(tmp_path / "parts", tmp_path / "dataset", plain)
+    assert parts["fingerprint"] == whole["fingerprint"]
+
+
+def test_sizes_of_batches_and_shards_leave_ids_alone(tmp_path):
+    small, large = run(tmp_path / "a", rows(), batch_rows=17, shard_rows=50)[1], run(tmp_path / "b", rows())[1]
+    assert len(list((small / "train").iterdir())) > 5
+    one, two = (next(Dataset.open(p).split("train").batches(1000, shuffle="none")) for p in (small, large))
+    assert np.array_equal(one.ids, two.ids) and one.dense.numpy() == pytest.approx(two.dense.numpy(), abs=1e-6)
+
+
+def test_max_rows_stops_reading(tmp_path):
+    metrics, dataset = run(tmp_path, rows(), max_rows=300, batch_rows=128)
+    assert metrics["rows"] == 300 and max(found.max() for found in every_row(dataset).values()) == 299
+
+
+def test_a_label_may_be_a_limit_on_a_number(tmp_path):
+    _, dataset = run(tmp_path, rows(), {"label": {"column": "hour", "positive_above": 500}})
+    split = Dataset.open(dataset).split("train")
+    assert np.array_equal(split.label, rows()["hour"].to_numpy()[split.row] > 500)
+
+
+def damage(name: str, data: pd.DataFrame) -> pd.DataFrame | pa.Table:
+    """The rows with one thing wrong."""
+    if name == "one column twice":
+        table = pa.Table.from_pandas(data, preserve_index=False)
+        return table.append_column("colour", table["colour"])
+    changes = {
+        "missing column": {"colour": None},
+        "label 2": {"click": data["click"].where(data.index != 7, 2)},
+        "label null": {"click": data["click"].astype("Int64").where(data.index != 7)},
+        "label text": {"click": data["click"].map({0: "no", 1: "yes"})},
+        "one class": {"click": 1},
+        "weight negative": {"worth": data["worth"].where(data.index != 7, -1)},
+        "weight nan": {"worth": pa.array(np.where(data.index == 7, np.nan, 1.0), from_pandas=False)},
+        "weights zero": {"worth": 0.0},
+        "nan": {"price": pa.array(np.where(data.index == 7, np.nan, 1.0), from_pandas=False)},
+        "infinity": {"price": data["price"].where(data.index != 7, np.inf)},
+        "text for a number": {"price": "dear"},
+        "numbers for a bag": {"tags": 1},
+        "vector too short": {"shape": [[1.0]] * len(data)},
+        "time missing": {"hour": data["hour"].astype("Int64").where(data.index != 7)},
+        "time in words": {"hour": "noon"},
+        "no rows": {},
+    }[name]
+    if name == "no rows":
+        return data[:0]
+    table = pa.Table.from_pandas(data, preserve_index=False)
+    for column, values in changes.items():
+        at = table.column_names.index(column)
+        table = table.remove_column(at)
+        if values is not None:
+            plain = [values] * len(data) if isinstance(values, str | int | float) else values
+            table = table.add_column(at, column, pa.array(plain))
+    return table
+
+
+@pytest.mark.parametrize(
+    "name, sentence",
+    [
+        ("missing column", "no column 'colour'; "),
+        ("one column twice", "'colour' twice"),
+        ("label 2", "row 8: the label column 'click' holds 2"),
+        ("label null", "row 8: the label column 'click' holds nothing"),
+        ("label text", "the label column 'click' is .*string"),
+        ("one class", "all .* labels of the split 'train' are 1"),
+        ("weight negative", "row 8: the weight column 'worth' holds -1"),
+        ("weight nan", "row 8: the weight column 'worth' holds nan"),
+        ("weights zero", "sum to zero"),
+        ("nan", "raw.parquet, row 8: field 'price' holds nan.*nonfinite: missing"),
+        ("infinity", "raw.parquet, row 8: field 'price' holds inf"),
+        ("text for a number", "raw.parquet: field 'price' is a number, but its column 'price' is .*string"),
+        ("numbers for a bag", "field 'tags' is a bag"),
+        ("vector too short", "field 'shape' has 1 numbers.*width 2"),
+        ("time missing", "row 8: the time column 'hour' is empty"),
+        ("time in words", "time column 'hour' cannot be put in order"),
+        ("no rows", "raw.parquet has no rows"),
+    ],
+)
+def test_bad_rows_give_one_sentence_and_leave_nothing(tmp_path, name, sentence):
+    with pytest.raises(InputError, match=sentence) as caught:
+        run(tmp_path, damage(name, rows()), {"weight": "worth", "time": "hour"})
+    assert caught.value.exit_code == 10 and "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["raw.parquet"]
+
+
+def test_a_bad_value_outside_the_training_rows_stops_the_second_pass_and_leaves_nothing(tmp_path):
+    data = rows()
+    data["hour"] = np.arange(600)
+    data.loc[599, "price"] = np.inf
+    with pytest.raises(InputError, match="row 600: field 'price'"):
+        run(tmp_path, data, {"time": "hour"})
+    assert [path.name for path in tmp_path.iterdir()] == ["raw.parquet"]
+
+
+def test_a_failed_run_leaves_the_earlier_dataset_as_it_was(tmp_path):
+    first, dataset = run(tmp_path, rows())
+    with pytest.raises(InputError):
+        run(tmp_path, damage("nan", rows()))
+    artifacts.verify(dataset, "dataset")
+    assert artifacts.digest(dataset) == first["fingerprint"]
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    data = rows()
+    data.to_parquet(tmp_path / "good.parquet")
+    whole = (tmp_path / "good.parquet").read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "zero.parquet").touch()
+    (tmp_path / "zero.csv").touch()
+    (tmp_path / "head.csv").write_text("click,colour,price,tags,shape\n")
+    (tmp_path / "ragged.csv").write_text("click,colour,price\n1,a,2\n0,b\n")
+    (tmp_path / "words.csv").write_text("click,colour,price\n1,a,2\n0,b,dear\n")
+    (tmp_path / "bare").mkdir()
+    plain = {"fields": FIELDS["fields"][:2]}
+    for name, sentence in {
+        "cut.parquet": "cut.parquet cannot be read",
+        "zero.parquet": "zero.parquet cannot be read",
+        "zero.csv": "zero.csv cannot be read",
+        "head.csv": "head.csv has no rows",
+        "ragged.csv": "ragged.csv cannot be read.*Expected 3 columns, got 2",
+        "words.csv": "words.csv cannot be read.*'dear'",
+        "nowhere.parquet": "no such path: .*nowhere.parquet",
+        "bare": "bare holds no data file",
+    }.items():
+        with pytest.raises(InputError, match=sentence):
+            run_path(tmp_path / name, tmp_path / "dataset", plain)
+    assert not (tmp_path / "dataset").exists()
+
+
+def test_damage_within_a_page_never_passes_in_silence(tmp_path):
+    pq.write_table(pa.Table.from_pandas(rows()), tmp_path / "raw.parquet", compression="none", write_page_checksum=True)
+    content = bytearray((tmp_path / "raw.parquet").read_bytes())
+    content[content.index(rows()["price"].to_numpy()[300].tobytes())] ^= 0x55
+    (tmp_path / "raw.parquet").write_bytes(content)
+    with pytest.raises(InputError, match="cannot be read.*CRC"):
+        run_path(tmp_path / "raw.parquet", tmp_path / "dataset")
+
+
+@pytest.mark.parametrize("change, sentence", [("drop", "has no column 'price'"), ("text", "'price' is .*string")])
+def test_one_file_unlike_the_others_is_an_error_and_never_nulls(tmp_path, change, sentence):
+    data = rows()
+    data[:300].to_parquet(tmp_path / "a.parquet")
+    rest = data[300:].drop(columns="price") if change == "drop" else data[300:].assign(price="1")
+    rest.to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(InputError, match=f"b.parquet.*{sentence}"):
+        run_path(tmp_path, tmp_path / "out" / "dataset")
+    (tmp_path / "b.parquet").unlink()
+    data[300:].assign(colour=3).to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(InputError, match="'colour' is number in .*b.parquet and text in .*a.parquet"):
+        run_path(tmp_path, tmp_path / "out" / "dataset")
+
+
+def test_a_file_without_rights_is_an_input_error(tmp_path):
+    rows().to_parquet(tmp_path / "raw.parquet")
+    (tmp_path / "raw.parquet").chmod(0)
+    program = (
+        "import sys; from slimrec.storage import list_files; from slimrec.files import inspect\n"
+        "import os; os.geteuid() or os.setuid(65534)\n"
+        "from slimrec.errors import InputError\n"
+        "try: inspect(*((s, f[0]) for s, f in [list_files(sys.argv[1], ('.parquet',))]).__next__())\n"
+        "except InputError as error: print(error)\n"
+    )
+    for folder in [tmp_path, *tmp_path.parents][:3]:
+        folder.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "raw.parquet")], capture_output=True, text=True, check=False
+    )
+    assert "no permission to read" in done.stdout, done.stderr
+
+
+def test_settings_that_cannot_be_met_are_config_errors(tmp_path):
+    rows().to_parquet(tmp_path / "raw.parquet")
+    with pytest.raises(ConfigError, match="split by group needs a group column"):
+        run_path(tmp_path / "raw.parquet", tmp_path / "dataset", split={"by": "group"})
+    with pytest.raises(ConfigError, match="has no 'row'; did you mean 'rows'"):
+        run_path("planted:row=5", tmp_path / "dataset")
+    with pytest.raises(InputError, match="more than 5 distinct values.*hash_rows"):
+        run_path(tmp_path / "raw.parquet", tmp_path / "dataset", max_vocabulary=5)
+    assert not (tmp_path / "dataset").exists()
+
+
+MEASURE = """
+import re, sys
+from pathlib import Path
+from slimrec.config import IngestConfig, parse
+from slimrec.stages import ingest
+fields = {"label": "click", "time": "time", "fields": [
+    {"name": "site", "kind": "category"}, {"name": "item", "kind": "category"}, {"name": "price", "kind": "number"},
+    {"name": "embedding", "kind": "vector", "width": 16}, {"name": "genres", "kind": "bag"},
+    {"name": "noise_id", "kind": "category", "hash_rows": 1000}]}
+config = parse(IngestConfig, dict(source=sys.argv[1], fields=fields, batch_rows=8192, shard_rows=32768))
+ingest.run(config, None, Path(sys.argv[2]))
+print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+"""
+
+
+def test_ten_times_the_rows_take_hardly_more_memory(tmp_path):
+    peaks = []
+    for count in (30_000, 300_000):
+        planted.write(tmp_path / f"{count}.parquet", count)
+        words = [sys.executable, "-c", MEASURE, str(tmp_path / f"{count}.parquet"), str(tmp_path / f"out{count}")]
+        peaks.append(int(subprocess.run(words, capture_output=True, text=True, check=True).stdout) / 1024)
+    assert (tmp_path / "300000.parquet").stat().st_size > 40 << 20
+    assert peaks[1] - peaks[0] < 60, f"{peaks} MB"  # the rows themselves take 60 MB in Arrow, times a few in pandas
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="logs")
+    yield filesystem("s3://logs/day")
+    server.stop()
+
+
+def test_a_bucket_is_read_like_a_folder(tmp_path, bucket):
+    system, path = bucket
+    data = rows(800)
+    plain = {"fields": [FIELDS["fields"][0], *FIELDS["fields"][2:]]}
+    local, _ = run(tmp_path, data, plain)
+    for name, part in {"a": data[:300], "b": data[300:]}.items():
+        with system.open_output_stream(f"{path}/{name}.parquet") as stream:
+            pq.write_table(pa.Table.from_pandas(part, preserve_index=False), stream)
+    remote, _ = run_path("s3://logs/day", tmp_path / "remote", plain)
+    assert remote["fingerprint"] == local["fingerprint"]
+    assert remote["positive_rate"] == local["positive_rate"] and remote["rows"] == 800
+    with pytest.raises(InputError, match="no such path: s3://logs/night"):
+        run_path("s3://logs/night", tmp_path / "none")
+
+
+def test_a_subset_is_reproducible_and_disjoint_from_the_rest(tmp_path):
+    _, dataset = run(tmp_path, rows(5000), {"time": "hour"}, split={"by": "random"})
+    train = Dataset.open(dataset).split("train")
+    chosen = {}
+    for how in ("stratified", "uniform", "earliest"):
+        for name in ("once", "twice"):
+            config = SampleConfig(fraction=0.2, how=how, seed=3)
+            metrics = sample.run(config, None, dataset=dataset, subset=tmp_path / name)
+            chosen[how, name] = read_subset(tmp_path / name)
+        assert np.array_equal(chosen[how, "once"], chosen[how, "twice"])
+        assert metrics["rows"] == len(chosen[how, "once"]) == round(0.2 * len(train))
+    some = chosen["stratified", "once"]
+    assert abs(train.label[some].sum() - 0.2 * train.label.sum()) <= 1
+    early = chosen["earliest", "once"]
+    assert train.time[early].max() <= train.time[rest_of(early, len(train))].min()
+    assert np.array_equal(np.sort(np.concatenate([some, rest_of(some, len(train))])), np.arange(len(train)))
+    other = sample.choose(SampleConfig(fraction=0.2, seed=4), train)
+    assert not np.array_equal(other, some)
+
+
+def test_a_subset_that_cannot_be_is_refused(tmp_path):
+    _, dataset = run(tmp_path, rows())
+    with pytest.raises(ConfigError, match="rows is 10000, the train split has"):
+        sample.run(SampleConfig(rows=10_000), None, dataset=dataset, subset=tmp_path / "subset")
+    with pytest.raises(ConfigError, match="earliest` needs a time"):
+        sample.run(SampleConfig(how="earliest"), None, dataset=dataset, subset=tmp_path / "subset")
+    with pytest.raises(InputError, match="all 1 sampled labels"):
+        sample.run(SampleConfig(rows=1), None, dataset=dataset, subset=tmp_path / "subset")
+    assert not (tmp_path / "subset").exists()
+
+
+def test_a_drafted_schema_is_read_back_and_ingests_as_it_stands(tmp_path):
+    table, schema = planted.generate(3000)
+    table = table.drop_columns([planted.LOGIT]).append_column("yes", pa.array(["no: # {,"] * 3000))
+    pq.write_table(table, tmp_path / "raw.parquet")
+    text = draft(str(tmp_path / "raw.parquet"))
+    (tmp_path / "schema.yaml").write_text(text)
+    read = read_schema(tmp_path / "schema.yaml")
+    assert (read.label.column, read.time, read.group) == ("click", "time", "user")
+    for field in schema.fields:
+        assert (read[field.name].kind, read[field.name].width) == (field.kind, field.width)
+    assert "constant" in next(line for line in text.splitlines() if "name: constant" in line).partition("#")[2]
+    config = {"source": str(tmp_path / "raw.parquet"), "fields": str(tmp_path / "schema.yaml")}
+    assert ingest.run(parse(IngestConfig, config), None, tmp_path / "dataset")["rows"] == 3000
+
+
+def test_a_draft_needs_a_label_it_can_see(tmp_path):
+    rows().rename(columns={"click": "clk"}).to_csv(tmp_path / "raw.csv", index=False)
+    with pytest.raises(InputError, match="named like a label"):
+        draft(str(tmp_path / "raw.csv"))
+    with pytest.raises(InputError, match="no column 'clc'; did you mean 'clk'"):
+        draft(str(tmp_path / "raw.csv"), label="clc")
+    assert "label: clk" in draft(str(tmp_path / "raw.csv"), label="clk")
+    middle = sorted(rows()["hour"].unique())[(rows()["hour"].nunique() - 1) // 2]
+    assert f"label: {{column: hour, positive_above: {middle}}}" in draft(str(tmp_path / "raw.csv"), label="hour")
+
+
+def test_the_manifest_tells_where_the_rows_came_from(tmp_path):
+    metrics, dataset = run(tmp_path, rows())
+    facts = json.loads((dataset / "manifest.json").read_text())
+    assert facts["source"]["address"] == os.fspath(tmp_path / "raw.parquet") and len(facts["source"]["sha256"]) == 64
+    assert sum(facts["rows"].values()) == metrics["rows"] == 600
+    assert set(metrics["unseen_share"]) == {"colour", "tags"} and metrics["cut_values"]["tags"] > 0
