@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -138,5 +138,7 @@ def _predictions(predictor: Predictor, path: str) -> Iterator[np.ndarray]:
             start += len(batch)
 
 
-def _quoted(names) -> str:
-    return ", ".join(f"'{name}'" for name in names)
+def _quoted(names: Sequence[str]) -> str:
+    """At most eight names, and how many more there are."""
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(f"'{name}'" for name in names[:8]) + more
