@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 from pydantic import Field as Option
 
 from slimrec.backbones import BACKBONES
@@ -46,6 +48,16 @@ class IngestConfig(_Config):
     batch_rows: int = Option(65_536, ge=1)  # rows held at once while reading
     max_vocabulary: int = Option(20_000_000, ge=1)  # distinct values a field may have before `hash_rows` is demanded
     max_rows: int | None = Option(None, ge=1)  # read no further
+    audit_date: str | None = None  # day the audit stands for, as YYYY-MM-DD
+
+    @field_validator("audit_date")
+    @classmethod
+    def _is_a_day(cls, value):
+        if value and value.startswith("[["):
+            raise ValueError("the schedule's macro came unreplaced; start it as a recurring run, or give YYYY-MM-DD")
+        if value:
+            date.fromisoformat(value)
+        return value
 
 
 class SampleConfig(_Config):
@@ -126,12 +138,16 @@ class RegisterConfig(_Config):
     promote: bool = True  # move `champion` when the verdict allows it
 
 
+warnings.filterwarnings("ignore", message='Field name "register" in "Recipe" shadows')  # of ABCMeta: harmless
+
+
 class Recipe(_Config):
     """One section a stage: all that a user edits."""
 
     ingest: IngestConfig
     sample: SampleConfig = SampleConfig()
     pretrain: PretrainConfig = PretrainConfig()
+    baseline: TrainConfig | None = None  # training of the full model to compare with; as in pretrain when not given
     prune: PruneConfig = PruneConfig()
     finetune: FinetuneConfig = FinetuneConfig()
     evaluate: EvaluateConfig = EvaluateConfig()

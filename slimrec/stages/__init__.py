@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,43 @@ def execute(stage: str, config: dict[str, Any], *, audit: str = "", workspace: s
         if workspace:
             _leave_reason(Path(workspace), stage, failure)
         raise failure from error
+
+
+def execute_or_exit(stage: str, config: dict[str, Any], *, choices: dict[str, Any] | None = None, **rest) -> dict:
+    """`execute` for a process of its own: what is meant for a person ends it with one sentence and its exit class."""
+    try:
+        return execute(stage, choose(config, choices or {}), **rest)
+    except SlimrecError as error:
+        print(f"slimrec: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def choose(config: dict[str, Any], choices: dict[str, Any]) -> dict[str, Any]:
+    """The section with the choices a person made beside it (dotted key -> value, None for no choice) put in.
+
+    Another method or backbone than the section's starts without the options that were meant for that one. Numbers
+    in JSON parameters of a pipeline come as floats: whole ones become integers again.
+    """
+    chosen = _whole(copy.deepcopy(config))
+    for key, value in choices.items():
+        if value is None:
+            continue
+        *parents, last = key.split(".")
+        owner = chosen
+        for parent in parents:
+            owner = owner.setdefault(parent, {})
+        if last in ("method", "backbone") and owner.get(last) != value:
+            owner.pop("options", None)
+        owner[last] = value
+    return chosen
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _whole(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _run(stage: str, config: dict, audit: str, workspace: str, paths: dict) -> dict:

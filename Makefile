@@ -1,0 +1,58 @@
+# Everything a person does with the project, one verb a target. `make help` lists them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+READY := $(VENV)/ready$(GPU)
+LOCKS := requirements.lock requirements-cpu.lock requirements-gpu.lock
+RECIPE ?= pipelines/recipes/demo.yaml
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo run test lint lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Create .venv from the locks (GPU=1: the CUDA build of torch)
+
+# torch comes last and from a lock of its own: the CPU build (`+cpu`) where pip is configured to find one, else the
+# default build, which on Linux brings the CUDA libraries along. Both are pinned and checked by hash.
+$(READY): pyproject.toml $(LOCKS)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@rm -f $(VENV)/ready*
+	@echo "Installing the locked packages into $(VENV): takes a few minutes the first time"
+	@$(PIP) --require-hashes -r requirements.lock
+ifdef GPU
+	@$(PIP) --require-hashes --no-deps -r requirements-gpu.lock
+else
+	@$(PIP) --require-hashes --no-deps -r requirements-cpu.lock 2>/dev/null \
+	|| { echo "No CPU build of torch within reach of pip: installing the default one"; \
+	     $(PIP) --require-hashes --no-deps -r requirements-gpu.lock; }
+endif
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup ## Run the whole workflow on a planted log, on this machine
+	@$(BIN)/python -m pipelines run pipelines/recipes/demo.yaml --output runs/demo
+
+run: setup ## Run RECIPE=FILE on this machine
+	@$(BIN)/python -m pipelines run $(RECIPE) --output runs/$(basename $(notdir $(RECIPE)))
+
+test: setup ## Run the tests
+	@$(BIN)/python -m pytest
+
+lint: setup ## Check style and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+UV := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+CUDA := ^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==
+
+lock: ## Resolve the locks anew (needs uv; requirements-cpu.lock is kept by hand)
+	@$(UV) pyproject.toml --extra train --extra pipelines --extra dev > $(VENV)/resolved
+	@awk '/^[a-z]/ { keep = ($$0 !~ /$(CUDA)/) } keep' $(VENV)/resolved > requirements.lock
+	@awk '/^[a-z]/ { keep = ($$0 ~ /$(CUDA)/) } keep' $(VENV)/resolved | sed 's/^torch==/torch===/' > requirements-gpu.lock
+
+clean: ## Remove the environment and all runs
+	rm -rf $(VENV) runs build *.egg-info

@@ -1,0 +1,63 @@
+"""Evaluate as a step: the slim model against the full one on rows that no search has seen."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def evaluate(
+    dataset: dsl.Input[dsl.Dataset],
+    slim: dsl.Input[dsl.Model],
+    full: dsl.Input[dsl.Model],
+    selection: dsl.Input[dsl.Artifact],
+    report: dsl.Output[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
+    summary: dsl.Output[dsl.Markdown],
+    metrics: dsl.Output[dsl.Metrics],
+    config: dict,
+    allowed_auc_loss: float = 0.001,
+    audit: str = "",
+    workspace: str = "",
+) -> str:
+    """Compare, report, decide.
+
+    Args:
+        dataset: From ingest.
+        slim: The trained slim model, from finetune.
+        full: The full model, from the baseline.
+        selection: From prune.
+        report: report.html, report.md, report.json and contract.json.
+        page: The report for the Kubeflow UI.
+        summary: The report in short for the Kubeflow UI.
+        metrics: The figures of both models.
+        config: The recipe's section `evaluate`.
+        allowed_auc_loss: How much AUC the slim model may lose.
+        audit: MLflow run that holds this audit.
+        workspace: Folder that outlives the step.
+
+    Returns:
+        "accept", or why not in one word.
+    """
+    import shutil
+    from pathlib import Path
+
+    from slimrec.stages import execute_or_exit
+
+    figures = execute_or_exit(
+        "evaluate",
+        config,
+        choices={"allowed_auc_loss": allowed_auc_loss},
+        audit=audit,
+        workspace=workspace,
+        dataset=dataset.path,
+        slim=slim.path,
+        full=full.path,
+        selection=selection.path,
+        report=report.path,
+    )
+    shutil.copyfile(Path(report.path) / "report.html", page.path)
+    shutil.copyfile(Path(report.path) / "report.md", summary.path)
+    report.metadata.update(figures)
+    metrics.metadata.update({name: value for name, value in figures.items() if not isinstance(value, str)})
+    return figures["decision"]

@@ -1,0 +1,50 @@
+"""Finetune as a step: train the cut model to its end."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def finetune(
+    dataset: dsl.Input[dsl.Dataset],
+    subset: dsl.Input[dsl.Dataset],
+    gated: dsl.Input[dsl.Model],
+    selection: dsl.Input[dsl.Artifact],
+    slim: dsl.Input[dsl.Model],
+    tuned: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+    config: dict,
+    audit: str = "",
+    workspace: str = "",
+):
+    """Continue the training of the slim model, or retrain it.
+
+    Args:
+        dataset: From ingest.
+        subset: From sample.
+        gated: From pretrain.
+        selection: From prune.
+        slim: From prune.
+        tuned: The trained slim model.
+        metrics: Figures of the training.
+        config: The recipe's section `finetune`.
+        audit: MLflow run that holds this audit.
+        workspace: Folder that outlives the step; checkpoints lie there.
+    """
+    from slimrec.stages import execute_or_exit
+
+    figures = execute_or_exit(
+        "finetune",
+        config,
+        audit=audit,
+        workspace=workspace,
+        dataset=dataset.path,
+        subset=subset.path,
+        gated=gated.path,
+        selection=selection.path,
+        slim=slim.path,
+        tuned=tuned.path,
+    )
+    tuned.metadata.update(figures)
+    metrics.metadata.update(figures)

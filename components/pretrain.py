@@ -1,0 +1,48 @@
+"""Pretrain as a step: gated training on the subset; without method and subset, the full model to compare with."""
+
+from typing import Optional
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def pretrain(
+    dataset: dsl.Input[dsl.Dataset],
+    gated: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+    config: dict,
+    subset: Optional[dsl.Input[dsl.Dataset]] = None,  # noqa: UP045  the spelling that the KFP compiler reads
+    method: str = "",
+    backbone: str = "",
+    audit: str = "",
+    workspace: str = "",
+):
+    """Train the model with a selection method's gate in it.
+
+    Args:
+        dataset: From ingest.
+        gated: The model with its gate.
+        metrics: Figures of the training.
+        config: The recipe's section `pretrain`.
+        subset: From sample; all training rows without it.
+        method: Selection method; "" for what the section says.
+        backbone: Network behind the gate; "" for what the section says.
+        audit: MLflow run that holds this audit.
+        workspace: Folder that outlives the step; checkpoints lie there.
+    """
+    from slimrec.stages import execute_or_exit
+
+    figures = execute_or_exit(
+        "pretrain",
+        config,
+        choices={"method": method or None, "model.backbone": backbone or None},
+        audit=audit,
+        workspace=workspace,
+        dataset=dataset.path,
+        subset=subset.path if subset else None,
+        gated=gated.path,
+    )
+    gated.metadata.update(figures)
+    metrics.metadata.update(figures)

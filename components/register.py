@@ -1,0 +1,54 @@
+"""Register as a step: the slim model goes to the registry; or, in its place, a refusal with its reason."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def register(
+    slim: dsl.Input[dsl.Model],
+    report: dsl.Input[dsl.Artifact],
+    selection: dsl.Input[dsl.Artifact],
+    config: dict,
+    name: str = "",
+    audit: str = "",
+    workspace: str = "",
+) -> dict:
+    """Put the model with its report into the registry and move the aliases.
+
+    Args:
+        slim: The trained slim model, from finetune.
+        report: From evaluate.
+        selection: From prune.
+        config: The recipe's section `register`.
+        name: Registered model; "" for what the section says.
+        audit: MLflow run that holds this audit.
+        workspace: Folder that outlives the step.
+
+    Returns:
+        Name, version and aliases in the registry.
+    """
+    from slimrec.stages import execute_or_exit
+
+    return execute_or_exit(
+        "register",
+        config,
+        choices={"name": name or None},
+        audit=audit,
+        workspace=workspace,
+        slim=slim.path,
+        report=report.path,
+        selection=selection.path,
+    )
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def refuse(report: dsl.Input[dsl.Artifact], decision: str):
+    """Say why the candidate is not registered. An outcome, not a failure.
+
+    Args:
+        report: From evaluate.
+        decision: What evaluate returned.
+    """
+    print(f"slimrec: not registered, {decision}: {report.metadata.get('reason', 'see the report')}")

@@ -1,0 +1,38 @@
+"""Sample as a step: the rows that the search for a selection is run on."""
+
+from kfp import dsl
+
+from components import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def sample(
+    dataset: dsl.Input[dsl.Dataset],
+    subset: dsl.Output[dsl.Dataset],
+    config: dict,
+    fraction: float = 0.0,
+    audit: str = "",
+    workspace: str = "",
+):
+    """Choose training rows.
+
+    Args:
+        dataset: From ingest.
+        subset: A row selector over the dataset.
+        config: The recipe's section `sample`.
+        fraction: Share of the training rows; 0 for what the section says.
+        audit: MLflow run that holds this audit.
+        workspace: Folder that outlives the step.
+    """
+    from slimrec.stages import execute_or_exit
+
+    figures = execute_or_exit(
+        "sample",
+        config,
+        choices={"fraction": fraction or None},
+        audit=audit,
+        workspace=workspace,
+        dataset=dataset.path,
+        subset=subset.path,
+    )
+    subset.metadata.update(figures)

@@ -1,0 +1,1 @@
+"""The workflow as a Kubeflow pipeline: `python -m pipelines compile | run | submit`."""

@@ -1,0 +1,178 @@
+"""The audit on this machine: kfp.local runs each step as a process; the screen shows what a person wants to see."""
+
+import contextlib
+import io
+import os
+import re
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from kfp import local
+from rich.console import Console
+
+from pipelines.audit import arguments, audit
+from pipelines.summary import near, show
+from slimrec import track
+from slimrec.artifacts import read_json
+from slimrec.config import Recipe, read_recipe
+from slimrec.errors import ConfigError, InputError, SlimrecError
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_BEGINS = re.compile(r"Executing task '(.+)'")
+_ENDS = re.compile(r"Task '(.+)' finished with status (\w+)")
+
+
+def run(path: Path, output: Path) -> None:
+    """Run a recipe's whole audit, with everything it makes under `output`.
+
+    Raises the first failing step's error, with the exit class that the step had.
+    """
+    recipe = read_recipe(path)
+    _check_source(recipe)
+    output = output.absolute()
+    labels = _labels()
+    _prepare(output, labels)
+    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{output.parent / 'mlflow.db'}")
+    console = Console(file=sys.stdout, highlight=False)  # not the screen's redirected one
+    console.print(f"slimrec audit of [bold]{recipe.ingest.source}[/], recipe {path}")
+    parent = track.start_audit(output.name, recipe.model_dump(mode="json"))
+    try:
+        with (output / "log.txt").open("w", encoding="utf-8") as log:
+            _execute(recipe, output, parent, Screen(console, log, labels))
+    except BaseException as error:
+        track.end_audit(parent, failed=str(error) or type(error).__name__)
+        raise
+    finally:
+        _link(output, labels)
+    track.end_audit(parent)
+    show(console, output, recipe.register.name)
+
+
+def _execute(recipe: Recipe, output: Path, parent: str, screen: "Screen") -> None:
+    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(output / "steps"))
+    workspace = output / "workspace"
+    values = {**arguments(recipe), "audit_run": parent, "workspace": str(workspace)}
+    with _surroundings(), warnings.catch_warnings(), contextlib.redirect_stdout(screen):
+        warnings.simplefilter("ignore")  # kfp warns of images without 'python' in their names and of display names
+        try:
+            audit(**values)
+        except RuntimeError as error:
+            raise _failure(workspace / "failure.json", output / "log.txt", str(error)) from None
+
+
+def _failure(left: Path, log: Path, said: str) -> SlimrecError:
+    """What the failing step left as its reason, else where to look."""
+    if left.is_file():
+        reason = read_json(left)
+        failure = SlimrecError(f"{reason['stage']}: {reason['reason']}")
+        failure.exit_code = reason["exit_code"]
+        return failure
+    return SlimrecError(f"{_COLOUR.sub('', said)} It left no reason; the end of {near(log)} shows what happened")
+
+
+def _check_source(recipe: Recipe) -> None:
+    source = recipe.ingest.source
+    if "://" not in source and not source.startswith("planted:") and not Path(source).exists():
+        raise InputError(f"no such file or folder: {source}; the recipe's ingest.source names the log to audit")
+
+
+def _labels() -> dict[str, str]:
+    """Name of the folder that kfp.local gives a step -> name of the step in the pipeline."""
+    spec = audit.pipeline_spec
+    graphs = [spec.root.dag, *(component.dag for component in spec.components.values())]
+    tasks = [task for graph in graphs for task in graph.tasks.values()]
+    names = {task.component_ref.name.removeprefix("comp-"): task.task_info.name for task in tasks}
+    return {
+        step: name
+        for step, name in names.items()
+        if f"comp-{step}" in spec.components and spec.components[f"comp-{step}"].executor_label
+    }
+
+
+def _prepare(output: Path, labels: dict[str, str]) -> None:
+    """An output folder without the traces of an earlier run, but with its checkpoints."""
+    try:
+        (output / "workspace").mkdir(parents=True, exist_ok=True)
+        (output / "workspace" / "failure.json").unlink(missing_ok=True)
+        for label in labels.values():
+            (output / label).unlink(missing_ok=True)
+        for earlier in (output / "steps").glob(f"{audit.name}-*"):
+            shutil.rmtree(earlier)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot use {output} for a run: {error.strerror}: {error.filename}; give another --output"
+        ) from None
+
+
+def _link(output: Path, labels: dict[str, str]) -> None:
+    """output/<step> -> the folder where kfp.local put what the step made."""
+    for folder in sorted((output / "steps").glob(f"{audit.name}-*/*")):
+        link = output / labels.get(folder.name, folder.name)
+        link.unlink(missing_ok=True)
+        link.symlink_to(folder.relative_to(output))
+
+
+@contextlib.contextmanager
+def _surroundings() -> Iterator[None]:
+    """Steps run with this interpreter and this slimrec, wherever they start.
+
+    kfp.local replaces the text `python3` by sys.executable in the whole command, paths of data included. So the
+    executable is called just that, and the search path says which one is meant.
+    """
+    executable, before = sys.executable, dict(os.environ)
+    library = str(Path(track.__file__).parents[1])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [library, before.get("PYTHONPATH")]))
+    os.environ["PYTHONUNBUFFERED"] = "1"
+    if (Path(executable).parent / "python3").exists():
+        os.environ["PATH"] = os.pathsep.join([str(Path(executable).parent), before.get("PATH", os.defpath)])
+        sys.executable = "python3"
+    try:
+        yield
+    finally:
+        sys.executable = executable
+        os.environ.clear()
+        os.environ.update(before)
+
+
+class Screen(io.TextIOBase):
+    """Takes all that kfp.local and the steps print: everything goes to the log, a line a step to the console."""
+
+    def __init__(self, console: Console, log: TextIO, labels: dict[str, str]):
+        self.console, self.log, self.labels = console, log, labels
+        self.rest, self.began = "", time.monotonic()
+
+    def write(self, text: str) -> int:
+        *lines, self.rest = (self.rest + text).split("\n")
+        for line in lines:
+            self._line(_COLOUR.sub("", line).strip())
+        return len(text)
+
+    def flush(self) -> None:
+        self.log.flush()
+
+    def _line(self, line: str) -> None:
+        if "%|" in line and "[" in line:  # a progress bar's state, of which only the last one counts
+            self._transient(line)
+            return
+        print(line, file=self.log)
+        if begins := _BEGINS.search(line):
+            self.began = time.monotonic()
+            self._transient(self.labels.get(begins[1], begins[1]))
+        elif ends := _ENDS.search(line):
+            self._transient("")
+            mark = "[green]✓[/]" if ends[2] == "SUCCESS" else "[red]✗[/]"
+            label = self.labels.get(ends[1], ends[1])
+            self.console.print(f" {mark} {label:<10} {time.monotonic() - self.began:6.1f} s")
+        elif line.startswith("slimrec: "):
+            self._transient("")
+            self.console.print(f"   {line.removeprefix('slimrec: ')}", markup=False)
+
+    def _transient(self, text: str) -> None:
+        if self.console.is_terminal:
+            self.console.file.write(f"\r\x1b[2K   {text[: self.console.width - 4]}" if text else "\r\x1b[2K")
+            self.console.file.flush()

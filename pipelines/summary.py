@@ -1,0 +1,53 @@
+"""What a local run says at its end: before and after in a table, the verdict, and where to look further."""
+
+import os
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from slimrec.artifacts import read_json
+from slimrec.report import before_after, headline
+
+
+def show(console: Console, output: Path, name: str) -> None:
+    """Print the summary of a run that ended well; `name` is the registered model's."""
+    facts = read_json(output / "evaluate" / "report" / "report.json")
+    table = Table("", "full", "slim", "change")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in before_after(facts):
+        table.add_row(*row)
+    console.print(f"\n[bold]{escape(headline(facts))}[/]")
+    console.print(table)
+    console.print(f"Verdict   {facts['verdict']}: {facts['reason']}", markup=False)
+    console.print(f"Kept      {_names(facts, kept=True)}", markup=False)
+    console.print(f"Dropped   {_names(facts, kept=False)}", markup=False)
+    console.print(f"Registry  {_registered(output, name)}", markup=False)
+    console.print(f"Report    {near(output / 'evaluate' / 'report' / 'report.html')}", markup=False, soft_wrap=True)
+    store = os.environ["MLFLOW_TRACKING_URI"]
+    opener = near(Path(sys.executable).parent / "mlflow")
+    console.print(f"MLflow    {opener} ui --backend-store-uri {store}", markup=False, soft_wrap=True)
+
+
+def near(path: Path) -> str:
+    """A path as one would type it here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _names(facts: dict, kept: bool) -> str:
+    return ", ".join(field["name"] for field in facts["fields"] if field["kept"] == kept) or "none"
+
+
+def _registered(output: Path, name: str) -> str:
+    """What the step returned, if the verdict let it run."""
+    returned = output / "register" / "executor_output.json"
+    if not returned.is_file():
+        return "nothing registered"
+    entry = read_json(returned)["parameterValues"]["Output"]
+    if not entry["registered"]:
+        return f"nothing registered: {entry['reason']}"
+    return f"{name} version {entry['version']}, {' and '.join(entry['aliases'])}"

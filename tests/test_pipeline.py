@@ -1,0 +1,233 @@
+"""The pipeline: what it compiles to, and that a whole audit runs on this machine, ends well, or fails as it should."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from kfp.compiler import Compiler
+
+import components
+from pipelines.audit import arguments, audit
+from slimrec.artifacts import read_json, verify
+from slimrec.config import Recipe, parse, read_recipe
+from slimrec.errors import ConfigError
+from slimrec.stages import choose
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "pipelines" / "recipes").glob("[!.]*.yaml"))
+SMALL = {
+    "ingest": {
+        "source": "planted:rows=6000,seed=0",
+        "split": {"by": "random", "train": 0.6, "gate": 0.1, "valid": 0.1, "test": 0.2},
+    },
+    "sample": {"fraction": 0.5},
+    "pretrain": {
+        "method": "random",
+        "model": {"backbone": "widedeep", "options": {"hidden": [8]}, "embedding_dim": 4},
+        "train": {"epochs": 1, "batch_size": 128, "threads": 1},
+    },
+    "prune": {"budget": {"keep": 0.75}},
+    "finetune": {"train": {"epochs": 1, "batch_size": 128, "threads": 1}},
+    "evaluate": {"allowed_auc_loss": 0.4, "latency_repeats": 2},
+    "register": {"name": "small"},
+}
+STEPS = ("ingest", "sample", "pretrain", "prune", "finetune", "baseline", "evaluate", "register", "notify")
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory) -> dict:
+    path = tmp_path_factory.mktemp("compiled") / "audit.yaml"
+    Compiler().compile(audit, str(path))
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def changed(**sections) -> dict:
+    return {**SMALL, **{name: {**SMALL[name], **values} for name, values in sections.items()}}
+
+
+def pipelines(*words, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    """`python -m pipelines ...` from a folder that is not the project's."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW")}
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines", *map(str, words)],
+        cwd=cwd, env={**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **environment},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+def written(folder: Path, recipe: dict) -> Path:
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    """One whole audit; its folder has the name that kfp.local would mangle in paths."""
+    folder = tmp_path_factory.mktemp("python3 runs")
+    done = pipelines("run", written(folder, SMALL), "--output", "small", cwd=folder)
+    return folder / "small", done
+
+
+def test_every_step_runs_in_the_image_that_the_environment_names(compiled):
+    images = {
+        name: executor["container"]["image"] for name, executor in compiled["deploymentSpec"]["executors"].items()
+    }
+    assert len(images) == 10
+    assert set(images.values()) == {components.IMAGE}
+
+
+def test_no_step_installs_packages_when_it_starts(compiled):
+    for executor in compiled["deploymentSpec"]["executors"].values():
+        assert "pip install" not in " ".join(executor["container"]["command"])
+
+
+def test_another_image_needs_no_change_of_code(tmp_path):
+    done = pipelines("compile", "--output", "a.yaml", cwd=tmp_path, SLIMREC_IMAGE="registry.example/slimrec@sha256:1")
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "a.yaml").read_text(encoding="utf-8")
+    assert text.count("image: registry.example/slimrec@sha256:1") == 10
+
+
+def test_notify_runs_however_the_audit_ends(compiled):
+    notify = compiled["root"]["dag"]["tasks"]["notify"]
+    assert notify["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
+    assert "taskFinalStatus" in notify["inputs"]["parameters"]["status"]
+
+
+def test_the_decision_opens_exactly_one_of_two_branches(compiled):
+    branches = compiled["components"]["comp-condition-branches-2"]["dag"]["tasks"]
+    conditions = {task["taskInfo"]["name"]: task["triggerPolicy"]["condition"] for task in branches.values()}
+    wanted = "inputs.parameter_values['pipelinechannel--evaluate-Output'] == 'accept'"
+    assert {name: " ".join(text.split()) for name, text in conditions.items()} == {
+        "accepted": wanted,
+        "refused": f"!({wanted})",
+    }
+
+
+def test_register_sees_the_registry_every_time_and_ingest_the_source(compiled):
+    tasks = {}
+    for component in compiled["components"].values():
+        tasks |= component.get("dag", {}).get("tasks", {})
+    assert "enableCache" not in tasks["ingest"]["cachingOptions"]
+    assert "enableCache" not in tasks["register"]["cachingOptions"]
+    assert tasks["pretrain"]["cachingOptions"]["enableCache"]
+
+
+def test_parameters_are_few_described_and_defaulted(compiled):
+    parameters = compiled["root"]["inputDefinitions"]["parameters"]
+    assert all(parameter["description"] for parameter in parameters.values())
+    assert [name for name, parameter in parameters.items() if "defaultValue" not in parameter] == ["source"]
+    assert sum(parameter["parameterType"] != "STRUCT" for parameter in parameters.values()) <= 12
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if "schema" not in path.name], ids=lambda path: path.stem)
+def test_every_recipe_of_ours_is_valid_and_becomes_arguments_of_the_pipeline(path, compiled):
+    given = arguments(read_recipe(path))
+    assert set(given) <= set(compiled["root"]["inputDefinitions"]["parameters"])
+
+
+def test_arguments_say_what_the_recipe_says():
+    given = arguments(parse(Recipe, SMALL))
+    assert (given["source"], given["method"], given["backbone"], given["keep"]) == (
+        SMALL["ingest"]["source"], "random", "widedeep", 0.75,
+    )  # fmt: skip
+    assert given["pretrain_config"] == SMALL["pretrain"]
+    assert given["baseline_config"] == {name: SMALL["pretrain"][name] for name in ("model", "train")}
+
+
+def test_the_full_model_may_train_otherwise_than_the_search():
+    given = arguments(parse(Recipe, {**SMALL, "baseline": {"epochs": 7}}))
+    assert given["baseline_config"]["train"] == {"epochs": 7}
+    assert given["pretrain_config"]["train"]["epochs"] == 1
+
+
+def test_a_choice_beside_the_section_wins_and_forgets_options_of_what_it_replaces():
+    section = {"method": "random", "options": {"a": 1}, "model": {"backbone": "dcn", "options": {"layers": 3.0}}}
+    chosen = choose(section, {"method": "none", "model.backbone": "dcn", "budget": None})
+    assert chosen == {"method": "none", "model": {"backbone": "dcn", "options": {"layers": 3}}}
+    assert isinstance(chosen["model"]["options"]["layers"], int)
+    assert section["options"] == {"a": 1}
+
+
+@pytest.mark.parametrize("date", ["[[ScheduledTime.2006-01-02]]", "yesterday", "2026-13-01"])
+def test_an_audit_date_that_is_none_is_refused(date):
+    with pytest.raises(ConfigError, match="audit_date"):
+        parse(Recipe, {"ingest": {"source": "planted:rows=10,seed=0", "audit_date": date}})
+
+
+def test_a_whole_audit_ends_with_a_registered_slim_model_and_a_report(finished):
+    output, done = finished
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (output / "evaluate" / "report" / "report.html").stat().st_size > 1000
+    before, after = (verify_fields(output / step) for step in ("baseline/gated", "finetune/tuned"))
+    assert len(after) == int(0.75 * len(before))
+    registered = read_json(output / "register" / "executor_output.json")["parameterValues"]["Output"]
+    assert registered["registered"]
+    assert (output.parent / "mlflow.db").is_file()
+
+
+def verify_fields(folder: Path) -> set[str]:
+    verify(folder)
+    return {field["name"] for field in read_json(folder / "schema.json")["fields"]}
+
+
+def test_a_run_leaves_a_folder_for_every_step(finished):
+    output, _ = finished
+    assert {path.name for path in output.iterdir() if path.is_symlink()} == set(STEPS)
+
+
+def test_the_screen_shows_steps_and_summary_and_the_log_the_rest(finished):
+    output, done = finished
+    assert [line.split()[1] for line in done.stdout.splitlines() if "✓" in line] == list(STEPS)
+    assert "certified" in done.stdout
+    assert "mlflow ui --backend-store-uri sqlite:" in done.stdout
+    assert "KFP Executor" not in done.stdout
+    assert "KFP Executor" in (output / "log.txt").read_text(encoding="utf-8")
+
+
+def test_a_rejected_candidate_is_an_outcome(tmp_path):
+    recipe = changed(evaluate={"allowed_auc_loss": 0.0}, prune={"budget": {"fields": 1}})
+    done = pipelines("run", written(tmp_path, recipe), "--output", "small", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "small" / "refuse").is_symlink()
+    assert not (tmp_path / "small" / "register").exists()
+
+
+def test_a_failing_step_fails_the_run_with_its_exit_class_and_one_sentence(tmp_path):
+    (tmp_path / "log.csv").write_text("clicked,site\n" + "1,a\n" * 100, encoding="utf-8")
+    schema = {"label": "clicked", "fields": [{"name": "site", "kind": "category"}]}
+    recipe = changed(ingest={"source": "log.csv", "fields": schema})
+    done = pipelines("run", written(tmp_path, recipe), "--output", "small", cwd=tmp_path)
+    assert done.returncode == 10, done.stdout + done.stderr
+    assert done.stderr.splitlines()[-1].startswith("slimrec: ingest: all 64 labels of the split 'train' are 1")
+    assert "Traceback" not in done.stdout + done.stderr + (tmp_path / "small" / "log.txt").read_text(encoding="utf-8")
+    assert "audit failed: ingest: all 64 labels" in done.stdout
+    assert not (tmp_path / "small" / "ingest" / "dataset").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "code", "words"),
+    [
+        (changed(pretrain={"lamda": 1}), 20, "has no 'pretrain.lamda'"),
+        (changed(pretrain={"method": "laep"}), 20, "no method 'laep'"),
+        (changed(ingest={"source": "nowhere.parquet", "fields": {"label": "y", "fields": [{"name": "a", "kind": "category"}]}}), 10,
+         "no such file or folder: nowhere.parquet"),
+    ],
+)  # fmt: skip
+def test_a_bad_recipe_is_refused_before_anything_is_written(tmp_path, recipe, code, words):
+    done = pipelines("run", written(tmp_path, recipe), "--output", "small", cwd=tmp_path)
+    assert done.returncode == code
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "small").exists()
+    assert not list(tmp_path.glob("*.db"))
+
+
+def test_submit_to_a_host_that_is_not_there_is_transient(tmp_path):
+    done = pipelines("submit", written(tmp_path, SMALL), "--host", "http://127.0.0.1:9", cwd=tmp_path)
+    assert done.returncode == 30
+    assert "127.0.0.1:9 did not take the run" in done.stderr
