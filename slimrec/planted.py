@@ -43,12 +43,12 @@ _SIZES = {
     "noise_large": 500,
 }
 _EFFECT = {
-    "site": 0.45,
-    "device": 0.45,
-    "item": 0.6,
-    "fades": 0.45,
+    "site": 0.35,
+    "device": 0.35,
+    "item": 0.5,
+    "fades": 0.35,
     "weak": 0.1,
-    "rises": 0.45,
+    "rises": 0.35,
 }  # deviations of the logit
 _INTERCEPT = -1.45  # about 26 clicks in a hundred rows
 _START, _SPAN = 1_767_225_600, 28 * 86_400  # seconds: four weeks from 2026-01-01 UTC
@@ -145,7 +145,6 @@ class _World:
     user_chance: np.ndarray
     direction: np.ndarray  # (WIDTH,), unit length
     genre_effect: np.ndarray
-    sign: np.ndarray  # (2, 6) of +1 and -1 in equal number: one row for `query`, one for `layout`
 
 
 @lru_cache(maxsize=4)
@@ -167,7 +166,6 @@ def _world(log: Log) -> _World:
         user_chance=_zipf(users, 10.0),
         direction=direction / np.linalg.norm(direction),
         genre_effect=genre,
-        sign=np.array([rng.permutation([1, 1, 1, -1, -1, -1]) for _ in range(2)]),
     )
 
 
@@ -192,21 +190,21 @@ def _piece(log: Log, start: int) -> tuple[dict[str, np.ndarray], dict[str, np.nd
 
     rare = rng.random(count) < 0.01
     columns["rare"], effects["rare"] = np.where(rare, "active", "idle").astype(object), np.where(rare, 3.0, 0.0)
-    query, layout = rng.integers(0, 6, (2, count))
+    query, layout = rng.integers(0, 2, (2, count))
     columns["query"], columns["layout"] = _labels("query", query), _labels("layout", layout)
-    effects["query"] = 0.65 * world.sign[0][query] * world.sign[1][layout]
+    effects["query"] = np.where(query == layout, 1.0, -1.0)
 
     price = rng.standard_normal(count)
     known = rng.random(count) >= 0.05
     columns["price"] = np.where(known, np.exp(2.5 + 0.8 * price), np.nan)
-    effects["price"] = np.where(known, -0.45 * price, 0.0)
+    effects["price"] = np.where(known, -0.35 * price, 0.0)
     columns["noise_number"] = rng.gamma(2.0, 3.0, count)
     vector = rng.standard_normal((count, WIDTH))
-    columns["embedding"], effects["embedding"] = vector.astype(np.float32), 0.5 * vector @ world.direction
+    columns["embedding"], effects["embedding"] = vector.astype(np.float32), 0.4 * vector @ world.direction
     columns["noise_vector"] = rng.standard_normal((count, WIDTH)).astype(np.float32)
     genres, lengths = rng.integers(0, 20, (count, 5)), rng.integers(1, 6, count)
     inside = np.arange(5) < lengths[:, None]
-    effects["genres"] = 1.1 * (world.genre_effect[genres] * inside).sum(axis=1) / lengths
+    effects["genres"] = 0.9 * (world.genre_effect[genres] * inside).sum(axis=1) / lengths
     columns["genres"] = _bag("genre", genres, inside)
     columns["noise_bag"] = _bag(
         "tag", rng.integers(0, 40, (count, 5)), np.arange(5) < rng.integers(0, 6, count)[:, None]

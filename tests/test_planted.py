@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from benchmarks.datasets import pool_size
 from slimrec import planted
 from slimrec.errors import ConfigError
 
@@ -51,7 +52,7 @@ def test_the_interaction_moves_the_click_only_when_both_fields_meet(world):
     rate = frame["click"].mean()
     assert abs(frame.groupby("query")["click"].mean() - rate).max() < 0.02
     assert abs(frame.groupby("layout")["click"].mean() - rate).max() < 0.02
-    assert frame.groupby(["query", "layout"])["click"].mean().std() > 0.08
+    assert frame.groupby(["query", "layout"])["click"].mean().std() > 0.15
 
 
 def test_rare_constant_twin_leak_and_unique_are_what_they_are_called(world):
@@ -90,8 +91,8 @@ def test_drift_takes_the_worth_of_one_field_and_gives_it_to_another():
     label, logit = table["click"].to_numpy(), table[planted.LOGIT].to_numpy()
     early, late = slice(0, ROWS // 5), slice(-ROWS // 5, None)
     for name, first, last in (("fades", early, late), ("rises", late, early)):
-        assert without(logit[first], parts[name][first], label[first]) > 0.008
-        assert without(logit[last], parts[name][last], label[last]) < 0.002
+        assert without(logit[first], parts[name][first], label[first]) > 0.005
+        assert without(logit[last], parts[name][last], label[last]) < 0.001
 
 
 def test_the_same_seed_gives_the_same_log_another_seed_another_and_pieces_join(tmp_path):
@@ -116,3 +117,9 @@ def test_a_source_text_says_which_log():
     }.items():
         with pytest.raises(ConfigError, match=sentence):
             planted.parse_source(wrong)
+
+
+def test_the_benchmark_noise_has_as_many_values_as_the_column_it_stands_for():
+    pool = pool_size(4584, 10_002)
+    drawn = [len(np.unique(np.random.default_rng(seed).integers(0, pool, 10_002))) for seed in range(50)]
+    assert np.mean(drawn) == pytest.approx(4584, abs=4 * np.std(drawn) / np.sqrt(50))
