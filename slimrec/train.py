@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from slimrec.checkpoint import Checkpoint, restore_optimizer
 from slimrec.config import TrainConfig
-from slimrec.data import Batch, Split
+from slimrec.data import Batch, Split, batch_count
 from slimrec.distributed import Ranks
 from slimrec.errors import ConfigError, InputError, Preempted
 from slimrec.metrics import auc, log_loss, score
@@ -51,7 +51,7 @@ class Trainer:
         self._check(gate)
         self.optimizers = self._optimizers()
         self.checkpoint = Checkpoint(checkpoint, self.device)
-        self.steps_per_epoch = math.ceil(len(train) / config.batch_size)
+        self.steps_per_epoch = batch_count(len(train), config.batch_size)
         self.step, self.best, self.best_auc, self.stale, self.history = 0, None, -math.inf, 0, []
         self.loss_sum, self.stopping = torch.zeros((), device=self.device, dtype=torch.double), False
         if config.threads:
@@ -132,7 +132,7 @@ class Trainer:
         self.model.train()
         for batch in self._batches("train", epoch, start=self.step % self.steps_per_epoch):
             self._train_step(batch)
-            if gate_batches is not None and (self.step + 1) % self.model.gate.every == 0:
+            if gate_batches is not None and self._gate_is_due():
                 self._gate_step(next(gate_batches))
             self.step += 1
             bar.update()
@@ -151,6 +151,12 @@ class Trainer:
         if self.stopping:
             raise Preempted(f"stopped at step {self.step} with a checkpoint: run the step again to resume")
 
+    def _gate_is_due(self) -> bool:
+        return self.step >= self._warmup() and (self.step + 1) % self.model.gate.every == 0
+
+    def _warmup(self) -> float:
+        return self.model.gate.warmup * self.config.epochs * self.steps_per_epoch
+
     def _batches(self, split: str, epoch: int, start: int = 0) -> Iterator[Batch]:
         c = self.config
         return self.splits[split].batches(
@@ -166,7 +172,7 @@ class Trainer:
 
     def _gate_batches(self) -> Iterator[Batch]:
         """The gate slice round and round, from where the count of steps says."""
-        per_round = math.ceil(len(self.splits["gate"]) / self.config.batch_size)
+        per_round = batch_count(len(self.splits["gate"]), self.config.batch_size)
         done = self.step // self.model.gate.every
         epoch, start = divmod(done, per_round)
         while True:
@@ -248,6 +254,8 @@ class Trainer:
         scores = self.model.gate.scores() if self.gate_learns else {}
         self.log(row | {f"gate/{name}": value for name, value in scores.items()}, self.step)
         bar.set_postfix(auc=f"{row['valid_auc']:.4f}", loss=f"{row['train_loss']:.4f}")
+        if self.gate_learns and epoch * self.steps_per_epoch < self._warmup():
+            return  # the gate has not had a whole epoch: what is best so far says nothing about it
         if row["valid_auc"] > self.best_auc:
             self.best_auc, self.stale = row["valid_auc"], 0
             self.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}

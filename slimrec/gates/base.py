@@ -17,6 +17,7 @@ class Gate(nn.Module):
     `stream` which rows step its parameters: "gate" (the held-out slice) or "train" (a single pass only),
     `every` the number of training steps from one gate step to the next (1 on the train stream),
     `learning_rate` of its Adam,
+    `warmup` the share of the training steps before its first,
     `shared` the buffers that hold running averages, which ranks average after a gate step.
     """
 
@@ -24,6 +25,7 @@ class Gate(nn.Module):
     stream = "train"
     every = 1
     learning_rate = 1e-3
+    warmup = 0.0
     shared: tuple[str, ...] = ()
 
     def __init__(self, schema: Schema, embedding_dim: int):

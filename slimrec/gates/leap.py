@@ -34,7 +34,7 @@ class LeapGate(Gate):
     """
 
     method = "leap"
-    shared = ("divergence_sum", "mean_sum", "changed_sum")
+    shared = ("divergence_sum", "mean_sum", "changed")
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class LeapGate(Gate):
         learning_rate: float = 0.01,
         stream: Literal["gate", "train"] = "gate",
         every: int = 10,
+        warmup: float = 0.0,
         reservoir: int = 0,
     ):
         super().__init__(schema, embedding_dim)
@@ -64,7 +65,7 @@ class LeapGate(Gate):
             raise ValueError(f"`stream` must be 'gate' or 'train', got '{stream}'")
         self.alpha, self.floor, self.decay, self.temperature = alpha, floor, decay, temperature
         self.stream, self.every, self.learning_rate = stream, int(every) if stream == "gate" else 1, learning_rate
-        self.reservoir = int(reservoir)
+        self.warmup, self.reservoir = warmup, int(reservoir)
         fields, width = len(self.blocks), len(self.owner)
         self.theta = nn.Parameter(torch.full((fields,), float(start)))
         membership = torch.zeros(width, fields)
@@ -73,7 +74,7 @@ class LeapGate(Gate):
         self.register_buffer("observed", torch.zeros(()))  # gate steps so far
         self.register_buffer("divergence_sum", torch.zeros(fields))  # uncorrected moving averages
         self.register_buffer("mean_sum", torch.zeros(width))
-        self.register_buffer("changed_sum", torch.zeros(2, fields))  # within the batch, against the past
+        self.register_buffer("changed", torch.zeros(2, fields))  # rows that changed: by shuffling, against the past
         self.register_buffer("past", torch.zeros(self.reservoir, width))
         self.register_buffer("past_marks", torch.zeros(max(self.reservoir, _MEMORY_ROWS), fields, dtype=torch.double))
         self.register_buffer("past_rows", torch.zeros((), dtype=torch.long))
@@ -126,8 +127,7 @@ class LeapGate(Gate):
         pool = torch.cat([marks, self.past_marks[: min(filled, self.reservoir)]]) if self.reservoir else marks
         if filled:
             against = self.past_marks[torch.randint(filled, (len(marks),), device=marks.device)]
-            within = (marks != pool.gather(0, rows)).float().mean(0)
-            self.changed_sum.lerp_(torch.stack([within, (marks != against).float().mean(0)]), 1 - self.decay)
+            self.changed += torch.stack([(marks != pool.gather(0, rows)).sum(0), (marks != against).sum(0)])
         self._remember(x, marks)
 
     def _remember(self, x: Tensor, marks: Tensor) -> None:
@@ -153,8 +153,9 @@ class LeapGate(Gate):
 
     def step(self, progress: float) -> None:
         rates = self.effective_shuffle_rates()
-        if self.past_rows > 0 and self.observed >= _RATE_PATIENCE and rates.min() < _RATE_FLOOR:
-            worst = int(rates.argmin())
+        doubt = 3 * (2 / self.changed[1].clamp(min=1)).sqrt()  # three standard deviations of a ratio of counts
+        if self.observed >= _RATE_PATIENCE and (rates + doubt).min() < _RATE_FLOOR:
+            worst = int((rates + doubt).argmin())
             raise ConfigError(
                 f"shuffling within a batch changes field '{self.blocks[worst].name}' in only {rates[worst]:.0%} of the "
                 f"rows it should (batches hold few groups): use shuffle: window, a larger batch, or "
@@ -163,8 +164,8 @@ class LeapGate(Gate):
 
     def effective_shuffle_rates(self) -> Tensor:
         """By field, rows that a shuffle changes over those that rows from other batches would change; at most 1."""
-        within, against = self.changed_sum
-        return torch.where(against > 0, within / against.clamp(min=1e-12), torch.ones_like(within)).clamp(max=1)
+        within, against = self.changed
+        return torch.where(against > 0, within / against.clamp(min=1), torch.ones_like(within)).clamp(max=1)
 
     def scores(self) -> dict[str, float]:
         return dict(zip(self.schema.names, self.gates().tolist()))
