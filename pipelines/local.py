@@ -121,8 +121,8 @@ def _link(output: Path, labels: dict[str, str]) -> None:
 def _surroundings() -> Iterator[None]:
     """Steps run with this interpreter and this slimrec, wherever they start.
 
-    kfp.local replaces the text `python3` by sys.executable in the whole command, paths of data included. So the
-    executable is called just that, and the search path says which one is meant.
+    kfp.local replaces the text `python3` by sys.executable in the whole command, paths of data included (kubeflow
+    pipelines 14459). So the executable is called just that, and the search path says which one is meant.
     """
     executable, before = sys.executable, dict(os.environ)
     library = str(Path(track.__file__).parents[1])
@@ -144,7 +144,7 @@ class Screen(io.TextIOBase):
 
     def __init__(self, console: Console, log: TextIO, labels: dict[str, str]):
         self.console, self.log, self.labels = console, log, labels
-        self.rest, self.began = "", time.monotonic()
+        self.rest, self.label, self.began = "", "", time.monotonic()
 
     def write(self, text: str) -> int:
         *lines, self.rest = (self.rest + text).split("\n")
@@ -157,17 +157,16 @@ class Screen(io.TextIOBase):
 
     def _line(self, line: str) -> None:
         if "%|" in line and "[" in line:  # a progress bar's state, of which only the last one counts
-            self._transient(line)
+            self._transient(f"{self.label}: {line.partition(':')[2].strip()}")
             return
         print(line, file=self.log)
         if begins := _BEGINS.search(line):
-            self.began = time.monotonic()
-            self._transient(self.labels.get(begins[1], begins[1]))
+            self.label, self.began = self.labels.get(begins[1], begins[1]), time.monotonic()
+            self._transient(self.label)
         elif ends := _ENDS.search(line):
             self._transient("")
             mark = "[green]✓[/]" if ends[2] == "SUCCESS" else "[red]✗[/]"
-            label = self.labels.get(ends[1], ends[1])
-            self.console.print(f" {mark} {label:<10} {time.monotonic() - self.began:6.1f} s")
+            self.console.print(f" {mark} {self.label:<10} {time.monotonic() - self.began:6.1f} s")
         elif line.startswith("slimrec: "):
             self._transient("")
             self.console.print(f"   {line.removeprefix('slimrec: ')}", markup=False)

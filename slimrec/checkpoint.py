@@ -48,7 +48,7 @@ class Checkpoint:
         try:
             with safetensors.safe_open(self.path, "pt", device=str(self.device)) as stream:
                 values = json.loads(stream.metadata()["values"])
-                tensors = {name: stream.get_tensor(name) for name in stream.keys()}
+                tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118  no dict
         except (safetensors.SafetensorError, OSError):
             return None
         parts: dict[str, dict[str, Tensor]] = {}

@@ -27,8 +27,8 @@ class Ranks:
         if device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("device: cuda was asked for, no GPU is visible here; use device: auto or cpu")
         cuda = device != "cpu" and torch.cuda.is_available()
-        rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+        rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
         if world > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if cuda else "gloo")
         return cls(rank, world, chosen)

@@ -23,7 +23,7 @@ def no_ids(rows):
 
 
 def planted_rows(rows, generator):
-    normal = lambda width: torch.randn(rows, width, generator=generator)  # noqa: E731
+    normal = lambda width: torch.randn(rows, width, generator=generator)
     sparse = (torch.rand(rows, 1, generator=generator) < 0.01).float()
     strong, weak, signal = normal(1), normal(1), normal(16)
     direction = torch.ones(16) / 4

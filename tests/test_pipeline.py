@@ -1,15 +1,20 @@
 """The pipeline: what it compiles to, and that a whole audit runs on this machine, ends well, or fails as it should."""
 
+import json
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 import yaml
+from kfp import dsl
 from kfp.compiler import Compiler
 
 import components
+from components.notify import notify
 from pipelines.audit import arguments, audit
 from slimrec.artifacts import read_json, verify
 from slimrec.config import Recipe, parse, read_recipe
@@ -232,3 +237,43 @@ def test_submit_to_a_host_that_is_not_there_is_transient(tmp_path):
     done = pipelines("submit", written(tmp_path, SMALL), "--host", "http://127.0.0.1:9", cwd=tmp_path)
     assert done.returncode == 30
     assert "127.0.0.1:9 did not take the run" in done.stderr
+
+
+def ended(state: str) -> dsl.PipelineTaskFinalStatus:
+    return dsl.PipelineTaskFinalStatus(
+        state=state, pipeline_job_resource_name="run-1", pipeline_task_name="audit", error_code=None, error_message=None
+    )
+
+
+def test_a_webhook_gets_the_reason_of_a_failure_first(tmp_path, monkeypatch):
+    got = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self):
+            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *words):
+            """Quiet."""
+
+    server = HTTPServer(("127.0.0.1", 0), Hook)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("SLIMREC_WEBHOOK", f"http://127.0.0.1:{server.server_port}/")
+    (tmp_path / "failure.json").write_text(
+        '{"stage": "ingest", "exit_code": 10, "reason": "no rows"}', encoding="utf-8"
+    )
+    notify.python_func(ended("FAILED"), workspace=str(tmp_path))
+    server.shutdown()
+    server.server_close()
+    assert got == [
+        {"text": "audit failed: ingest: no rows", "state": "FAILED", "reason": "ingest: no rows", "run": "run-1"}
+    ]
+
+
+def test_a_webhook_that_is_down_only_warns(monkeypatch, capsys):
+    monkeypatch.setenv("SLIMREC_WEBHOOK", "http://127.0.0.1:9/")
+    notify.python_func(ended("SUCCEEDED"))
+    said = capsys.readouterr().out
+    assert "audit succeeded" in said
+    assert "warning" in said
