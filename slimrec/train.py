@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -193,7 +194,7 @@ class Trainer:
         if self.gate_learns:
             self.model.gate.requires_grad_(joint)
         loss = self._loss(batch)
-        self._check_finite(loss)
+        self.loss_sum += loss.detach()
         (loss + self.model.gate.penalty() / self.ranks.world if joint else loss).backward()
         self._update("tables", "dense", *(["gate"] if joint else []))
         if joint:
@@ -225,30 +226,27 @@ class Trainer:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
 
-    def _check_finite(self, loss: Tensor) -> None:
-        self.loss_sum += loss.detach()
-        if self.step % 100 == 99 and not torch.isfinite(self.loss_sum):
-            raise InputError(f"the loss is {float(loss)} by step {self.step}: lower learning_rate, check number fields")
-
     def _seed(self, part: int) -> int:
         return ((self.config.seed * 1_000_003 + self.step * 2 + part) * _MIX + self.ranks.rank) % 2**63
 
     def _validate(self, epoch: int, seconds: float, bar: tqdm) -> None:
         split = self.splits["valid"]
+        loss = float(self.ranks.sum(self.loss_sum)) / self.steps_per_epoch
         logits = score(self.model, split, device=self.device)
+        if not (math.isfinite(loss) and np.isfinite(logits).all()):
+            raise InputError(
+                f"training diverged in epoch {epoch + 1} (mean loss {loss:g}): lower learning_rate, or look for huge "
+                f"values in number fields"
+            )
         valid_auc = auc(split.label, logits, split.weight)
         if valid_auc is None:
             raise InputError("the validation rows hold one class only, AUC is undefined: give the split more rows")
         row = {
-            "train_loss": float(self.ranks.sum(self.loss_sum)) / self.steps_per_epoch,
+            "train_loss": loss,
             "valid_auc": valid_auc,
             "valid_logloss": log_loss(split.label, logits, split.weight),
             "epoch_seconds": seconds,
         }
-        if not math.isfinite(row["train_loss"]):
-            raise InputError(
-                f"the loss is {row['train_loss']} in epoch {epoch + 1}: lower learning_rate, check number fields"
-            )
         self.loss_sum.zero_()
         self.history.append(row)
         scores = self.model.gate.scores() if self.gate_learns else {}

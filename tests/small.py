@@ -61,17 +61,18 @@ def raw_rows(rows: int, seed: int = 0) -> pa.Table:
     return pa.table(columns)
 
 
+def ingest_rows(folder: Path, rows: int = 4000, gate: float = 0.0) -> Path:
+    """`folder`/raw.parquet and `folder`/dataset."""
+    raw = folder / "raw.parquet"
+    pq.write_table(raw_rows(rows), raw)
+    split = {"by": "random", "train": 0.5, "gate": gate, "valid": 0.1, "test": 0.4 - gate}
+    ingest.run(IngestConfig(source=str(raw), fields=FIELDS, split=split), Tracker(), dataset=folder / "dataset")
+    return raw
+
+
 def make(folder: Path, dropped: tuple[str, ...] = ("device_again", "noise", "user_id"), rows: int = 4000) -> World:
     """Ingest, train a full model for one epoch, cut `dropped` and half the columns of `tags` from it."""
-    world = World(folder / "raw.parquet", *(folder / name for name in ("dataset", "full", "selection", "slim")))
-    pq.write_table(raw_rows(rows), world.raw)
-    ingest.run(
-        IngestConfig(
-            source=str(world.raw), fields=FIELDS, split={"train": 0.5, "gate": 0.0, "valid": 0.1, "test": 0.4}
-        ),
-        Tracker(),
-        dataset=world.dataset,
-    )
+    world = World(ingest_rows(folder, rows), *(folder / name for name in ("dataset", "full", "selection", "slim")))
     train = TrainConfig(epochs=1, batch_size=256, learning_rate=0.01, embedding_learning_rate=0.02, device="cpu")
     config = PretrainConfig(model=ModelConfig(embedding_dim=4, options={"hidden": [16, 8]}), train=train)
     pretrain.run(config, Tracker(), dataset=world.dataset, gated=world.full)

@@ -1,0 +1,143 @@
+"""The contract battery: what every gate promises in front of every backbone; nothing to write when one is added."""
+
+import pytest
+import torch
+
+from slimrec.backbones import BACKBONES
+from slimrec.config import ModelConfig
+from slimrec.gates import GATES
+from slimrec.model import build, with_gate
+from slimrec.schema import Field, Schema, Statistics
+from slimrec.selection import Budget, Selection
+
+INEXACT_CONSTANTS = {"dcn", "xdeepfm"}  # they say themselves that a constant cannot be folded through them
+EVERY_GATE = pytest.mark.parametrize("method", sorted(GATES.table))
+EVERY_PAIRING = pytest.mark.parametrize(
+    ("method", "backbone"), [(m, b) for m in sorted(GATES.table) for b in sorted(BACKBONES.table)]
+)
+
+
+def mixed_schema(order=1):
+    fields = [
+        Field(name="user", kind="category", statistics=Statistics(rows=50)),
+        Field(name="genres", kind="bag", max_length=3, statistics=Statistics(rows=12)),
+        Field(name="price", kind="number", statistics=Statistics(mean=(0.0,), deviation=(1.0,))),
+        Field(name="vector", kind="vector", width=6, statistics=Statistics()),
+        Field(name="item", kind="category", statistics=Statistics(rows=200)),
+        Field(name="noise", kind="category", statistics=Statistics(rows=30)),
+    ]
+    return Schema(label="click", fields=fields[::order])
+
+
+def inputs(schema, rows=64):
+    torch.manual_seed(5)
+    ids = [torch.randint(1, f.rows, (rows, f.slots), dtype=torch.int32) for f in schema.embedded]
+    dense = [torch.randn(rows, f.dense_width) for f in schema.dense]
+    return torch.cat(ids, 1), torch.cat(dense, 1)
+
+
+def gated(method, backbone="mlp", schema=None):
+    """A model whose gate has seen a few batches and sits at random positions."""
+    model = build(schema or mixed_schema(), ModelConfig(backbone=backbone, embedding_dim=4, embedding_std=0.5), seed=1)
+    with_gate(model, method, {}, seed=1).train()
+    batch = inputs(model.schema)
+    for _ in range(5):
+        torch.manual_seed(7)
+        model(*batch)
+    generator = torch.Generator().manual_seed(11)
+    with torch.no_grad():
+        for parameter in model.gate.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return model
+
+
+@EVERY_PAIRING
+def test_the_slim_model_gives_the_logits_of_the_masked_one(method, backbone):
+    model = gated(method, backbone).eval()
+    selection = model.gate.select(Budget(keep=0.5), seed=0)
+    if backbone in INEXACT_CONSTANTS:
+        kept_only = {
+            n: d if d.kept else d.model_copy(update={"shift": (0.0,) * d.width}) for n, d in selection.fields.items()
+        }
+        selection = selection.model_copy(update={"fields": kept_only})
+    slim = model.narrow(selection)
+    ids, dense = inputs(model.schema)
+    masked = model.masked_logits(ids, dense, selection)
+    slots = [name for field in model.schema.embedded for name in [field.name] * field.slots]
+    columns = [name for field in model.schema.dense for name in [field.name] * field.dense_width]
+    kept_ids = ids[:, [name in selection.kept for name in slots]]
+    kept_dense = dense[:, [name in selection.kept for name in columns]]
+    assert torch.allclose(masked, slim(kept_ids, kept_dense), atol=1e-5)
+
+
+@EVERY_PAIRING
+def test_in_eval_mode_the_gate_is_the_affine_map_that_it_writes_into_the_selection(method, backbone):
+    model = gated(method, backbone).eval()
+    everything = model.gate.select(Budget(keep=1.0), seed=0)
+    batch = inputs(model.schema)
+    assert torch.allclose(model(*batch), model.masked_logits(*batch, everything), atol=1e-5)
+
+
+@EVERY_PAIRING
+def test_every_gate_parameter_gets_a_gradient(method, backbone):
+    model = gated(method, backbone)
+    loss = model(*inputs(model.schema)).square().mean() + model.gate.penalty()
+    if model.gate.learns:
+        loss.backward()
+    for name, parameter in model.gate.named_parameters():
+        assert parameter.grad is not None and (parameter.grad != 0).all(), name
+
+
+@EVERY_GATE
+def test_keep_one_keeps_everything(method):
+    selection = gated(method).gate.select(Budget(keep=1.0), seed=0)
+    assert selection.kept == mixed_schema().names
+    assert all(len(decision.columns) == decision.width for decision in selection.fields.values())
+
+
+@EVERY_GATE
+@pytest.mark.parametrize("budget", [Budget(keep=0.01), Budget(fields=1), Budget(threshold=1.0), Budget(max_bytes=1)])
+def test_at_least_one_field_survives_any_budget(method, budget):
+    assert gated(method).gate.select(budget, seed=0).kept
+
+
+@EVERY_GATE
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_keep_gives_that_share_of_the_fields_rounded_down(method, share):
+    assert len(gated(method).gate.select(Budget(keep=share), seed=0).kept) == max(1, int(share * 6))
+
+
+@EVERY_GATE
+@pytest.mark.parametrize("limit", [100, 1000, 4000])
+def test_a_byte_budget_is_never_exceeded(method, limit):
+    selection = gated(method).gate.select(Budget(max_bytes=limit), seed=0)
+    kept = sum(4 * len(d.columns) * d.bytes // (4 * d.width) for d in selection.fields.values())
+    assert kept <= limit
+
+
+@EVERY_GATE
+def test_the_same_seed_gives_the_same_selection_to_the_bit(method):
+    first, second = (gated(method).gate.select(Budget(keep=0.5), seed=0).model_dump_json() for _ in range(2))
+    assert first == second
+
+
+@EVERY_GATE
+def test_the_order_in_which_fields_are_written_changes_nothing(method):
+    forward, backward = mixed_schema(), mixed_schema(order=-1)
+    selections = [gated(method, schema=s).gate.select(Budget(keep=0.5), seed=0).model_dump_json() for s in (forward, backward)]
+    assert selections[0] == selections[1]
+
+
+@EVERY_GATE
+def test_a_selection_survives_being_written_and_read(method):
+    selection = gated(method).gate.select(Budget(keep=0.5), seed=0)
+    assert Selection.model_validate_json(selection.model_dump_json()) == selection
+
+
+@pytest.mark.parametrize("backbone", sorted(BACKBONES.table))
+def test_the_gate_none_changes_no_logit(backbone):
+    model = gated("none", backbone).eval()
+    batch = inputs(model.schema)
+    with_none = model(*batch)
+    model.gate = None
+    assert torch.equal(with_none, model(*batch))

@@ -1,0 +1,176 @@
+"""The training loop: resumable to the bit, early stop, gates on rows that the network has not memorised."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+import small
+import two_ranks
+from slimrec.config import ModelConfig, TrainConfig
+from slimrec.data import Dataset
+from slimrec.errors import ConfigError, InputError, Preempted
+from slimrec.gates import GATES
+from slimrec.model import build, with_gate
+from slimrec.train import Trainer
+
+OPTIMIZERS = ["lazy_adam", "rowwise_adagrad", "adam"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("train")
+    small.ingest_rows(folder, gate=0.1)
+    return Dataset.open(folder / "dataset")
+
+
+def trainer(data, checkpoint=None, method="leap", options=None, **train):
+    settings = {"epochs": 2, "batch_size": 128, "seed": 3, "checkpoint_every": 5, "patience": 0, "device": "cpu", **train}
+    network = ModelConfig(embedding_dim=4, options={"hidden": [8], "dropout": 0.2, "batch_norm": True})
+    model = with_gate(build(data.schema, network, seed=3), method, options or {}, seed=3)
+    return Trainer(model, TrainConfig(**settings), *(data.split(n) for n in ("train", "valid", "gate")), checkpoint)
+
+
+def weights(one):
+    return {name: tensor.clone() for name, tensor in one.model.state_dict().items()}
+
+
+def stop_after(one, steps):
+    """Ask for a stop as SIGTERM does, once so many steps are done."""
+    step = one._train_step
+
+    def counted(batch):
+        step(batch)
+        one.stopping = one.step + 1 >= steps
+
+    one._train_step = counted
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("steps", [1, 7, 18, 25])
+def test_a_stopped_and_resumed_run_ends_with_the_bits_of_an_undisturbed_one(data, tmp_path, optimizer, steps):
+    undisturbed = trainer(data, embedding_optimizer=optimizer)
+    undisturbed.fit()
+    stopped = trainer(data, tmp_path / "c.safetensors", embedding_optimizer=optimizer)
+    stop_after(stopped, steps)
+    with pytest.raises(Preempted, match="resume"):
+        stopped.fit()
+    resumed = trainer(data, tmp_path / "c.safetensors", embedding_optimizer=optimizer)
+    resumed.fit()
+    expected = weights(undisturbed)
+    assert all(torch.equal(expected[name], tensor) for name, tensor in weights(resumed).items())
+    assert [h["valid_auc"] for h in resumed.history] == [h["valid_auc"] for h in undisturbed.history]
+
+
+def test_a_torn_checkpoint_is_not_resumed_from(data, tmp_path):
+    (tmp_path / "c.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{}")
+    one = trainer(data, tmp_path / "c.safetensors", epochs=1)
+    one._resume()
+    assert one.step == 0
+
+
+def pretrain_process(folder):
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(
+        "ingest: {source: 'planted:rows=100'}\n"
+        "pretrain: {method: leap, model: {options: {hidden: [16]}},\n"
+        "  train: {epochs: 12, patience: 0, batch_size: 32, checkpoint_every: 10, device: cpu, threads: 1}}\n"
+    )
+    paths = [f"--path={name}={folder / name}" for name in ("dataset", "gated")]
+    command = [sys.executable, "-m", "slimrec.cli", "stage", "pretrain", str(recipe), *paths]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    return subprocess.Popen([*command, f"--workspace={folder / 'workspace'}"], env=environment, stderr=subprocess.PIPE)
+
+
+def wait_for_checkpoint(process, folder):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        if list((folder / "workspace" / "checkpoints").glob("*.safetensors")):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no checkpoint appeared: {process.stderr.read().decode()[-500:]}")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 40)])
+def test_pretrain_killed_or_preempted_and_run_again_ends_with_the_same_bytes(tmp_path, number, code):
+    small.ingest_rows(tmp_path, gate=0.1)
+    process = pretrain_process(tmp_path)
+    wait_for_checkpoint(process, tmp_path)
+    process.send_signal(number)
+    assert process.wait(60) == code
+    assert not (tmp_path / "gated").exists()
+    assert pretrain_process(tmp_path).wait(120) == 0
+    disturbed = (tmp_path / "gated" / "model.safetensors").read_bytes()
+    (tmp_path / "gated").rename(tmp_path / "first")
+    assert pretrain_process(tmp_path).wait(120) == 0
+    assert (tmp_path / "gated" / "model.safetensors").read_bytes() == disturbed
+    assert not list((tmp_path / "workspace" / "checkpoints").glob("*"))
+
+
+def test_early_stopping_ends_after_stale_epochs_and_leaves_the_best_weights(data):
+    one = trainer(data, method="none", epochs=30, patience=2, learning_rate=0.05, embedding_learning_rate=0.05)
+    figures = one.fit()
+    aucs = [row["valid_auc"] for row in one.history]
+    assert len(aucs) < 30 and len(aucs) == aucs.index(max(aucs)) + 3
+    assert figures["valid_auc"] == max(aucs)
+    one._validate(0, 0.0, one._progress())
+    assert one.history[-1]["valid_auc"] == max(aucs)
+
+
+@pytest.mark.parametrize("method", [m for m in sorted(GATES.table) if "stream" in GATES.options(m)])
+def test_a_gate_on_training_rows_is_refused_a_second_epoch(data, method):
+    with pytest.raises(ConfigError, match="memorised"):
+        trainer(data, method=method, options={"stream": "train"}, epochs=2)
+    trainer(data, method=method, options={"stream": "train"}, epochs=1)
+
+
+def test_a_gate_on_an_empty_gate_slice_is_refused(data):
+    empty = data.split("gate", rows=torch.zeros(0, dtype=torch.long).numpy())
+    with pytest.raises(ConfigError, match="gate slice"):
+        Trainer(trainer(data).model, TrainConfig(), data.split("train"), data.split("valid"), empty)
+
+
+def test_gate_rows_never_move_the_network(data):
+    one = trainer(data)
+    one.model.train()
+    before = {name: t.clone() for name, t in one.model.named_parameters() if not name.startswith("gate.")}
+    theta = one.model.gate.theta.detach().clone()
+    for batch in one._batches("gate", 0):
+        one._gate_step(batch)
+    assert all(torch.equal(before[name], t) for name, t in one.model.named_parameters() if name in before)
+    assert not torch.equal(theta, one.model.gate.theta)
+
+
+def test_an_exploding_loss_is_an_input_error_and_not_a_model(data):
+    one = trainer(data, method="none", learning_rate=1e30, epochs=3)
+    with pytest.raises(InputError, match="lower learning_rate"):
+        one.fit()
+
+
+def test_the_loss_is_the_weighted_mean_of_the_rows_losses(data):
+    one = trainer(data, method="none")
+    one.model.eval()
+    batch = next(iter(one._batches("train", 0)))
+    logits = one.model(batch.ids, batch.dense).detach().double()
+    by_hand = -(batch.label * torch.log(torch.sigmoid(logits)) + (1 - batch.label) * torch.log(1 - torch.sigmoid(logits)))
+    expected = float((by_hand * batch.weight).sum() / batch.weight.sum())
+    assert float(one._loss(batch).detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_two_processes_end_with_one_model_that_matches_a_single_process(data, tmp_path):
+    script = Path(__file__).with_name("two_ranks.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    subprocess.run([*command, str(data.path), str(tmp_path)], check=True, env=environment, capture_output=True, timeout=120)
+    first, second = (safetensors.torch.load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    alone = two_ranks.trainer(data.path)
+    alone.fit()
+    assert all(torch.allclose(first[name], tensor, atol=1e-4) for name, tensor in alone.model.state_dict().items())
