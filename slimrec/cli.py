@@ -21,7 +21,7 @@ def schema(
     output: Annotated[Path | None, typer.Option(help="write here instead of to the screen")] = None,
 ) -> None:
     """Draft a schema YAML from a file, for a person to edit."""
-    from slimrec.draft import draft
+    from slimrec.data.draft import draft
 
     text = draft(path, label)
     if output is None:
@@ -50,7 +50,7 @@ def planted(
     drift: float = 0.0,
 ) -> None:
     """Write a generated click log whose useful and useless fields are known."""
-    from slimrec.planted import write
+    from slimrec.data.planted import write
 
     write(output, rows=rows, seed=seed, drift=drift)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 if TYPE_CHECKING:
-    from slimrec.data import Split
+    from slimrec.data.dataset import Split
     from slimrec.model import Model
 
 

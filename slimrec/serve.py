@@ -13,13 +13,13 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import torch
 
-from slimrec import files
-from slimrec.encode import Encoder
+from slimrec.data import files
+from slimrec.data.encode import Encoder
+from slimrec.data.storage import list_files
+from slimrec.data.values import Where
 from slimrec.errors import InputError
 from slimrec.metrics import probability
 from slimrec.model import Model
-from slimrec.storage import list_files
-from slimrec.values import Where
 from slimrec.weights import load_model
 
 ROWS_AT_ONCE = 16_384

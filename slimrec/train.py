@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from slimrec.checkpoint import Checkpoint, restore_optimizer
 from slimrec.config import TrainConfig
-from slimrec.data import Batch, Split, batch_count
+from slimrec.data.dataset import Batch, Split, batch_count
 from slimrec.distributed import Ranks
 from slimrec.errors import ConfigError, InputError, Preempted
 from slimrec.metrics import auc, log_loss, score

@@ -12,7 +12,7 @@ from torch import nn
 from slimrec.artifacts import read_json, verify, write_json
 from slimrec.backbones import BACKBONES
 from slimrec.config import ModelConfig, parse
-from slimrec.encode import Encoder
+from slimrec.data.encode import Encoder
 from slimrec.errors import SecurityError
 from slimrec.model import Arena, Model, with_gate
 from slimrec.schema import Block, Schema

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 
 from slimrec.artifacts import digest, publish, write_json
 from slimrec.config import IngestConfig, ModelConfig, PretrainConfig, TrainConfig
-from slimrec.data import Dataset
-from slimrec.encode import Encoder
+from slimrec.data.dataset import Dataset
+from slimrec.data.encode import Encoder
 from slimrec.schema import Schema
 from slimrec.selection import Budget, Decision, Selection
 from slimrec.stages import ingest, pretrain

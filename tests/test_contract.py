@@ -124,7 +124,9 @@ def test_the_same_seed_gives_the_same_selection_to_the_bit(method):
 @EVERY_GATE
 def test_the_order_in_which_fields_are_written_changes_nothing(method):
     forward, backward = mixed_schema(), mixed_schema(order=-1)
-    selections = [gated(method, schema=s).gate.select(Budget(keep=0.5), seed=0).model_dump_json() for s in (forward, backward)]
+    selections = [
+        gated(method, schema=s).gate.select(Budget(keep=0.5), seed=0).model_dump_json() for s in (forward, backward)
+    ]
     assert selections[0] == selections[1]
 
 

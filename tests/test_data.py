@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from slimrec.config import IngestConfig
-from slimrec.data import Batch, Dataset, batch_count, rest_of
+from slimrec.data.dataset import Batch, Dataset, batch_count, rest_of
 from slimrec.errors import ConfigError, InputError, SecurityError
 from slimrec.stages import ingest
 
@@ -180,7 +180,7 @@ def test_a_changed_byte_is_found_when_asked_for(dataset, tmp_path):
 MEASURE = """
 import re, sys
 from pathlib import Path
-from slimrec.data import Dataset
+from slimrec.data.dataset import Dataset
 train = Dataset.open(sys.argv[1]).split("train")
 def anonymous():
     return int(re.search(r"RssAnon:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024

@@ -11,10 +11,10 @@ import pytest
 from sklearn.preprocessing import StandardScaler
 
 from slimrec.config import read_schema
-from slimrec.encode import Encoder
+from slimrec.data.encode import Encoder
+from slimrec.data.fit import Fitting
+from slimrec.data.hashing import hash_strings, splitmix64
 from slimrec.errors import InputError
-from slimrec.fit import Fitting
-from slimrec.hashing import hash_strings, splitmix64
 from slimrec.schema import MISSING, PAD, RESERVED_ROWS, UNSEEN
 
 

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from slimrec.artifacts import verify
 from slimrec.config import EvaluateConfig
-from slimrec.data import Dataset
+from slimrec.data.dataset import Dataset
 from slimrec.errors import InputError
 from slimrec.serve import Predictor
 from slimrec.stages import evaluate

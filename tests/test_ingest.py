@@ -15,15 +15,16 @@ import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
 
-from slimrec import artifacts, planted
+from slimrec import artifacts
 from slimrec.config import IngestConfig, SampleConfig, parse, read_schema
-from slimrec.data import Dataset, read_subset, rest_of
-from slimrec.draft import draft
-from slimrec.encode import Encoder
+from slimrec.data import planted
+from slimrec.data.dataset import Dataset, read_subset, rest_of
+from slimrec.data.draft import draft
+from slimrec.data.encode import Encoder
+from slimrec.data.split import SPLITS
+from slimrec.data.storage import filesystem
 from slimrec.errors import ConfigError, InputError
-from slimrec.split import SPLITS
 from slimrec.stages import ingest, sample
-from slimrec.storage import filesystem
 
 FIELDS = {
     "label": "click",
@@ -326,7 +327,7 @@ def test_a_file_without_rights_is_an_input_error(tmp_path):
     rows().to_parquet(tmp_path / "raw.parquet")
     (tmp_path / "raw.parquet").chmod(0)
     program = (
-        "import sys; from slimrec.storage import list_files; from slimrec.files import inspect\n"
+        "import sys; from slimrec.data.storage import list_files; from slimrec.data.files import inspect\n"
         "import os; os.geteuid() or os.setuid(65534)\n"
         "from slimrec.errors import InputError\n"
         "try: inspect(*((s, f[0]) for s, f in [list_files(sys.argv[1], ('.parquet',))]).__next__())\n"

@@ -96,7 +96,7 @@ def test_a_larger_model_takes_longer_in_a_paired_timing():
 def test_scores_come_in_stored_order_whatever_the_batch_size(tmp_path):
     import small
 
-    from slimrec.data import Dataset
+    from slimrec.data.dataset import Dataset
     from slimrec.weights import load_model
 
     world = small.make(tmp_path, rows=1500)

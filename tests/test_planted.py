@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.datasets import pool_size
-from slimrec import planted
+from slimrec.data import planted
 from slimrec.errors import ConfigError
 
 ROWS = 200_000

@@ -12,7 +12,7 @@ import small
 import torch
 
 from slimrec import metrics
-from slimrec.data import Dataset
+from slimrec.data.dataset import Dataset
 from slimrec.errors import InputError, SecurityError
 from slimrec.serve import Predictor, example_rows, predict_file
 from slimrec.weights import load_model

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
-import torch
-
 import small
+import torch
 import two_ranks
+
 from slimrec.config import ModelConfig, TrainConfig
-from slimrec.data import Dataset
+from slimrec.data.dataset import Dataset
 from slimrec.errors import ConfigError, InputError, Preempted
 from slimrec.gates import GATES
 from slimrec.model import build, with_gate
@@ -31,7 +31,15 @@ def data(tmp_path_factory):
 
 
 def trainer(data, checkpoint=None, method="leap", options=None, **train):
-    settings = {"epochs": 2, "batch_size": 128, "seed": 3, "checkpoint_every": 5, "patience": 0, "device": "cpu", **train}
+    settings = {
+        "epochs": 2,
+        "batch_size": 128,
+        "seed": 3,
+        "checkpoint_every": 5,
+        "patience": 0,
+        "device": "cpu",
+        **train,
+    }
     network = ModelConfig(embedding_dim=4, options={"hidden": [8], "dropout": 0.2, "batch_norm": True})
     model = with_gate(build(data.schema, network, seed=3), method, options or {}, seed=3)
     return Trainer(model, TrainConfig(**settings), *(data.split(n) for n in ("train", "valid", "gate")), checkpoint)
@@ -159,7 +167,9 @@ def test_the_loss_is_the_weighted_mean_of_the_rows_losses(data):
     one.model.eval()
     batch = next(iter(one._batches("train", 0)))
     logits = one.model(batch.ids, batch.dense).detach().double()
-    by_hand = -(batch.label * torch.log(torch.sigmoid(logits)) + (1 - batch.label) * torch.log(1 - torch.sigmoid(logits)))
+    by_hand = -(
+        batch.label * torch.log(torch.sigmoid(logits)) + (1 - batch.label) * torch.log(1 - torch.sigmoid(logits))
+    )
     expected = float((by_hand * batch.weight).sum() / batch.weight.sum())
     assert float(one._loss(batch).detach()) == pytest.approx(expected, rel=1e-5)
 
@@ -168,7 +178,9 @@ def test_two_processes_end_with_one_model_that_matches_a_single_process(data, tm
     script = Path(__file__).with_name("two_ranks.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    subprocess.run([*command, str(data.path), str(tmp_path)], check=True, env=environment, capture_output=True, timeout=120)
+    subprocess.run(
+        [*command, str(data.path), str(tmp_path)], check=True, env=environment, capture_output=True, timeout=120
+    )
     first, second = (safetensors.torch.load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
     alone = two_ranks.trainer(data.path)

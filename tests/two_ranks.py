@@ -7,7 +7,7 @@ import safetensors.torch
 import torch.distributed
 
 from slimrec.config import ModelConfig, TrainConfig
-from slimrec.data import Dataset
+from slimrec.data.dataset import Dataset
 from slimrec.model import build
 from slimrec.train import Trainer
 

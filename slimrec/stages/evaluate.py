@@ -10,7 +10,7 @@ from torch import Tensor
 from slimrec import certify, metrics
 from slimrec.artifacts import digest, publish, read_json, verify, write_json
 from slimrec.config import EvaluateConfig, parse
-from slimrec.data import Dataset, Split
+from slimrec.data.dataset import Dataset, Split
 from slimrec.errors import InputError
 from slimrec.model import Model
 from slimrec.report import Facts

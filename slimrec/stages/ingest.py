@@ -11,15 +11,15 @@ from tqdm import tqdm
 
 from slimrec import artifacts
 from slimrec.config import IngestConfig
-from slimrec.encode import Encoder
+from slimrec.data.encode import Encoder
+from slimrec.data.fit import Fitting
+from slimrec.data.keys import Keys, read_keys, read_time
+from slimrec.data.shards import ShardWriter
+from slimrec.data.source import Chunk, Source, open_source
+from slimrec.data.split import SPLITS, Splitter, resolve, time_thresholds
+from slimrec.data.values import flat
 from slimrec.errors import InputError, TransientError
-from slimrec.fit import Fitting
-from slimrec.keys import Keys, read_keys, read_time
 from slimrec.schema import MISSING, UNSEEN, Schema
-from slimrec.shards import ShardWriter
-from slimrec.source import Chunk, Source, open_source
-from slimrec.split import SPLITS, Splitter, resolve, time_thresholds
-from slimrec.values import flat
 
 CONFIG = IngestConfig
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from slimrec.artifacts import publish
 from slimrec.checkpoint import checkpoint_path
 from slimrec.config import PretrainConfig
-from slimrec.data import Dataset, read_subset
-from slimrec.encode import Encoder
+from slimrec.data.dataset import Dataset, read_subset
+from slimrec.data.encode import Encoder
 from slimrec.model import build, with_gate
 from slimrec.track import Tracker
 from slimrec.train import Trainer

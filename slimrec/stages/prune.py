@@ -10,7 +10,7 @@ import torch
 
 from slimrec.artifacts import digest, publish, verify, write_json
 from slimrec.config import PruneConfig
-from slimrec.encode import Encoder
+from slimrec.data.encode import Encoder
 from slimrec.model import Model
 from slimrec.selection import Selection
 from slimrec.track import Tracker

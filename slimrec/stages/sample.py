@@ -8,9 +8,9 @@ import numpy as np
 
 from slimrec import artifacts
 from slimrec.config import SampleConfig
-from slimrec.data import Dataset, Split
+from slimrec.data.dataset import Dataset, Split
+from slimrec.data.hashing import hash_numbers
 from slimrec.errors import ConfigError, InputError
-from slimrec.hashing import hash_numbers
 
 CONFIG = SampleConfig
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from slimrec.encode import column_of, has_vocabulary
+from slimrec.data.encode import column_of, has_vocabulary
+from slimrec.data.hashing import hash_numbers
+from slimrec.data.values import Categories, Where, bags, field_categories, numbers
 from slimrec.errors import InputError
-from slimrec.hashing import hash_numbers
 from slimrec.schema import RESERVED_ROWS, Field, Schema, Statistics
-from slimrec.values import Categories, Where, bags, field_categories, numbers
 
 _QUANTILE_ROWS = 500_000  # rows of a field held for its quantiles; exact up to here, a fair sample beyond
 

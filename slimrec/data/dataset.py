@@ -14,11 +14,11 @@ from torch import Tensor
 
 from slimrec import artifacts
 from slimrec.config import parse
+from slimrec.data.hashing import permutation
+from slimrec.data.shards import GROUP, LABEL, ROW, TIME, WEIGHT, field_column, matrix, read_shards
+from slimrec.data.split import SPLITS
 from slimrec.errors import ConfigError, InputError, SecurityError, did_you_mean
-from slimrec.hashing import permutation
 from slimrec.schema import Schema
-from slimrec.shards import GROUP, LABEL, ROW, TIME, WEIGHT, field_column, matrix, read_shards
-from slimrec.split import SPLITS
 
 _BLOCK = 4096  # rows put together at once: a block of ids stays in the processor's cache
 

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 
 from slimrec.artifacts import read_json, write_json
 from slimrec.config import parse
+from slimrec.data.hashing import hash_strings
+from slimrec.data.values import Categories, Where, bags, check_type, field_categories, flat, numbers
 from slimrec.errors import InputError, SecurityError, did_you_mean
-from slimrec.hashing import hash_strings
 from slimrec.schema import MISSING, RESERVED_ROWS, UNSEEN, Field, Schema
-from slimrec.values import Categories, Where, bags, check_type, field_categories, flat, numbers
 
 
 def _request_row(position: int) -> str:

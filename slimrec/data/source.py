@@ -10,13 +10,13 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from slimrec import files, planted
 from slimrec.config import IngestConfig, read_schema
+from slimrec.data import files, planted
+from slimrec.data.keys import check_key_types
+from slimrec.data.storage import list_files
+from slimrec.data.values import check_type, family
 from slimrec.errors import ConfigError, InputError, did_you_mean
-from slimrec.keys import check_key_types
 from slimrec.schema import Schema
-from slimrec.storage import list_files
-from slimrec.values import check_type, family
 
 
 class Chunk(NamedTuple):

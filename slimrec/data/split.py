@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import numpy as np
 
 from slimrec.config import SplitConfig
+from slimrec.data.fit import RowSample
+from slimrec.data.hashing import hash_numbers, uniform
+from slimrec.data.keys import Keys
 from slimrec.errors import ConfigError
-from slimrec.fit import RowSample
-from slimrec.hashing import hash_numbers, uniform
-from slimrec.keys import Keys
 from slimrec.schema import Schema
 
 SPLITS = ("train", "gate", "valid", "test")  # in order of time

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
+from slimrec.data.files import PARQUET, TEXT, inspect, read
+from slimrec.data.storage import list_files
+from slimrec.data.values import family, flat
 from slimrec.errors import InputError, did_you_mean
-from slimrec.files import PARQUET, TEXT, inspect, read
-from slimrec.storage import list_files
-from slimrec.values import family, flat
 
 _ROWS = 100_000  # looked at
 _FEW = 200  # distinct integers up to here make a category

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
+from slimrec.data.hashing import hash_numbers, hash_strings
+from slimrec.data.values import Where, categories, family, flat
 from slimrec.errors import InputError
-from slimrec.hashing import hash_numbers, hash_strings
 from slimrec.schema import Schema
-from slimrec.values import Where, categories, family, flat
 
 _TIME_UNITS = 1_000_000  # times are stored in millionths: of a second for dates, of the unit for floats
 

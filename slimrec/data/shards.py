@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from slimrec.keys import Keys
+from slimrec.data.keys import Keys
 from slimrec.schema import Schema
 
 ROW, LABEL, WEIGHT, GROUP, TIME = "row", "label", "weight", "group", "time"
