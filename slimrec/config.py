@@ -111,6 +111,11 @@ class PretrainConfig(_Config):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
 
+    @property
+    def searches(self) -> bool:
+        """Whether a gate may look at the gate slice; else those rows train the model like any others."""
+        return self.method != "none"
+
     @model_validator(mode="after")
     def _known_gate(self):
         GATES.check(self.method, self.options)

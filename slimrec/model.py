@@ -158,10 +158,11 @@ class Model(nn.Module):
 
     @torch.no_grad()
     def narrow(self, selection: Selection) -> Model:
-        """The slim model on the CPU, without gate: the same logits as this one with the frozen gate in place."""
+        """The slim model on the CPU: the same logits as this one with the frozen gate in place."""
         shift = next(self.backbone.parameters()).new_tensor(selection.affine(self.blocks)[1])
         backbone = self.backbone.narrow(selection, shift).cpu()
-        return Model(self.arena.narrow(selection), None, backbone, self.config).train(self.training)
+        gate = None if self.gate is None else self.gate.narrow(selection)
+        return Model(self.arena.narrow(selection), gate, backbone, self.config).train(self.training)
 
 
 def build(schema: Schema, config: ModelConfig, seed: int, blocks: Sequence[Block] | None = None) -> Model:
@@ -180,6 +181,7 @@ def with_gate(model: Model, method: str, options: dict, seed: int) -> Model:
         torch.manual_seed(seed)
         model.gate = GATES.create(method, model.schema, model.config.embedding_dim, **options)
     model.gate.options = dict(options)
+    model.gate.attach(model.backbone)
     return model
 
 

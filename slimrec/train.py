@@ -87,7 +87,7 @@ class Trainer:
                 tables, c.embedding_learning_rate, weight_decay=c.embedding_l2, fused=True
             )
         made["dense"] = torch.optim.Adam(dense, c.learning_rate, weight_decay=c.weight_decay, fused=True)
-        if self.gate_learns:
+        if self.gate_learns and list(self.model.gate.parameters()):
             made["gate"] = torch.optim.Adam(self.model.gate.parameters(), self.model.gate.learning_rate)
         return made
 

@@ -20,7 +20,11 @@ from slimrec.schema import Block, Schema
 
 def save_model(model: Model, folder: Path, encoder: Encoder) -> None:
     """Write a model into an artifact folder under way; `encoder` brings the vocabularies of the model's fields."""
-    gate = model.gate and {"method": model.gate.method, "options": model.gate.options}
+    gate = model.gate and {
+        "method": model.gate.method,
+        "options": model.gate.options,
+        "frozen": not any(parameter.requires_grad for parameter in model.gate.parameters()),
+    }
     write_json(
         folder / "model.json",
         {
@@ -50,6 +54,7 @@ def load_model(folder: str | Path, kind: str | None = None) -> Model:
     if plan["gate"]:
         with_gate(model, plan["gate"]["method"], plan["gate"]["options"], seed=0)
         _load(model.gate, path=folder / "gate.safetensors")
+        model.gate.requires_grad_(not plan["gate"]["frozen"])
     return model.eval()
 
 

@@ -69,10 +69,16 @@ class Dataset:
         return artifacts.digest(self.path)
 
     def split(self, name: str, rows: np.ndarray | None = None) -> Split:
-        """One of train, gate, valid, test; `rows` are ascending positions (int64) to look at, None for all."""
-        if name not in SPLITS:
-            raise ConfigError(f"there is no split '{name}'; {did_you_mean(name, SPLITS)}")
-        return Split(self.schema, read_shards(self.path / name), rows)
+        """One of train, gate, valid, test, or several one after the other (`train+gate`).
+
+        `rows` are ascending positions (int64) to look at, None for all.
+        """
+        batches = []
+        for part in name.split("+"):
+            if part not in SPLITS:
+                raise ConfigError(f"there is no split '{part}'; {did_you_mean(part, SPLITS)}")
+            batches += read_shards(self.path / part)
+        return Split(self.schema, batches, rows)
 
 
 class Split:

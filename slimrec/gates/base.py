@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from slimrec.schema import Block, Schema, blocks_of
 from slimrec.selection import Budget, Decision, Selection, table_bytes
+
+if TYPE_CHECKING:
+    from slimrec.data.dataset import Batch
 
 
 class Gate(nn.Module):
@@ -39,8 +45,11 @@ class Gate(nn.Module):
 
     @property
     def learns(self) -> bool:
-        """Whether there is anything to step."""
-        return any(True for _ in self.parameters())
+        """Whether the training loop has gate steps to make: there are parameters, and they are not frozen."""
+        return any(parameter.requires_grad for parameter in self.parameters())
+
+    def attach(self, backbone: nn.Module) -> None:
+        """Called once, when the gate is put in front of its backbone; for methods that look at its first layer."""
 
     def forward(self, x: Tensor, ids: Tensor) -> Tensor:
         """Gate the concatenated blocks: `x` (B, W) and the ids (B, S) they came from -> (B, W)."""
@@ -56,6 +65,16 @@ class Gate(nn.Module):
 
     def step(self, progress: float) -> None:
         """Called after every gate step with the share of training done, in 0..1."""
+
+    def survey(self, model: nn.Module, batches: Callable[[], Iterable[Batch]]) -> None:
+        """Called once, after training, in eval mode: `batches()` gives the held-out gate slice, as often as asked.
+
+        For methods that score the trained model instead of learning while it trains. `model(ids, dense)` gives
+        logits, with this gate in it; what is found goes into buffers.
+        """
+
+    def narrow(self, selection: Selection) -> Gate | None:
+        """What of the gate has to stay, frozen, in the slim model: nothing, once its work is folded into weights."""
 
     def scores(self) -> dict[str, float]:
         """One figure a field, in 0..1, higher for more useful."""

@@ -66,14 +66,15 @@ def _start(config: FinetuneConfig, gated: Path, selection: Path, slim: Path) -> 
 
 
 def _rows(config: FinetuneConfig, data: Dataset, subset: Path | None) -> Split:
+    """Training rows; those of the gate slice are among them again, now that the search is over."""
+    everything = data.split("train+gate")
     if config.rows == "all":
-        return data.split("train")
+        return everything
     if subset is None:
         raise ConfigError(f"finetune.rows is '{config.rows}', which needs the subset of the sample stage")
     chosen = read_subset(subset)
     if config.rows == "subset":
         return data.split("train", chosen)
-    rest = rest_of(chosen, len(data.split("train")))
-    if not len(rest):
+    if len(chosen) == len(data.split("train")):
         raise ConfigError("finetune.rows is 'rest', but the subset took every training row: lower sample.fraction")
-    return data.split("train", rest)
+    return data.split("train+gate", rest_of(chosen, len(everything)))

@@ -27,22 +27,23 @@ def run(
 ) -> dict:
     """Train the model with the method's gate in it; writes the artifact `gated`."""
     data = Dataset.open(dataset)
-    model = with_gate(
-        build(data.schema, config.model, config.train.seed), config.method, config.options, config.train.seed
-    )
-    checkpoint = checkpoint_path(checkpoints, "pretrain", config, data.fingerprint, subset)
+    seed = config.train.seed
+    model = with_gate(build(data.schema, config.model, seed), config.method, config.options, seed)
+    rows = None if subset is None else read_subset(subset)
+    gate = data.split("gate")
     trainer = Trainer(
         model,
         config.train,
-        train=data.split("train", None if subset is None else read_subset(subset)),
+        train=data.split("train", rows) if config.searches or subset else data.split("train+gate"),
         valid=data.split("valid"),
-        gate=data.split("gate"),
-        checkpoint=checkpoint,
+        gate=gate,
+        checkpoint=checkpoint_path(checkpoints, "pretrain", config, data.fingerprint, subset),
         log=tracker.metrics,
     )
     figures = trainer.fit()
+    model.eval().gate.survey(model, lambda: gate.batches(config.train.batch_size, shuffle="none"))
     if trainer.ranks.rank == 0:
-        facts = {"seed": config.train.seed, "method": config.method, "dataset": data.fingerprint}
+        facts = {"seed": seed, "method": config.method, "dataset": data.fingerprint}
         with publish(gated, "gated", **facts, figures=figures) as folder:
             save_model(model, folder, Encoder.load(dataset))
         trainer.checkpoint.remove()
