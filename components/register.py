@@ -44,11 +44,37 @@ def register(
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
-def refuse(report: dsl.Input[dsl.Artifact], decision: str):
-    """Say why the candidate is not registered. An outcome, not a failure.
+def refuse(
+    slim: dsl.Input[dsl.Model],
+    report: dsl.Input[dsl.Artifact],
+    selection: dsl.Input[dsl.Artifact],
+    config: dict,
+    audit: str = "",
+    workspace: str = "",
+) -> str:
+    """Leave the registry alone and say why. An outcome, not a failure: the same stage sees the verdict and refuses.
 
     Args:
+        slim: The trained slim model, from finetune.
         report: From evaluate.
-        decision: What evaluate returned.
+        selection: From prune.
+        config: The recipe's section `register`.
+        audit: MLflow run that holds this audit.
+        workspace: Folder that outlives the step.
+
+    Returns:
+        The reason.
     """
-    print(f"slimrec: not registered, {decision}: {report.metadata.get('reason', 'see the report')}")
+    from slimrec.stages import execute_or_exit
+
+    outcome = execute_or_exit(
+        "register",
+        config,
+        audit=audit,
+        workspace=workspace,
+        slim=slim.path,
+        report=report.path,
+        selection=selection.path,
+    )
+    print(f"slimrec: not registered: {outcome['reason']}")
+    return outcome["reason"]

@@ -109,7 +109,9 @@ def audit(
                 **shared,
             ).set_caching_options(False)
         with dsl.Else(name="refused"):
-            refuse(report=report, decision=verdict.outputs["Output"])
+            refuse(
+                config=register_config, slim=final.outputs["tuned"], report=report, selection=selection, **shared
+            ).set_caching_options(False)
 
 
 def arguments(recipe: Recipe) -> dict[str, Any]:
