@@ -3,6 +3,8 @@
 python -m benchmarks.selection RECIPE [--select-seeds 0 1] [--retrain-seeds 0 1] [--log-seeds 0 1 ...] [--json FILE]
 
 `--log-seeds` (planted logs only) makes a new log for each seed and says whether the planted truth was recovered.
+`--options` overrides the method's options. "step cost" is the time per row of the search over that of the full model's
+training, which means something only where both train alike.
 """
 
 import argparse
@@ -61,17 +63,17 @@ def audit(recipe: Recipe, folder: Path, source: str, select_seed: int, retrain_s
     once("pretrain", full, plain, dataset=dataset, gated=full)
     paths = {"dataset": dataset, "slim": tuned, "full": full, "selection": selection}
     once("evaluate", ended / "report", recipe.evaluate.model_dump(), **paths, report=ended / "report")
-    return _row(source, select_seed, retrain_seed, selection, ended / "report")
+    row = _row(source, selection, ended / "report")
+    searching, plain = (read_json(each / "manifest.json")["figures"]["rows_per_second"] for each in (gated, full))
+    return {**row, "select_seed": select_seed, "retrain_seed": retrain_seed, "step_cost": round(plain / searching, 2)}
 
 
-def _row(source: str, select_seed: int, retrain_seed: int, selection: Path, report: Path) -> dict:
+def _row(source: str, selection: Path, report: Path) -> dict:
     decided, judged = read_json(selection / "selection.json")["fields"], read_json(report / "report.json")
     kept = {name for name, decision in decided.items() if decision["columns"]}
     planted = source.startswith("planted:")
     return {
         "source": source,
-        "select_seed": select_seed,
-        "retrain_seed": retrain_seed,
         "fields": len(decided),
         "kept": sorted(kept),
         "scores": {name: round(decision["score"], 4) for name, decision in decided.items()},
@@ -86,16 +88,28 @@ def _row(source: str, select_seed: int, retrain_seed: int, selection: Path, repo
 
 def show(rows: list[dict]) -> None:
     """The table a person reads."""
-    table = Table("source", "seeds", "kept", "AUC full", "AUC slim", "difference", "verdict", "truth")
+    table = Table("source", "seeds", "kept", "AUC full", "AUC slim", "difference", "verdict", "truth", "step cost")
     for row in rows:
         difference = f"{row['slim_auc'] - row['full_auc']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
         truth = {None: "", True: "recovered", False: "missed"}[row["truth_recovered"]]
         seeds = f"{row['select_seed']}/{row['retrain_seed']}"
         shown = ", ".join(row["kept"]) if len(row["kept"]) <= 6 else f"{len(row['kept'])} of {row['fields']}"
         full, slim = f"{row['full_auc']:.4f}", f"{row['slim_auc']:.4f}"
-        table.add_row(row["source"], seeds, shown, full, slim, difference, row["verdict"], truth)
+        table.add_row(
+            row["source"], seeds, shown, full, slim, difference, row["verdict"], truth, f"{row['step_cost']:.2f}"
+        )
     full, slim = (mean(row[f"{which}_auc"] for row in rows) for which in ("full", "slim"))
-    table.add_row("mean", "", "", f"{full:.4f}", f"{slim:.4f}", f"{slim - full:+.4f}", "", "")
+    table.add_row(
+        "mean",
+        "",
+        "",
+        f"{full:.4f}",
+        f"{slim:.4f}",
+        f"{slim - full:+.4f}",
+        "",
+        "",
+        f"{mean(row['step_cost'] for row in rows):.2f}",
+    )
     Console(width=150).print(table)
 
 
@@ -105,10 +119,13 @@ def main() -> None:
     parser.add_argument("--select-seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--retrain-seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--log-seeds", type=int, nargs="+")
+    parser.add_argument("--options", type=json.loads, default={}, help="JSON of method options")
     parser.add_argument("--folder", type=Path, help="keep artifacts here and use again what lies there")
     parser.add_argument("--json", type=Path, help="write the rows here")
     given = parser.parse_args()
     recipe = read_recipe(given.recipe)
+    options = {**recipe.pretrain.options, **given.options}
+    recipe = recipe.model_copy(update={"pretrain": recipe.pretrain.model_copy(update={"options": options})})
     sources = [recipe.ingest.source]
     if given.log_seeds is not None:
         base = recipe.ingest.source.rpartition(",seed=")[0] or recipe.ingest.source
