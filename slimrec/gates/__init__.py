@@ -9,5 +9,7 @@ GATES = Family(
         "none": "base:Gate",
         "random": "random:RandomGate",
         "leap": "leap:LeapGate",
+        "irazor": "irazor:IRazorGate",
+        "autodim": "autodim:AutoDimGate",
     },
 )

@@ -1,0 +1,82 @@
+"""AutoDim (WWW 2021): candidate widths, each a prefix of a field's columns, compete by Gumbel-softmax; the likeliest stays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from slimrec.gates.regions import Columns, RegionGate, candidate_widths
+from slimrec.schema import Schema, blocks_of
+
+_COOLING = 5e-5  # of the temperature, a training step
+_COLDEST = 0.01
+_CODE_WARMEST = 0.2
+
+
+class AutoDimGate(RegionGate):
+    """Columns, batch-normalised, times the probability that the width reaches them; widths are drawn once a batch.
+
+    Candidate j keeps the first d_j columns, so the weight of a column is the sum over the candidates that hold it.
+    While training, those weights are a draw of softmax((logits + Gumbel noise) / temperature) with temperature
+    max(0.01, 1 - 5e-5 t) after t training steps; frozen, they are softmax(logits), the mean of the draws at low
+    temperature. Decision: the likeliest width of each field; no field is dropped. A field's score, by which budgets
+    rank, is its expected share of its native width.
+
+    The paper aligns widths by a learned linear map before normalising, here zeros stand in for missing columns (as in
+    the comparison of arXiv 2204.00281), for a frozen gate has to be a map column by column. As in the paper, the
+    logits step on held-out rows at every tenth step, and the network is trained anew (`finetune.start: fresh`).
+    `reference: code` caps the temperature at 0.2, as the released code of that comparison does.
+    """
+
+    method = "autodim"
+
+    def __init__(
+        self,
+        schema: Schema,
+        embedding_dim: int,
+        *,
+        candidates: str | Sequence[int] | Mapping[str, str | Sequence[int]] = "exponential",
+        reference: Literal["paper", "code"] = "paper",
+        learning_rate: float = 0.01,
+        stream: Literal["gate", "train"] = "gate",
+        every: int = 10,
+        warmup: float = 0.0,
+    ):
+        if learning_rate < 0 or every < 1:
+            raise ValueError(f"needs learning_rate >= 0 and every >= 1, got {learning_rate=}, {every=}")
+        if stream not in ("gate", "train") or reference not in ("paper", "code"):
+            raise ValueError(f"`stream` is gate or train, `reference` paper or code, got {stream!r} and {reference!r}")
+        widths = candidate_widths(candidates, blocks_of(schema, embedding_dim), zero=False)
+        super().__init__(schema, embedding_dim, widths, temperature=1.0, normalise=True)
+        self.warmest = _CODE_WARMEST if reference == "code" else 1.0
+        self.learning_rate, self.warmup = learning_rate, warmup
+        self.stream, self.every = stream, int(every) if stream == "gate" else 1
+        self.register_buffer("gate_steps", torch.zeros(()))
+
+    def annealed(self) -> Tensor:
+        """The temperature of the draws."""
+        return (1 - _COOLING * self.every * self.gate_steps).clamp(_COLDEST, self.warmest)
+
+    def draw(self) -> Tensor:
+        noise = -torch.empty_like(self.logits).exponential_().log()
+        return self.softmax((self.logits + noise) / self.annealed())
+
+    def column_weights(self, alpha: Tensor) -> Tensor:
+        reaching = alpha.flip(1).cumsum(1).flip(1)  # (F, K): candidates that hold region m are m and those beyond
+        return super().column_weights(reaching)
+
+    def step(self, progress: float) -> None:
+        self.gate_steps += 1
+
+    def scores(self) -> dict[str, float]:
+        return {
+            block.name: min(1.0, sum(mass * width for mass, width in zip(masses, widths)) / block.width)
+            for block, masses, widths in zip(self.blocks, self.masses(), self.widths)
+        }
+
+    def decide(self) -> Columns:
+        likeliest = (widths[masses.index(max(masses))] for masses, widths in zip(self.masses(), self.widths))
+        return {block.name: block.columns[:width] for block, width in zip(self.blocks, likeliest)}
