@@ -110,6 +110,8 @@ class PretrainConfig(_Config):
     options: dict[str, Any] = {}  # keyword arguments of the gate
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+    probes: float = Option(0.0, ge=0)  # shuffled copies of fields beside them: up to 1 a share, above a number
+    repeats: int = Option(1, ge=1)  # searches with seeds of their own, whose scores are averaged
 
     @property
     def searches(self) -> bool:
@@ -119,11 +121,14 @@ class PretrainConfig(_Config):
     @model_validator(mode="after")
     def _known_gate(self):
         GATES.check(self.method, self.options)
+        if self.probes > 1 and self.probes != int(self.probes):
+            raise ValueError(f"`probes` is a share up to 1, or a whole number, got {self.probes:g}")
         return self
 
 
 class PruneConfig(_Config):
     budget: Budget = Budget()
+    guard: bool = False  # keep fields that are seldom present but matter there; else only note them
 
 
 class FinetuneConfig(_Config):
@@ -157,6 +162,12 @@ class Recipe(_Config):
     finetune: FinetuneConfig = FinetuneConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     register: RegisterConfig = RegisterConfig()
+
+    @model_validator(mode="after")
+    def _probes_for_the_rate(self):
+        if self.prune.budget.false_discovery is not None and not self.pretrain.probes:
+            raise ValueError("the budget false_discovery is judged by probes: set pretrain.probes, 1.0 for one a field")
+        return self
 
 
 Parsed = TypeVar("Parsed", bound=BaseModel)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic import Field as Option
 
 from slimrec.errors import ConfigError
+from slimrec.probes import discoveries, is_probe
 from slimrec.schema import Block, Schema
 
 
@@ -30,6 +31,10 @@ class Decision(_Plain):
     bytes: int = Option(ge=0)  # of the field's embedding table at native width, float32
     scale: tuple[float, ...] = ()
     shift: tuple[float, ...] = ()
+    spread: float | None = None  # deviation of the score over repeats of the search
+    p_value: float | None = None  # how likely a meaningless field scores as high, where probes were in the search
+    q_value: float | None = None  # share of meaningless fields to expect among those that score as high
+    note: str = ""  # what a person should know before believing the decision
 
     @model_validator(mode="after")
     def _check_columns(self):
@@ -53,6 +58,7 @@ class Budget(_Plain):
     keep: float | None = Option(None, gt=0, le=1)  # share of the fields, rounded down
     fields: int | None = Option(None, ge=1)  # number of fields
     max_bytes: int | None = Option(None, ge=1)  # of embedding tables in all
+    false_discovery: float | None = Option(None, gt=0, lt=1)  # keep what beats the probes of the search at this rate
 
     @model_validator(mode="after")
     def _one_at_most(self):
@@ -62,7 +68,13 @@ class Budget(_Plain):
         return self
 
     def choose(self, scores: Mapping[str, float], costs: Mapping[str, int], threshold: float) -> set[str]:
-        """The names that stay under this budget; `threshold` holds where no budget was given. Never empty."""
+        """The names that stay under this budget; `threshold` holds where no budget was given. Never empty.
+
+        Probes among the scores are what a false discovery rate is judged by; they never stay and count for nothing.
+        """
+        everything, scores = scores, {name: score for name, score in scores.items() if not is_probe(name)}
+        if self.false_discovery is not None:
+            return discoveries(everything, self.false_discovery) or top_fields(scores, 1)
         if self.max_bytes is not None:
             return within_budget(scores, costs, self.max_bytes)
         if self.keep is not None:
@@ -99,6 +111,20 @@ class Selection(_Plain):
     @property
     def dropped(self) -> tuple[str, ...]:
         return tuple(name for name, decision in self.fields.items() if not decision.kept)
+
+    def without_probes(self) -> Selection:
+        """The same decision about real fields only."""
+        real = {name: decision for name, decision in self.fields.items() if not is_probe(name)}
+        pairs = None if self.pairs is None else tuple(pair for pair in self.pairs if not any(map(is_probe, pair)))
+        evidence = {n: v for n, v in self.evidence.items() if not is_probe(n.rpartition("/")[2])}
+        return self.model_copy(update={"fields": real, "pairs": pairs, "evidence": evidence})
+
+    def over(self, blocks: Sequence[Block]) -> Selection:
+        """The same decision about a layout with more fields, which are dropped without a trace."""
+        new = {
+            b.name: Decision(columns=(), width=b.width, score=0.0, bytes=0) for b in blocks if b.name not in self.fields
+        }
+        return self.model_copy(update={"fields": dict(sorted((self.fields | new).items()))})
 
     def plain(self) -> Selection:
         """The same cut without the frozen gate: kept columns untouched, dropped ones simply gone."""
@@ -143,7 +169,7 @@ def within_budget(scores: Mapping[str, float], costs: Mapping[str, int], limit: 
             chosen.add(name)
             left -= costs[name]
     if not chosen:
-        cheapest = min(costs, key=lambda name: (costs[name], name))
+        cheapest = min(scores, key=lambda name: (costs[name], name))
         raise ConfigError(
             f"budget max_bytes={limit} keeps no field: the cheapest, '{cheapest}', takes {costs[cheapest]} bytes"
         )

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from slimrec import artifacts
 from slimrec.config import parse
-from slimrec.data.hashing import permutation
+from slimrec.data.hashing import permutation, permuted
 from slimrec.data.shards import GROUP, LABEL, ROW, TIME, WEIGHT, field_column, matrix, read_shards
 from slimrec.data.split import SPLITS
 from slimrec.errors import ConfigError, InputError, SecurityError, did_you_mean
+from slimrec.probes import is_probe, source_of, with_probes
 from slimrec.schema import Schema
 
 _BLOCK = 4096  # rows put together at once: a block of ids stays in the processor's cache
@@ -37,8 +38,8 @@ class Batch(NamedTuple):
 class Dataset:
     """An ingested dataset, read only in the fields that are asked for."""
 
-    def __init__(self, path: Path, schema: Schema):
-        self.path, self.schema = path, schema
+    def __init__(self, path: Path, schema: Schema, probe_seed: int = 0):
+        self.path, self.schema, self.probe_seed = path, schema, probe_seed
 
     @classmethod
     def open(cls, path: str | Path, fields: Iterable[str] | None = None, check: bool = False) -> Dataset:
@@ -63,6 +64,10 @@ class Dataset:
             schema = schema.narrow(fields)
         return cls(path, schema)
 
+    def probed(self, share: float, seed: int) -> Dataset:
+        """The same rows with probes beside the fields (see `slimrec.probes`); nothing is written anywhere."""
+        return Dataset(self.path, with_probes(self.schema, share, seed), seed) if share else self
+
     @cached_property
     def fingerprint(self) -> str:
         """One SHA-256 for the whole content."""
@@ -78,14 +83,18 @@ class Dataset:
             if part not in SPLITS:
                 raise ConfigError(f"there is no split '{part}'; {did_you_mean(part, SPLITS)}")
             batches += read_shards(self.path / part)
-        return Split(self.schema, batches, rows)
+        return Split(self.schema, batches, rows, self.probe_seed)
 
 
 class Split:
-    """Rows of one split; the per-row arrays are read when first asked for."""
+    """Rows of one split; the per-row arrays are read when first asked for.
 
-    def __init__(self, schema: Schema, batches: list[pa.RecordBatch], rows: np.ndarray | None):
-        self.schema, self._batches = schema, batches
+    A probe in the schema reads its field in the row that a permutation of the whole split, fixed by `probe_seed`,
+    puts in the place of a row: the same in every epoch, so that it can be memorised as noise can.
+    """
+
+    def __init__(self, schema: Schema, batches: list[pa.RecordBatch], rows: np.ndarray | None, probe_seed: int = 0):
+        self.schema, self._batches, self._probe_seed = schema, batches, probe_seed
         self._ends = np.cumsum([batch.num_rows for batch in batches], dtype=np.int64)
         total = int(self._ends[-1]) if batches else 0
         self._rows = rows
@@ -174,10 +183,13 @@ class Split:
         ids = np.empty((count, sum(field.slots for field in fields)), np.int32)
         dense = np.empty((count, sum(field.dense_width for field in fields)), np.float32)
         label, weight = np.empty(count, np.float32), np.ones(count, np.float32)
-        done = 0
+        done, shuffled = 0, self._probes(start, stop)
         for batch, local in self._pieces(start, stop):
-            columns = {field.name: matrix(batch.column(field_column(field.name)))[local] for field in fields}
+            columns = {
+                f.name: matrix(batch.column(field_column(f.name)))[local] for f in fields if f.name not in shuffled
+            }
             rows = len(label_part := batch.column(LABEL).to_numpy()[local])
+            columns |= {name: values[done : done + rows] for name, values in shuffled.items()}
             at = slice(done, done + rows) if place is None else place[done : done + rows]
             label[at] = label_part
             if self.schema.weight:
@@ -189,6 +201,26 @@ class Split:
                 dense[target] = _side_by_side([columns[f.name][low:high] for f in fields if not f.embedded], high - low)
             done += rows
         return Batch(*(torch.from_numpy(values) for values in (ids, dense, label, weight)))
+
+    def _probes(self, start: int, stop: int) -> dict[str, np.ndarray]:
+        """The values of every probe in the rows start..stop, (n,) or (n, width)."""
+        turns: dict[int, dict[str, str]] = {}
+        for name in filter(is_probe, self.schema.names):
+            turn, source = source_of(name)
+            turns.setdefault(turn, {})[name] = field_column(source)
+        places = np.arange(start, stop) if self._rows is None else self._rows[start:stop]
+        values: dict[str, np.ndarray] = {}
+        for turn, columns in turns.items():
+            wanted = permuted(places, int(self._ends[-1]), self._probe_seed, turn)
+            order = np.argsort(wanted, kind="stable")
+            edges = np.searchsorted(wanted[order], [0, *self._ends.tolist()])
+            for batch, begin, low, high in zip(self._batches, [0, *self._ends.tolist()], edges, edges[1:]):
+                rows, local = order[low:high], wanted[order[low:high]] - begin
+                for name, column in columns.items():
+                    stored = matrix(batch.column(column))
+                    values.setdefault(name, np.empty((len(places), *stored.shape[1:]), stored.dtype))
+                    values[name][rows] = stored[local]
+        return values
 
     def _pieces(self, start: int, stop: int) -> Iterator[tuple[pa.RecordBatch, slice | np.ndarray]]:
         """Stored batches that hold the rows start..stop, with the rows wanted of each."""

@@ -15,6 +15,7 @@ from slimrec.config import parse
 from slimrec.data.hashing import hash_strings
 from slimrec.data.values import Categories, Where, bags, check_type, field_categories, flat, numbers
 from slimrec.errors import InputError, SecurityError, did_you_mean
+from slimrec.probes import source_of
 from slimrec.schema import MISSING, RESERVED_ROWS, UNSEEN, Field, Schema
 
 
@@ -56,6 +57,11 @@ class Encoder:
     def narrow(self, names: Iterable[str]) -> Encoder:
         """The same encoder over fewer fields."""
         return Encoder(self.schema.narrow(names), self.vocabularies)
+
+    def over(self, schema: Schema) -> Encoder:
+        """The same encoder over another schema of the same fields, in which probes have their fields' vocabularies."""
+        words = {f.name: self.vocabularies.get(source_of(f.name)[1], ()) for f in schema.embedded}
+        return Encoder(schema, words)
 
     def encode(self, table: pa.Table | pa.RecordBatch, where: Where = _request_row) -> tuple[np.ndarray, np.ndarray]:
         """Rows as ids int32 (n, S) and dense float32 (n, N); columns that no field reads are ignored.

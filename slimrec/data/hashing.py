@@ -38,6 +38,24 @@ def permutation(count: int, *seed: int) -> np.ndarray:
     return np.argsort(hash_numbers(np.arange(count), *seed), kind="stable")
 
 
+def permuted(positions: np.ndarray, count: int, *seed: int) -> np.ndarray:
+    """Where a pseudo-random permutation of 0..count-1 sends `positions` (n,): int64 (n,), without a table of it.
+
+    Four Feistel rounds over the next power of four, walked on until inside (Black and Rogaway 2002).
+    """
+    bits = np.uint64(max(1, ((count - 1).bit_length() + 1) // 2))
+    mask = (np.uint64(1) << bits) - np.uint64(1)
+    out = np.asarray(positions).astype(np.uint64)
+    left = np.arange(len(out))  # of the positions, those that are not yet inside
+    while len(left):
+        high, low = out[left] >> bits, out[left] & mask
+        for turn in range(4):
+            high, low = low, high ^ (hash_numbers(low, *seed, turn) & mask)
+        out[left] = (high << bits) | low
+        left = left[out[left] >= count]
+    return out.astype(np.int64)
+
+
 def uniform(hashes: np.ndarray) -> np.ndarray:
     """Hashes (n,) as float64 in [0, 1)."""
     return (hashes >> np.uint64(11)).astype(np.float64) * 2.0**-53

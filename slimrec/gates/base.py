@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
@@ -116,3 +116,19 @@ class Gate(nn.Module):
             )
             start += block.width
         return Selection(method=self.method, seed=seed, budget=budget, fields=decisions, evidence=self.evidence())
+    def revise(self, selection: Selection, keep: Collection[str] = (), drop: Collection[str] = ()) -> Selection:
+        """The same decision with whole fields put back that it dropped (`keep`), or taken out that it kept (`drop`)."""
+        scale, shift, fill = (v.detach().cpu().tolist() for v in (*self.affine(), self.fill()))
+        decisions, start = dict(selection.fields), 0
+        for block in self.blocks:
+            decision, part = decisions[block.name], slice(start, start + block.width)
+            if block.name in keep and not decision.kept:
+                news = {"columns": block.columns, "scale": tuple(scale[part]), "shift": tuple(shift[part])}
+            elif block.name in drop and decision.kept:
+                news = {"columns": (), "scale": (0.0,) * block.width, "shift": tuple(fill[part])}
+            else:
+                news = {}
+            decisions[block.name] = decision.model_copy(update=news)
+            start += block.width
+        return selection.model_copy(update={"fields": decisions})
+

@@ -57,12 +57,15 @@ def _start(config: FinetuneConfig, gated: Path, selection: Path, slim: Path) -> 
         return cut
     plan = cut.config.model_copy(update={"options": cut.backbone.options})
     if config.start == "fresh":
-        return build(cut.schema, plan, config.train.seed, cut.blocks)
-    verify(selection, "selection")
-    decided = parse(Selection, read_json(selection / "selection.json"), InputError)
-    searched = load_model(gated, "gated")
-    first = build(searched.schema, searched.config, verify(gated)["seed"])
-    return first.narrow(decided.plain())
+        model = build(cut.schema, plan, config.train.seed, cut.blocks)
+    else:
+        verify(selection, "selection")
+        decided = parse(Selection, read_json(selection / "selection.json"), InputError)
+        searched = load_model(gated, "gated")
+        first = build(searched.schema, searched.config, verify(gated)["seed"])
+        model = first.narrow(decided.plain().over(first.blocks))
+    model.gate = cut.gate
+    return model
 
 
 def _rows(config: FinetuneConfig, data: Dataset, subset: Path | None) -> Split:

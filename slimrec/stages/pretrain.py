@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from slimrec.artifacts import publish
+import numpy as np
+
+from slimrec.artifacts import publish, write_json
 from slimrec.checkpoint import checkpoint_path
 from slimrec.config import PretrainConfig
 from slimrec.data.dataset import Dataset, read_subset
 from slimrec.data.encode import Encoder
+from slimrec.findings import FINDINGS, Findings, find
 from slimrec.model import build, with_gate
+from slimrec.selection import Budget
 from slimrec.track import Tracker
 from slimrec.train import Trainer
 from slimrec.weights import save_model
@@ -25,26 +29,55 @@ def run(
     subset: Path | None = None,
     checkpoints: Path | None = None,
 ) -> dict:
-    """Train the model with the method's gate in it; writes the artifact `gated`."""
+    """Train the model with the method's gate in it; writes the artifact `gated`.
+
+    A search may hold probes, and may be repeated: the first repeat's weights go on, the others give scores only.
+    Probes are the same rows in every repeat, as noise fields are.
+    """
     data = Dataset.open(dataset)
-    seed = config.train.seed
-    model = with_gate(build(data.schema, config.model, seed), config.method, config.options, seed)
+    data = data.probed(config.probes, config.train.seed) if config.searches else data
     rows = None if subset is None else read_subset(subset)
-    gate = data.split("gate")
-    trainer = Trainer(
+    scores, kept, done = [], [], []
+    for repeat in reversed(range(config.repeats if config.searches else 1)):  # the first last: its model stays
+        trainer = _trainer(config, repeat, tracker, data, rows, subset, checkpoints)
+        figures = trainer.fit()
+        gate, slice_ = trainer.model.eval().gate, data.split("gate")
+        gate.survey(trainer.model, lambda s=slice_: s.batches(config.train.batch_size, shuffle="none"))
+        scores.insert(0, gate.scores())
+        kept.insert(0, gate.select(Budget(), config.train.seed).kept)
+        done.append(trainer.checkpoint)
+    if trainer.ranks.rank == 0:
+        found = find(trainer.model, slice_, config.train.seed, trainer.device) if config.searches else Findings()
+        found = found.model_copy(update={"repeats": tuple(scores), "kept": tuple(kept)})
+        facts = {"seed": config.train.seed, "method": config.method, "dataset": data.fingerprint}
+        with publish(gated, "gated", **facts, figures=figures) as folder:
+            save_model(trainer.model, folder, Encoder.load(dataset).over(data.schema))
+            write_json(folder / FINDINGS, found.model_dump(mode="json"))
+        for checkpoint in done:
+            checkpoint.remove()
+    return figures
+
+
+def _trainer(
+    config: PretrainConfig,
+    repeat: int,
+    tracker: Tracker,
+    data: Dataset,
+    rows: np.ndarray | None,
+    subset: Path | None,
+    checkpoints: Path | None,
+) -> Trainer:
+    """The training of one repeat: initial weights, order of rows and noise of its own."""
+    seed = config.train.seed + repeat
+    model = with_gate(build(data.schema, config.model, seed), config.method, config.options, seed)
+    stage = "pretrain" if not repeat else f"pretrain{repeat + 1}"
+    prefix = "" if not repeat else f"repeat{repeat + 1}/"
+    return Trainer(
         model,
-        config.train,
+        config.train.model_copy(update={"seed": seed}),
         train=data.split("train", rows) if config.searches or subset else data.split("train+gate"),
         valid=data.split("valid"),
-        gate=gate,
-        checkpoint=checkpoint_path(checkpoints, "pretrain", config, data.fingerprint, subset),
-        log=tracker.metrics,
+        gate=data.split("gate"),
+        checkpoint=checkpoint_path(checkpoints, stage, config, data.fingerprint, subset),
+        log=lambda values, step: tracker.metrics({prefix + name: v for name, v in values.items()}, step),
     )
-    figures = trainer.fit()
-    model.eval().gate.survey(model, lambda: gate.batches(config.train.batch_size, shuffle="none"))
-    if trainer.ranks.rank == 0:
-        facts = {"seed": seed, "method": config.method, "dataset": data.fingerprint}
-        with publish(gated, "gated", **facts, figures=figures) as folder:
-            save_model(model, folder, Encoder.load(dataset))
-        trainer.checkpoint.remove()
-    return figures

@@ -1,4 +1,4 @@
-"""Prune: ask the gate for its selection, then cut the model down to it, exactly."""
+"""Prune: ask the gate for its selection, guard it by what the search found, then cut the model down to it, exactly."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from slimrec.artifacts import digest, publish, verify, write_json
-from slimrec.config import PruneConfig
+from slimrec.artifacts import digest, publish, read_json, verify, write_json
+from slimrec.config import PruneConfig, parse
 from slimrec.data.encode import Encoder
+from slimrec.decide import decide
+from slimrec.errors import SecurityError
+from slimrec.findings import FINDINGS, Findings
 from slimrec.model import Model
 from slimrec.selection import Selection
 from slimrec.track import Tracker
@@ -23,8 +26,9 @@ def run(config: PruneConfig, tracker: Tracker, gated: Path, selection: Path, sli
     """Write the artifacts `selection` (selection.json, scores.parquet) and `slim` (the cut model, weights carried over)."""
     facts = verify(gated, "gated")
     model = load_model(gated, "gated")
-    decided = model.gate.select(config.budget, facts["seed"])
-    cut = model.narrow(decided)
+    findings = parse(Findings, read_json(gated / FINDINGS), SecurityError)
+    searched = decide(model.gate, findings, config.budget, config.guard, facts["seed"])
+    cut, decided = model.narrow(searched), searched.without_probes()
     source = {"gated": digest(gated), "dataset": facts["dataset"]}
     with publish(selection, "selection", **source) as folder:
         write_json(folder / "selection.json", decided.model_dump(mode="json"))
@@ -39,7 +43,7 @@ def run(config: PruneConfig, tracker: Tracker, gated: Path, selection: Path, sli
         "columns_after": sum(len(d.columns) for d in decided.fields.values()),
         "table_bytes_before": _table_bytes(model),
         "table_bytes_after": _table_bytes(cut),
-        "max_logit_difference": cut_error(model, cut, decided),
+        "max_logit_difference": cut_error(model, cut, searched),
     }
 
 
@@ -53,6 +57,10 @@ def _scores(decided: Selection) -> pa.Table:
             "columns": [list(decision.columns) for _, decision in decisions],
             "width": [decision.width for _, decision in decisions],
             "bytes": [decision.bytes for _, decision in decisions],
+            "spread": pa.array([decision.spread for _, decision in decisions], pa.float64()),
+            "p_value": pa.array([decision.p_value for _, decision in decisions], pa.float64()),
+            "q_value": pa.array([decision.q_value for _, decision in decisions], pa.float64()),
+            "note": [decision.note for _, decision in decisions],
         }
     )
 

@@ -1,0 +1,131 @@
+"""From a scored search to one decision: repeats are pooled, probes taken out, twins and fields that are vital where present guarded."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable
+
+from slimrec.findings import Findings, jaccard
+from slimrec.gates.base import Gate
+from slimrec.probes import false_discovery_share, is_probe, p_values, q_values
+from slimrec.selection import Budget, Selection
+
+
+def decide(gate: Gate, findings: Findings, budget: Budget, guard: bool, seed: int) -> Selection:
+    """The decision over all fields of the search; its probes are among them, dropped.
+
+    Twins are never both dropped where the model needs what they say: the cheaper one comes back. A field that the
+    method dropped although it matters on the few rows where it is present is noted, and comes back with `guard`.
+    What comes back under a budget that is used up takes the place of the kept field that matters least, if that
+    matters less; else it is only noted.
+    """
+    selection = gate.select(budget, seed)
+    if len(findings.repeats) > 1:
+        selection = _pool(gate, selection, findings, budget)
+    selection = gate.revise(selection, drop=[name for name in selection.fields if is_probe(name)])
+    selection = _with_doubt(selection)
+    selection = _guard_twins(gate, selection, findings)
+    return _guard_presence(gate, selection, findings, guard)
+
+
+def _pool(gate: Gate, first: Selection, findings: Findings, budget: Budget) -> Selection:
+    """The first repeat's decision with mean scores: under the budget, or by the majority of the repeats' own rules."""
+    scores = {name: statistics.fmean(each[name] for each in findings.repeats) for name in first.fields}
+    spread = {name: statistics.stdev(each[name] for each in findings.repeats) for name in first.fields}
+    whole = {name: d.bytes for name, d in first.fields.items()}
+    costs = {n: d.bytes * len(d.columns) // d.width if d.kept else d.bytes for n, d in first.fields.items()}
+    if budget.model_dump(exclude_none=True):
+        sets = [budget.choose(each, whole, threshold=0.5) for each in findings.repeats]
+        chosen = budget.choose(scores, costs, threshold=0.5)
+    else:
+        sets = [set(kept) for kept in findings.kept]
+        votes = {name: sum(name in kept for kept in sets) for name in first.fields}
+        chosen = {name for name, count in votes.items() if 2 * count >= len(sets)}
+        chosen = chosen or {max(votes, key=lambda name: (votes[name], scores[name]))}
+    pooled = gate.revise(first, keep=chosen, drop=set(first.fields) - chosen)
+    fields = {n: d.model_copy(update={"score": scores[n], "spread": spread[n]}) for n, d in pooled.fields.items()}
+    evidence = {"repeats": float(len(sets)), "jaccard": jaccard(sets)}
+    return pooled.model_copy(update={"fields": fields, "evidence": pooled.evidence | evidence})
+
+
+def _with_doubt(selection: Selection) -> Selection:
+    """p- and q-values of the fields, where the search had probes."""
+    scores = {name: decision.score for name, decision in selection.fields.items()}
+    if not any(map(is_probe, scores)):
+        return selection
+    p, q = p_values(scores), q_values(scores)
+    fields = {
+        name: d if is_probe(name) else d.model_copy(update={"p_value": p[name], "q_value": q[name]})
+        for name, d in selection.fields.items()
+    }
+    evidence = {
+        "probes": float(len(scores) - len(p)),
+        "false_discovery_share": false_discovery_share(scores, selection.kept),
+    }
+    return selection.model_copy(update={"fields": fields, "evidence": selection.evidence | evidence})
+
+
+def _guard_twins(gate: Gate, selection: Selection, findings: Findings) -> Selection:
+    for group in findings.twins:
+        evidence = {f"twins/{'|'.join(group.fields)}": group.together.mean}
+        selection = selection.model_copy(update={"evidence": selection.evidence | evidence})
+        note = f"{' or '.join(group.fields)}: one says what all say"
+        gone = not set(group.fields) & set(selection.kept)
+        if gone and group.together.certain:
+            cheapest = min(group.fields, key=lambda name: (selection.fields[name].bytes, -selection.fields[name].score))
+            revised = _put_back(gate, selection, findings, cheapest, group.together.mean)
+            note += "; all were dropped, which costs"
+            note += f", so '{cheapest}' came back" if revised else ", but the budget has no room"
+            selection = revised or selection
+        selection = _noted(selection, group.fields, note)
+    return selection
+
+
+def _guard_presence(gate: Gate, selection: Selection, findings: Findings, guard: bool) -> Selection:
+    """Note, and with `guard` keep, what matters on its own rows more than half of the kept fields do on all rows."""
+    common = [findings.importance[name].mean for name in selection.kept if name in findings.importance]
+    floor = max(0.0, statistics.median(common)) if common else 0.0
+    for name, presence in findings.presence.items():
+        strongest = max(presence.shuffled, presence.missed, key=lambda change: change.mean * change.certain)
+        evidence = {f"importance/{name}": findings.importance[name].mean, f"presence/{name}": strongest.mean}
+        selection = selection.model_copy(update={"evidence": selection.evidence | evidence})
+        if selection.fields[name].kept or not strongest.certain or strongest.mean < floor:
+            continue
+        note = f"matters where it is present ({presence.share:.2%} of the rows): {strongest.mean:.3g} nats a row"
+        if guard:
+            revised = _put_back(gate, selection, findings, name, strongest.mean * presence.share)
+            note += "; came back" if revised else "; the budget has no room for it"
+            selection = revised or selection
+        selection = _noted(selection, [name], note)
+    return selection
+
+
+def _put_back(gate: Gate, selection: Selection, findings: Findings, name: str, worth: float) -> Selection | None:
+    """The decision with this field too, in the place of the least important one worth less where the budget is full."""
+    matters = {other: findings.importance[other].mean for other in selection.kept}
+    weaker = sorted((other for other in matters if matters[other] < worth), key=lambda other: (matters[other], other))
+    for drop in ([], *([other] for other in weaker)):
+        revised = gate.revise(selection, keep=[name], drop=drop)
+        if _fits(revised):
+            return revised
+    return None
+
+
+def _fits(selection: Selection) -> bool:
+    budget, real = selection.budget, [name for name in selection.fields if not is_probe(name)]
+    if budget.keep is not None:
+        return len(selection.kept) <= max(1, math.floor(budget.keep * len(real) + 1e-9))
+    if budget.fields is not None:
+        return len(selection.kept) <= budget.fields
+    if budget.max_bytes is not None:
+        return sum(d.bytes * len(d.columns) // d.width for d in selection.fields.values()) <= budget.max_bytes
+    return True
+
+
+def _noted(selection: Selection, names: Iterable[str], note: str) -> Selection:
+    fields = dict(selection.fields)
+    for name in names:
+        notes = [text for text in (fields[name].note, note) if text]
+        fields[name] = fields[name].model_copy(update={"note": "; ".join(notes)})
+    return selection.model_copy(update={"fields": fields})

@@ -1,0 +1,176 @@
+"""From scores to a decision: repeats are pooled, twins never both dropped, and what is rare but vital is noted or kept."""
+
+import math
+import statistics
+from itertools import combinations
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from test_contract import gated
+
+from slimrec.config import ModelConfig, PretrainConfig, PruneConfig, TrainConfig
+from slimrec.data.dataset import Dataset
+from slimrec.decide import decide
+from slimrec.findings import Change, Findings, Presence, Twins, _judge, _missed, agreement, find, jaccard, twins, usual
+from slimrec.schema import Field
+from slimrec.selection import Budget
+from slimrec.stages import pretrain, prune
+from slimrec.track import Tracker
+from slimrec.weights import load_model
+from tests.small import ingest_rows
+
+TRAIN = TrainConfig(epochs=1, batch_size=256, learning_rate=0.01, embedding_learning_rate=0.02, device="cpu", threads=1)
+LITTLE, MUCH = (Change(mean=mean, error=1e-5, rows=100) for mean in (0.0001, 0.05))
+
+
+def scored(**scores):
+    """A gate of the small schema with these scores (the others 0.9)."""
+    gate = gated("random").gate
+    gate.draws.copy_(torch.tensor([scores.get(name, 0.9) for name in gate.schema.names]))
+    return gate
+
+
+def found(**more):
+    return Findings(importance=dict.fromkeys(("genres", "item", "noise", "price", "user", "vector"), LITTLE), **more)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A dataset, and a search over it made three times."""
+    folder = tmp_path_factory.mktemp("decide")
+    ingest_rows(folder, rows=4000, gate=0.15)
+    config = PretrainConfig(method="leap", repeats=3, model=ModelConfig(embedding_dim=4), train=TRAIN)
+    pretrain.run(config, Tracker(), dataset=folder / "dataset", gated=folder / "gated", checkpoints=folder / "points")
+    return folder
+
+
+def test_repeats_give_mean_scores_their_deviation_and_how_alike_the_kept_sets_are(world):
+    prune.run(
+        PruneConfig(budget=Budget(fields=4)), Tracker(),
+        gated=world / "gated", selection=world / "selection", slim=world / "slim",
+    )  # fmt: skip
+    each = Findings.model_validate_json((world / "gated" / "findings.json").read_text()).repeats
+    table = pq.read_table(world / "selection" / "scores.parquet").to_pylist()
+    assert len(each) == 3 and each[0] != each[1] != each[2]
+    for row in table:
+        scores = [scores[row["field"]] for scores in each]
+        assert math.isclose(row["score"], statistics.fmean(scores))
+        assert math.isclose(row["spread"], statistics.stdev(scores))
+    best = sorted(table, key=lambda row: -row["score"])[:4]
+    assert {row["field"] for row in best} == {row["field"] for row in table if row["kept"]}
+    assert not list((world / "points").iterdir())
+
+
+def test_the_first_repeat_of_many_is_the_only_one_of_one(world, tmp_path):
+    config = PretrainConfig(method="leap", model=ModelConfig(embedding_dim=4), train=TRAIN)
+    pretrain.run(config, Tracker(), dataset=world / "dataset", gated=tmp_path / "gated")
+    one, many = (load_model(folder / "gated").state_dict() for folder in (tmp_path, world))
+    assert all(torch.equal(one[name], many[name]) for name in one)
+
+
+def test_jaccard_is_the_mean_over_pairs():
+    assert jaccard([{"a", "b"}, {"b", "c"}, {"a", "b"}]) == pytest.approx((1 / 3 + 1 + 1 / 3) / 3)
+
+
+def test_twins_are_what_tells_each_other_and_neither_constants_nor_near_unique_fields():
+    random = np.random.default_rng(0)
+    a = random.zipf(1.5, 5000) % 97
+    rare = (random.random(5000) < 0.01).astype(int)
+    fields = {
+        "a": a, "renamed": 1000 - 3 * a, "nearly": np.where(random.random(5000) < 0.004, 5, a), "coarser": a // 2,
+        "unique": np.arange(5000), "also_unique": np.arange(5000)[::-1], "rare": rare,
+        "other_rare": (random.random(5000) < 0.01).astype(int), "constant": np.zeros(5000, int),
+        "also_constant": np.ones(5000, int),
+    }  # fmt: skip
+    assert twins(fields) == [("a", "nearly", "renamed")]
+
+
+def test_agreement_is_what_counting_pairs_of_rows_by_hand_gives():
+    random = np.random.default_rng(1)
+    of, given = random.integers(0, 3, 60), random.integers(0, 9, 60)
+    right = [np.mean([of[i] == of[j] for j in range(60) if j != i and given[j] == given[i]]) for i in range(60)
+             if (given == given[i]).sum() > 1]  # fmt: skip
+    chance = np.mean([of[i] == of[j] for i, j in combinations(range(60), 2)])
+    assert agreement(of, given) == pytest.approx((np.mean(right) - chance) / (1 - chance))
+
+
+def test_a_field_stands_twice_in_the_log_and_is_found(world):
+    assert find_again(world).twins[0].fields == ("device", "device_again")
+
+
+def find_again(world):
+    gate = Dataset.open(world / "dataset").split("gate")
+    return find(load_model(world / "gated"), gate, 0, torch.device("cpu"))
+
+
+def test_importance_is_the_loss_that_shuffling_adds(world):
+    found, model = find_again(world), load_model(world / "gated")
+    split = Dataset.open(world / "dataset").split("gate")
+    batch = next(split.batches(len(split), shuffle="none"))
+    rows = np.random.default_rng(9).permutation(len(split))
+    position = [f.name for f in model.schema.dense].index("price") + 2  # behind the three columns of the vector
+    dense = batch.dense.clone()
+    dense[:, position] = dense[rows][:, position]
+
+    def loss(dense):
+        with torch.no_grad():
+            p = torch.sigmoid(model(batch.ids, dense)).double()
+        y = batch.label.double()
+        return -(batch.weight * (y * p.log() + (1 - y) * (1 - p).log())).sum() / batch.weight.sum()
+
+    change = found.importance["price"]
+    assert float(loss(dense) - loss(batch.dense)) == pytest.approx(change.mean, abs=4 * change.error)
+    assert change.certain and not found.importance["noise"].certain
+
+
+def test_twins_that_matter_are_never_both_dropped_and_the_cheaper_one_comes_back():
+    pair = found(twins=(Twins(fields=("item", "user"), together=MUCH),))
+    selection = decide(scored(item=0.2, user=0.1), pair, Budget(), False, seed=0)
+    assert "user" in selection.kept and "item" not in selection.kept  # 50 rows of table against 200
+    assert "'user' came back" in selection.fields["user"].note and "item or user" in selection.fields["item"].note
+    idle = found(twins=(Twins(fields=("item", "user"), together=LITTLE.model_copy(update={"error": 1.0})),))
+    assert not {"item", "user"} & set(decide(scored(item=0.2, user=0.1), idle, Budget(), False, seed=0).kept)
+
+
+@pytest.mark.parametrize("budget", [Budget(keep=0.67), Budget(fields=4), Budget(max_bytes=12 * 16 + 50 * 16)])
+def test_what_comes_back_takes_the_place_of_a_weaker_field_and_no_budget_is_exceeded(budget):
+    pair = found(twins=(Twins(fields=("item", "user"), together=MUCH),))
+    selection = decide(scored(item=0.2, user=0.1, noise=0.5), pair, budget, False, seed=0)
+    assert "user" in selection.kept and len(selection.kept) <= 4
+    costs = sum(d.bytes for d in selection.fields.values() if d.kept)
+    assert budget.max_bytes is None or costs <= budget.max_bytes
+    strong = pair.model_copy(update={"importance": dict.fromkeys(pair.importance, MUCH)})
+    full = decide(scored(item=0.2, user=0.1, noise=0.5), strong, Budget(fields=4), False, seed=0)
+    assert "user" not in full.kept and "no room" in full.fields["user"].note
+
+
+def test_what_is_vital_where_it_is_present_is_noted_and_kept_on_request():
+    presence = {"noise": Presence(share=0.01, shuffled=MUCH, missed=LITTLE)}
+    noted, kept = (decide(scored(noise=0.1), found(presence=presence), Budget(), guard, 0) for guard in (False, True))
+    assert "noise" not in noted.kept and "1.00%" in noted.fields["noise"].note
+    assert "noise" in kept.kept and noted.evidence["presence/noise"] == MUCH.mean
+    dull = {"noise": Presence(share=0.01, shuffled=LITTLE, missed=LITTLE)}
+    strong = found(presence=dull).model_copy(update={"importance": dict.fromkeys(found().importance, MUCH)})
+    assert "noise" not in decide(scored(noise=0.1), strong, Budget(), True, 0).kept
+
+
+def test_a_field_is_usually_absent_where_one_value_or_none_holds_most_rows():
+    bag = Field(name="b", kind="bag", max_length=2)
+    assert usual(bag, np.array([[1, 0]] * 8 + [[4, 5]] * 2)).tolist() == [True] * 8 + [False] * 2
+    category = Field(name="c", kind="category")
+    assert usual(category, np.array([[7]] * 8 + [[1], [3]])).tolist() == [True] * 9 + [False]
+    assert usual(category, np.array([[7], [8], [9], [10]])) is None and usual(category, np.array([[7]] * 4)) is None
+
+
+def test_rows_that_the_search_predicts_wrong_are_told_from_rows_drawn_at_random(world):
+    """What a shut gate loses on a few rows no shuffling can show."""
+    model = load_model(world / "gated")
+    split = Dataset.open(world / "dataset").split("gate")
+    batch = next(split.batches(len(split), shuffle="none"))
+    seen = _judge(model, batch, torch.device("cpu"))
+    wrong = torch.zeros(len(batch.label), dtype=torch.bool)
+    wrong[torch.nonzero(batch.label > 0)[:20, 0]] = True  # rows that all clicked
+    missed, chance = _missed(seen, wrong, batch.weight), _missed(seen, torch.arange(len(wrong)) % 7 == 0, batch.weight)
+    assert missed.certain and not chance.certain

@@ -1,0 +1,145 @@
+"""Probes in a search: what they hold, what they are worth as a yardstick, and that no trace of them is left behind."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import scipy.stats
+from test_contract import EVERY_GATE, gated, mixed_schema
+
+from slimrec.artifacts import read_json
+from slimrec.config import FinetuneConfig, ModelConfig, PretrainConfig, PruneConfig, TrainConfig, parse
+from slimrec.data.dataset import Dataset
+from slimrec.data.hashing import permuted
+from slimrec.decide import decide
+from slimrec.errors import ConfigError
+from slimrec.findings import Findings
+from slimrec.probes import discoveries, is_probe, p_values, q_values, with_probes
+from slimrec.schema import Schema
+from slimrec.selection import Budget, Selection
+from slimrec.stages import finetune, pretrain, prune
+from slimrec.track import Tracker
+from slimrec.weights import load_model
+from tests.small import ingest_rows
+
+TRAIN = TrainConfig(epochs=1, batch_size=256, device="cpu", threads=1)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("probes")
+    ingest_rows(folder, rows=3000, gate=0.1)
+    return folder / "dataset"
+
+
+def everything(split, **how):
+    batches = list(split.batches(300, **how))
+    return np.concatenate([b.ids.numpy() for b in batches]), np.concatenate([b.dense.numpy() for b in batches])
+
+
+def columns_of(schema, ids, dense):
+    """The part of each field."""
+    parts, at = {}, {True: 0, False: 0}
+    for field in schema.fields:
+        size = field.slots or field.dense_width
+        source = ids if field.embedded else dense
+        parts[field.name] = source[:, at[field.embedded] : at[field.embedded] + size]
+        at[field.embedded] += size
+    return parts
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 64, 1000, 4097])
+def test_a_permutation_without_a_table_is_a_permutation(count):
+    sent = permuted(np.arange(count), count, 7, 1)
+    assert sorted(sent) == list(range(count))
+    assert (permuted(np.arange(count)[::-1], count, 7, 1) == sent[::-1]).all()
+    assert count < 64 or abs(np.corrcoef(np.arange(count), sent)[0, 1]) < 4 / np.sqrt(count)
+
+
+def test_probes_have_the_rows_of_their_fields_in_another_order_the_same_in_every_epoch(dataset):
+    data = Dataset.open(dataset).probed(1.0, seed=3)
+    split = data.split("train")
+    parts = columns_of(data.schema, *everything(split, shuffle="none"))
+    again = columns_of(data.schema, *everything(split, shuffle="none", window_rows=600))
+    for name in Dataset.open(dataset).schema.names:
+        probe = parts[f"probe0:{name}"]
+        assert Counter(map(tuple, probe.tolist())) == Counter(map(tuple, parts[name].tolist()))
+        assert (probe != parts[name]).any(axis=1).mean() > 0.5
+        assert (probe == again[f"probe0:{name}"]).all()
+
+
+def test_shuffled_batches_and_subsets_carry_each_row_with_its_own_probe_values(dataset):
+    data = Dataset.open(dataset).probed(9, seed=3)  # more than there are fields: some twice
+    assert sum(map(is_probe, data.schema.names)) == 9
+    ids, dense = everything(data.split("train"), shuffle="none")
+    rows = np.arange(3, 1400, 7)
+    some_ids, some_dense = everything(data.split("train", rows), shuffle="none")
+    assert (some_ids == ids[rows]).all() and (some_dense == dense[rows]).all()
+    mixed = np.hstack(everything(data.split("train"), seed=5, epoch=2, window_rows=600))
+    assert Counter(map(tuple, mixed.tolist())) == Counter(map(tuple, np.hstack([ids, dense]).tolist()))
+
+
+def test_q_values_are_those_of_benjamini_hochberg_times_the_share_of_nulls_of_storey():
+    random = np.random.default_rng(0)
+    scores = {f"f{i}": s for i, s in enumerate(random.beta(2, 1, 30))}
+    scores |= {f"probe0:f{i}": s for i, s in enumerate(random.beta(1, 2, 40))}
+    p, q = p_values(scores), q_values(scores)
+    null = [s for name, s in scores.items() if is_probe(name)]
+    assert p == {n: (1 + sum(s >= scores[n] for s in null)) / 41 for n in p}
+    share = min(1, (1 + sum(v > 0.5 for v in p.values())) / 15)
+    expected = share * scipy.stats.false_discovery_control(list(p.values()))
+    assert np.allclose([q[name] for name in p], expected)
+
+
+def test_of_what_beats_the_probes_no_more_is_meaningless_than_was_asked_for():
+    """300 draws of 20 meaningless and 10 good fields, whose scores overlap, against 30 probes."""
+    random, shares, found = np.random.default_rng(1), [], 0
+    for _ in range(300):
+        scores = {f"noise{i}": s for i, s in enumerate(random.normal(0, 1, 20))}
+        scores |= {f"good{i}": s for i, s in enumerate(random.normal(4, 1, 10))}
+        scores |= {f"probe0:noise{i}": s for i, s in enumerate(random.normal(0, 1, 30))}
+        kept = discoveries(scores, 0.1)
+        shares.append(sum(name.startswith("noise") for name in kept) / max(1, len(kept)))
+        found += sum(name.startswith("good") for name in kept)
+    assert np.mean(shares) <= 0.1
+    assert found / 3000 > 0.8
+
+
+def test_a_rate_without_probes_and_a_field_named_like_a_probe_are_refused():
+    with pytest.raises(ConfigError, match="set `probes`"):
+        Budget(false_discovery=0.1).choose({"a": 1.0}, {"a": 4}, 0.5)
+    odd = Schema(label="y", fields=[{"name": "probe0:a", "kind": "category"}])
+    with pytest.raises(ConfigError, match="named like a probe"):
+        with_probes(odd, 1.0, 0)
+    with pytest.raises(ConfigError, match="whole number"):
+        parse(PretrainConfig, {"method": "random", "probes": 2.5})
+
+
+@EVERY_GATE
+@pytest.mark.parametrize("budget", [Budget(keep=0.5), Budget(fields=2), Budget(max_bytes=2000), Budget()])
+def test_probes_count_for_no_budget_and_survive_none(method, budget):
+    gate = gated(method, schema=with_probes(mixed_schema(), 1.0, 0)).gate
+    selection = decide(gate, Findings(), budget, False, seed=0).without_probes()
+    assert selection.kept and set(selection.fields) == set(mixed_schema().names)
+    if budget.keep or budget.fields:
+        assert len(selection.kept) == (budget.fields or 3)
+    assert all(0 < d.p_value <= 1 and 0 < d.q_value <= 1 for d in selection.fields.values())
+
+
+def test_a_search_with_probes_leaves_a_model_a_selection_and_initial_weights_without_them(dataset, tmp_path):
+    before = sorted((p, p.stat().st_size) for p in dataset.rglob("*") if p.is_file())
+    config = PretrainConfig(method="leap", probes=1.0, model=ModelConfig(embedding_dim=4), train=TRAIN)
+    pretrain.run(config, Tracker(), dataset=dataset, gated=tmp_path / "gated")
+    places = {"gated": tmp_path / "gated", "selection": tmp_path / "selection", "slim": tmp_path / "slim"}
+    figures = prune.run(PruneConfig(budget=Budget(keep=0.5)), Tracker(), **places)
+    assert figures["fields_before"] == 7 and figures["fields_after"] == 3
+    assert figures["max_logit_difference"] < 1e-5
+    assert not any(map(is_probe, load_model(places["slim"], "slim").schema.names))
+    selection = Selection.model_validate(read_json(places["selection"] / "selection.json"))
+    assert set(selection.fields) == set(Dataset.open(dataset).schema.names)
+    assert selection.evidence["probes"] == 7 and 0 < selection.evidence["false_discovery_share"] <= 1
+    finetune.run(
+        FinetuneConfig(start="initial", train=TRAIN), Tracker(), dataset=dataset, **places, tuned=tmp_path / "tuned"
+    )
+    assert load_model(tmp_path / "tuned").schema.names == selection.kept
+    assert sorted((p, p.stat().st_size) for p in dataset.rglob("*") if p.is_file()) == before
