@@ -129,6 +129,7 @@ class PretrainConfig(_Config):
 class PruneConfig(_Config):
     budget: Budget = Budget()
     guard: bool = False  # keep fields that are seldom present but matter there; else only note them
+    hidden_keep: float | None = Option(None, gt=0, le=1)  # share of the hidden units that stays; None: all
 
 
 class FinetuneConfig(_Config):

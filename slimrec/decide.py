@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable
+from itertools import combinations
 
-from slimrec.findings import Findings, jaccard
+from slimrec.findings import Findings
 from slimrec.gates.base import Gate
 from slimrec.probes import false_discovery_share, is_probe, p_values, q_values
 from slimrec.selection import Budget, Selection
@@ -23,7 +24,7 @@ def decide(gate: Gate, findings: Findings, budget: Budget, guard: bool, seed: in
     selection = gate.select(budget, seed)
     if len(findings.repeats) > 1:
         selection = _pool(gate, selection, findings, budget)
-    selection = gate.revise(selection, drop=[name for name in selection.fields if is_probe(name)])
+    selection = _without_probes(gate, selection)
     selection = _with_doubt(selection)
     selection = _guard_twins(gate, selection, findings)
     return _guard_presence(gate, selection, findings, guard)
@@ -47,6 +48,14 @@ def _pool(gate: Gate, first: Selection, findings: Findings, budget: Budget) -> S
     fields = {n: d.model_copy(update={"score": scores[n], "spread": spread[n]}) for n, d in pooled.fields.items()}
     evidence = {"repeats": float(len(sets)), "jaccard": jaccard(sets)}
     return pooled.model_copy(update={"fields": fields, "evidence": pooled.evidence | evidence})
+
+
+def _without_probes(gate: Gate, selection: Selection) -> Selection:
+    """Probes dropped; where nothing else was kept, the best field stays in their place."""
+    real = [name for name in selection.fields if not is_probe(name)]
+    best = min(real, key=lambda name: (-selection.fields[name].score, name))
+    keep = [] if set(real) & set(selection.kept) else [best]
+    return gate.revise(selection, keep=keep, drop=[name for name in selection.fields if is_probe(name)])
 
 
 def _with_doubt(selection: Selection) -> Selection:
@@ -129,3 +138,9 @@ def _noted(selection: Selection, names: Iterable[str], note: str) -> Selection:
         notes = [text for text in (fields[name].note, note) if text]
         fields[name] = fields[name].model_copy(update={"note": "; ".join(notes)})
     return selection.model_copy(update={"fields": fields})
+
+
+def jaccard(sets: list[set[str]]) -> float:
+    """Mean share of common members over all pairs of sets; 1 for a single set."""
+    pairs = [len(a & b) / len(a | b) for a, b in combinations(sets, 2)]
+    return sum(pairs) / len(pairs) if pairs else 1.0

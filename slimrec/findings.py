@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from itertools import combinations
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -12,15 +11,15 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from slimrec.backbones.hidden import has_hidden, score_hidden
 from slimrec.data.dataset import Batch, Split
 from slimrec.model import Model
 from slimrec.probes import is_probe
 from slimrec.schema import MISSING, Field, Schema
+from slimrec.twins import codes, twins
 
 FINDINGS = "findings.json"  # in a gated artifact
-ALIKE = 0.98  # agreement beyond chance, both ways, from which two fields say the same
 DOMINANT = 0.75  # share of rows with one value (or none) from which a field counts as absent there
-_BINS = 64  # a number is compared by its quantiles
 _ROWS = 65_536  # of the gate slice, at most; fewer where there are very many fields
 _FORWARD_ROWS = 20_000_000  # rows through the network, in all
 
@@ -67,6 +66,7 @@ class Findings(BaseModel):
     importance: dict[str, Change] = {}  # by field, when it alone is shuffled
     presence: dict[str, Presence] = {}  # of fields that are usually absent
     twins: tuple[Twins, ...] = ()
+    hidden: tuple[tuple[float, ...], ...] = ()  # by hidden layer, what each unit is worth in loss, to first order
     repeats: tuple[dict[str, float], ...] = ()  # scores of each repeat of the search
     kept: tuple[tuple[str, ...], ...] = ()  # by each repeat's own rule
 
@@ -111,6 +111,7 @@ def find(model: Model, split: Split, seed: int, device: torch.device) -> Finding
         importance={name: _change(change, everywhere, batch.weight) for name, change in changes.items()},
         presence=presence,
         twins=tuple(Twins(fields=g, together=_change(shuffled(g), everywhere, batch.weight)) for g in groups),
+        hidden=_hidden(model, batch, device),
     )
 
 
@@ -138,76 +139,6 @@ def usual(field: Field, values: np.ndarray) -> np.ndarray | None:
     return empty if DOMINANT <= empty.mean() < 1 else None
 
 
-def codes(field: Field, values: np.ndarray) -> np.ndarray:
-    """One integer a row, equal where the field's value is: int64 (n,); numbers by quantile, bags as sets."""
-    if not field.embedded:
-        column = values[:, 0]
-        edges = np.unique(np.quantile(column, np.arange(1, _BINS) / _BINS))
-        return np.searchsorted(edges, column, side="right")
-    return np.unique(np.sort(values, axis=1), axis=0, return_inverse=True)[1].reshape(-1)
-
-
-def agreement(of: np.ndarray, given: np.ndarray) -> float | None:
-    """How well another row with the same `given` tells `of`, 0 for no better than chance, 1 for always.
-
-    Leave-one-out Goodman-Kruskal tau: unlike a conditional entropy it does not take near-unique fields for functions
-    of each other, because a value that was seen once tells nothing. None where it says nothing at all.
-    """
-    group, size = _inverse(given)
-    cell, both = _inverse(group * (of.max() + 1) + of)
-    repeated = size[group] > 1
-    if not repeated.any():
-        return None
-    agree = ((both[cell] - 1) / np.maximum(size[group] - 1, 1))[repeated].mean()
-    value, count = _inverse(of)
-    chance = ((count[value] - 1) / (len(of) - 1)).mean()
-    return None if chance > 1 - 1e-9 else float((agree - chance) / (1 - chance))
-
-
-def twins(fields: dict[str, np.ndarray]) -> list[tuple[str, ...]]:
-    """Groups of fields that tell each other, from a code a row (n,) of each; constants belong to none.
-
-    Fields that tell each other have nearly the same distinct counts, so only neighbours by entropy are compared.
-    """
-    entropy = {name: _entropy(code) for name, code in fields.items()}
-    names = sorted((name for name in fields if entropy[name] > 0), key=lambda name: (entropy[name], name))
-    head = {name: name for name in names}
-
-    def root(name: str) -> str:
-        while head[name] != name:
-            name = head[name]
-        return name
-
-    for i, a in enumerate(names):
-        for b in names[i + 1 :]:
-            if entropy[b] - entropy[a] > 0.05 * entropy[b] + 0.01:
-                break
-            both = (agreement(fields[a], fields[b]), agreement(fields[b], fields[a]))
-            if all(value is not None and value >= ALIKE for value in both):
-                head[root(b)] = root(a)
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(root(name), []).append(name)
-    return sorted(tuple(sorted(group)) for group in groups.values() if len(group) > 1)
-
-
-def jaccard(sets: list[set[str]]) -> float:
-    """Mean share of common members over all pairs of sets; 1 for a single set."""
-    pairs = [len(a & b) / len(a | b) for a, b in combinations(sets, 2)]
-    return sum(pairs) / len(pairs) if pairs else 1.0
-
-
-def _inverse(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each row's rank among the distinct codes, and how often each of those occurs."""
-    _, inverse, counts = np.unique(codes, return_inverse=True, return_counts=True)
-    return inverse.reshape(-1), counts
-
-
-def _entropy(code: np.ndarray) -> float:
-    share = np.array(list(Counter(code.tolist()).values())) / len(code)
-    return float(-(share * np.log(share)).sum()) if len(share) > 1 else 0.0
-
-
 def _shuffle(schema: Schema, names: tuple[str, ...], batch: Batch, order: Tensor) -> Batch:
     """The batch with these fields taken from other rows, all from the same one."""
     ids, dense = batch.ids.clone(), batch.dense.clone()
@@ -226,6 +157,17 @@ def _judge(model: Model, batch: Batch, device: torch.device, size: int = 16_384)
     label, weight, chance = batch.label.double(), batch.weight.double(), torch.sigmoid(logits)
     loss = F.binary_cross_entropy_with_logits(logits, label, reduction="none")
     return _Slice(batch, loss * weight, (label - chance) * weight, chance * (1 - chance) * weight)
+
+
+def _hidden(model: Model, batch: Batch, device: torch.device, size: int = 4096) -> tuple[tuple[float, ...], ...]:
+    if not has_hidden(model.backbone):
+        return ()
+
+    def losses(ids: Tensor, dense: Tensor, label: Tensor, weight: Tensor) -> Tensor:
+        return weight * F.binary_cross_entropy_with_logits(model(ids, dense).float(), label, reduction="none")
+
+    pieces = zip(*(part.to(device).split(size) for part in batch))
+    return tuple(map(tuple, score_hidden(model.backbone, (partial(losses, *piece) for piece in pieces))))
 
 
 def _change(difference: Tensor, where: Tensor, weight: Tensor) -> Change:

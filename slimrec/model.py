@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from slimrec.backbones import BACKBONES
 from slimrec.backbones.base import Backbone
+from slimrec.backbones.hidden import narrow_hidden, silence
 from slimrec.backbones.layers import pair_mask
 from slimrec.config import ModelConfig
 from slimrec.gates import GATES
@@ -154,13 +155,20 @@ class Model(nn.Module):
         """Logits of the uncut model with the frozen gate of `selection` in place: what a cut has to reproduce."""
         x = self.arena(ids, dense)
         scale, shift = (x.new_tensor(values) for values in selection.affine(self.blocks))
-        return self.backbone(torch.addcmul(shift, x, scale), pair_mask(self.schema.names, selection, like=x))
+        pairs = pair_mask(self.schema.names, selection, like=x)
+        if self.gate is not None and self.gate.narrow(selection) is not None:  # it goes on weighing what is left
+            weights = self.gate.pairs(ids)
+            pairs = weights if pairs is None else pairs if weights is None else pairs * weights
+        backbone = self.backbone if selection.hidden is None else silence(self.backbone, selection.hidden)
+        return backbone(torch.addcmul(shift, x, scale), pairs)
 
     @torch.no_grad()
     def narrow(self, selection: Selection) -> Model:
         """The slim model on the CPU: the same logits as this one with the frozen gate in place."""
         shift = next(self.backbone.parameters()).new_tensor(selection.affine(self.blocks)[1])
         backbone = self.backbone.narrow(selection, shift).cpu()
+        if selection.hidden is not None:
+            backbone = narrow_hidden(backbone, selection.hidden)
         gate = None if self.gate is None else self.gate.narrow(selection)
         return Model(self.arena.narrow(selection), gate, backbone, self.config).train(self.training)
 

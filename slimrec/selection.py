@@ -95,6 +95,7 @@ class Selection(_Plain):
     budget: Budget
     fields: dict[str, Decision]  # canonical (name) order
     pairs: tuple[tuple[str, str], ...] | None = None  # field pairs that still meet; None: all
+    hidden: dict[int, tuple[int, ...]] | None = None  # units that stay, by hidden layer from 0; None: all
     evidence: dict[str, float] = {}  # the method's own figures, for people
 
     @model_validator(mode="after")

@@ -12,12 +12,13 @@ from test_contract import gated
 
 from slimrec.config import ModelConfig, PretrainConfig, PruneConfig, TrainConfig
 from slimrec.data.dataset import Dataset
-from slimrec.decide import decide
-from slimrec.findings import Change, Findings, Presence, Twins, _judge, _missed, agreement, find, jaccard, twins, usual
+from slimrec.decide import decide, jaccard
+from slimrec.findings import Change, Findings, Presence, Twins, _judge, _missed, find, usual
 from slimrec.schema import Field
 from slimrec.selection import Budget
 from slimrec.stages import pretrain, prune
 from slimrec.track import Tracker
+from slimrec.twins import agreement, twins
 from slimrec.weights import load_model
 from tests.small import ingest_rows
 

@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 import torch
 
 from slimrec.artifacts import digest, publish, read_json, verify, write_json
+from slimrec.backbones.hidden import best_units
 from slimrec.config import PruneConfig, parse
 from slimrec.data.encode import Encoder
 from slimrec.decide import decide
-from slimrec.errors import SecurityError
+from slimrec.errors import ConfigError, SecurityError
 from slimrec.findings import FINDINGS, Findings
 from slimrec.model import Model
 from slimrec.selection import Selection
@@ -28,6 +29,8 @@ def run(config: PruneConfig, tracker: Tracker, gated: Path, selection: Path, sli
     model = load_model(gated, "gated")
     findings = parse(Findings, read_json(gated / FINDINGS), SecurityError)
     searched = decide(model.gate, findings, config.budget, config.guard, facts["seed"])
+    if config.hidden_keep is not None:
+        searched = searched.model_copy(update={"hidden": _units(model, findings, config.hidden_keep)})
     cut, decided = model.narrow(searched), searched.without_probes()
     source = {"gated": digest(gated), "dataset": facts["dataset"]}
     with publish(selection, "selection", **source) as folder:
@@ -41,6 +44,8 @@ def run(config: PruneConfig, tracker: Tracker, gated: Path, selection: Path, sli
         "fields_after": len(decided.kept),
         "columns_before": sum(d.width for d in decided.fields.values()),
         "columns_after": sum(len(d.columns) for d in decided.fields.values()),
+        "hidden_before": sum(map(len, findings.hidden)),
+        "hidden_after": sum(map(len, (decided.hidden or dict(enumerate(findings.hidden))).values())),
         "table_bytes_before": _table_bytes(model),
         "table_bytes_after": _table_bytes(cut),
         "max_logit_difference": cut_error(model, cut, searched),
@@ -63,6 +68,15 @@ def _scores(decided: Selection) -> pa.Table:
             "note": [decision.note for _, decision in decisions],
         }
     )
+
+
+def _units(model: Model, findings: Findings, keep: float) -> dict[int, tuple[int, ...]]:
+    if not findings.hidden:
+        raise ConfigError(
+            f"prune.hidden_keep is set, but no hidden units of {type(model.backbone).__name__} were scored: search with a "
+            "method, a gate slice and a network that has hidden layers"
+        )
+    return best_units(findings.hidden, keep)
 
 
 def _table_bytes(model: Model) -> int:

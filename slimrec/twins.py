@@ -1,0 +1,76 @@
+"""Twins: fields that say the same, found by how well each tells the other."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from slimrec.schema import Field
+
+ALIKE = 0.98  # agreement beyond chance, both ways, from which two fields say the same
+_BINS = 64  # a number is compared by its quantiles
+
+
+def codes(field: Field, values: np.ndarray) -> np.ndarray:
+    """One integer a row, equal where the field's value is: int64 (n,); numbers by quantile, bags as sets."""
+    if not field.embedded:
+        column = values[:, 0]
+        edges = np.unique(np.quantile(column, np.arange(1, _BINS) / _BINS))
+        return np.searchsorted(edges, column, side="right")
+    return np.unique(np.sort(values, axis=1), axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def agreement(of: np.ndarray, given: np.ndarray) -> float | None:
+    """How well another row with the same `given` tells `of`, 0 for no better than chance, 1 for always.
+
+    Leave-one-out Goodman-Kruskal tau: unlike a conditional entropy it does not take near-unique fields for functions
+    of each other, because a value that was seen once tells nothing. None where it says nothing at all.
+    """
+    group, size = _inverse(given)
+    cell, both = _inverse(group * (of.max() + 1) + of)
+    repeated = size[group] > 1
+    if not repeated.any():
+        return None
+    agree = ((both[cell] - 1) / np.maximum(size[group] - 1, 1))[repeated].mean()
+    value, count = _inverse(of)
+    chance = ((count[value] - 1) / (len(of) - 1)).mean()
+    return None if chance > 1 - 1e-9 else float((agree - chance) / (1 - chance))
+
+
+def twins(fields: dict[str, np.ndarray]) -> list[tuple[str, ...]]:
+    """Groups of fields that tell each other, from a code a row (n,) of each; constants belong to none.
+
+    Fields that tell each other have nearly the same distinct counts, so only neighbours by entropy are compared.
+    """
+    entropy = {name: _entropy(code) for name, code in fields.items()}
+    names = sorted((name for name in fields if entropy[name] > 0), key=lambda name: (entropy[name], name))
+    head = {name: name for name in names}
+
+    def root(name: str) -> str:
+        while head[name] != name:
+            name = head[name]
+        return name
+
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            if entropy[b] - entropy[a] > 0.05 * entropy[b] + 0.01:
+                break
+            both = (agreement(fields[a], fields[b]), agreement(fields[b], fields[a]))
+            if all(value is not None and value >= ALIKE for value in both):
+                head[root(b)] = root(a)
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(root(name), []).append(name)
+    return sorted(tuple(sorted(group)) for group in groups.values() if len(group) > 1)
+
+
+def _inverse(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each row's rank among the distinct codes, and how often each of those occurs."""
+    _, inverse, counts = np.unique(codes, return_inverse=True, return_counts=True)
+    return inverse.reshape(-1), counts
+
+
+def _entropy(code: np.ndarray) -> float:
+    share = np.array(list(Counter(code.tolist()).values())) / len(code)
+    return float(-(share * np.log(share)).sum()) if len(share) > 1 else 0.0
