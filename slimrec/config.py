@@ -110,7 +110,7 @@ class PretrainConfig(_Config):
     options: dict[str, Any] = {}  # keyword arguments of the gate
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
-    probes: float = Option(0.0, ge=0)  # shuffled copies of fields beside them: up to 1 a share, above a number
+    probes: float = Option(0.0, ge=0, le=100)  # shuffled copies a field beside the fields; below 1: of a share of them
     repeats: int = Option(1, ge=1)  # searches with seeds of their own, whose scores are averaged
 
     @property
@@ -121,8 +121,6 @@ class PretrainConfig(_Config):
     @model_validator(mode="after")
     def _known_gate(self):
         GATES.check(self.method, self.options)
-        if self.probes > 1 and self.probes != int(self.probes):
-            raise ValueError(f"`probes` is a share up to 1, or a whole number, got {self.probes:g}")
         return self
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
+import statistics
 from collections.abc import Collection, Mapping
 
 from slimrec.errors import ConfigError
@@ -12,16 +14,15 @@ from slimrec.schema import Schema
 _NAME = re.compile(r"probe(\d+):(.+)", re.DOTALL)  # which of the shuffles, and of which field
 
 
-def with_probes(schema: Schema, share: float, seed: int) -> Schema:
-    """The schema with `share` (up to 1: of its fields; above: a number of) probes beside its fields.
+def with_probes(schema: Schema, per_field: float, seed: int) -> Schema:
+    """The schema with so many probes a field beside its fields; below 1 only that share of the fields has one.
 
-    A probe has kind, width, vocabulary and statistics of its field. Fields are taken in a random order, and again from
-    the first one when there are more probes than fields.
+    A probe has kind, width, vocabulary and statistics of its field. Fields are taken in a random order.
     """
     clash = [name for name in schema.names if is_probe(name)]
     if clash:
         raise ConfigError(f"field '{clash[0]}' is named like a probe; give it another name, or search without probes")
-    count = max(1, round(share * len(schema.fields))) if 0 < share <= 1 else int(share)
+    count = max(1, round(per_field * len(schema.fields)))
     order = list(schema.names)
     random.Random(seed).shuffle(order)
     sources = [(i // len(order), order[i % len(order)]) for i in range(count)]
@@ -52,18 +53,44 @@ def p_values(scores: Mapping[str, float]) -> dict[str, float]:
 
 
 def q_values(scores: Mapping[str, float]) -> dict[str, float]:
-    """By real field, the expected share of meaningless fields among all that score at least as high.
+    """By real field, the share of meaningless fields to expect among all that stand out as much.
 
-    Benjamini and Hochberg 1995 on the p-values, times the share of meaningless fields as Storey, Taylor and Siegmund
-    2004 estimate it (at 1/2). Valid for p-values that share one null sample (Bates et al. 2023, arXiv 2104.08279).
+    Where every field has M probes of its own, by multiple knockoffs (Gimenez and Zou 2019, arXiv 1810.11378): a
+    meaningless field is as likely as each of its probes to be the best of them, so fields that lose to a probe by as
+    much tell how many win by chance; at best 1 / (M * number of fields that win). A field is measured by its own
+    probes, because what chance scores depends on cardinality and width. Exact for fields that depend neither on the
+    label nor on other fields. Where only some fields have probes, from `p_values`: Benjamini and Hochberg 1995, times
+    the share of meaningless fields that Storey, Taylor and Siegmund 2004 estimate (at 1/2).
     """
-    p = p_values(scores)
+    own: dict[str, list[float]] = {name: [] for name in scores if not is_probe(name)}
+    _null(scores)
+    for name in filter(is_probe, scores):
+        own[source_of(name)[1]].append(scores[name])
+    copies = min(map(len, own.values()))
+    return _by_own_probes(scores, own) if copies else _by_all_probes(p_values(scores))
+
+
+def _by_own_probes(scores: Mapping[str, float], own: Mapping[str, list[float]]) -> dict[str, float]:
+    wins = {name: scores[name] > max(probes) for name, probes in own.items()}
+    lead = {}
+    for name, probes in own.items():
+        best, *others = sorted([scores[name], *probes], reverse=True)
+        lead[name] = best - statistics.median(others)
+    copies, q, least = min(map(len, own.values())), {}, 1.0
+    for name in sorted(own, key=lambda name: (lead[name], name)):  # from the smallest lead up
+        ahead = [wins[other] for other in own if lead[other] >= lead[name]]
+        least = min(least, (1 + ahead.count(False)) / copies / max(1, ahead.count(True)))
+        q[name] = least if wins[name] else 1.0
+    return {name: q[name] for name in own}
+
+
+def _by_all_probes(p: Mapping[str, float]) -> dict[str, float]:
     meaningless = min(1.0, (1 + sum(value > 0.5 for value in p.values())) / (0.5 * len(p)))
     q, least = {}, 1.0
     ranked = sorted(p, key=lambda name: (p[name], name))
     for rank in range(len(ranked), 0, -1):
-        least = min(least, meaningless * p[ranked[rank - 1]] * len(p) / rank)
-        q[ranked[rank - 1]] = least
+        least = min(least, p[ranked[rank - 1]] * len(p) / rank)
+        q[ranked[rank - 1]] = meaningless * least
     return q
 
 
@@ -74,7 +101,17 @@ def false_discovery_share(scores: Mapping[str, float], kept: Collection[str]) ->
 
 
 def discoveries(scores: Mapping[str, float], rate: float) -> set[str]:
-    """Real fields that beat the probes, with at most the share `rate` of meaningless ones among them in expectation."""
+    """Real fields that beat the probes, with at most the share `rate` of meaningless ones among them in expectation.
+
+    Raises ConfigError where even all fields together could not show such a rate.
+    """
+    fields = sum(not is_probe(name) for name in scores)
+    probes = len(_null(scores)) / fields
+    if probes * fields * rate < 1:
+        raise ConfigError(
+            f"{probes:g} probes a field over {fields} fields cannot show a false discovery rate of {rate:g}: set "
+            f"pretrain.probes to {math.ceil(1 / rate / fields)} or more, or allow a higher rate"
+        )
     return {name for name, value in q_values(scores).items() if value <= rate}
 
 

@@ -64,9 +64,9 @@ class Dataset:
             schema = schema.narrow(fields)
         return cls(path, schema)
 
-    def probed(self, share: float, seed: int) -> Dataset:
+    def probed(self, per_field: float, seed: int) -> Dataset:
         """The same rows with probes beside the fields (see `slimrec.probes`); nothing is written anywhere."""
-        return Dataset(self.path, with_probes(self.schema, share, seed), seed) if share else self
+        return Dataset(self.path, with_probes(self.schema, per_field, seed), seed) if per_field else self
 
     @cached_property
     def fingerprint(self) -> str:
