@@ -80,7 +80,6 @@ def test_t3_the_threshold_one_keeps_every_column_where_the_code_keeps_none():
 
 
 def test_t3_rounding_within_the_tolerance_adds_no_region():
-    assert chosen_regions([0.1 + 0.2 - 1e-7, 0.7], 1 - 5e-8 - 0.7) == (1,)
     assert chosen_regions([0.4, 0.3 - 5e-7, 0.3 + 5e-7], 0.7 + 1e-6) == (0, 2)
 
 
@@ -274,6 +273,18 @@ def test_one_field_survives_where_every_zero_region_wins():
     set_weights(gate, [[0.9, 0.05, 0.03, 0.02], [0.8, 0.1, 0.05, 0.05], [0.95, 0.03, 0.01, 0.01]])
     selection = gate.select(Budget(), seed=0)
     assert selection.kept == ("b",) and selection.fields["b"].columns == (0,)
+
+
+def test_probes_of_a_search_stay_in_no_selection_and_use_up_no_bytes():
+    plain = spread_gate()
+    gate = IRazorGate(categories({"a": 10, "b": 100, "c": 1000, "probe0:c": 1000}), 6, candidates=[0, 1, 3, 6])
+    set_weights(gate, [*plain.masses(), [0.0, 0.1, 0.2, 0.7]])
+    for budget in (Budget(), Budget(keep=1.0), Budget(fields=3), Budget(max_bytes=4 * 360), Budget(max_bytes=4 * 6660)):
+        with_probe, without = (g.select(budget, seed=0).fields for g in (gate, plain))
+        assert {name: d.columns for name, d in with_probe.items()} == {
+            **{name: d.columns for name, d in without.items()},
+            "probe0:c": (),
+        }
 
 
 def mixed():

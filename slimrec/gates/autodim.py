@@ -79,4 +79,5 @@ class AutoDimGate(RegionGate):
 
     def decide(self) -> Columns:
         likeliest = (widths[masses.index(max(masses))] for masses, widths in zip(self.masses(), self.widths))
-        return {block.name: block.columns[:width] for block, width in zip(self.blocks, likeliest)}
+        decided = {block: block.columns[:width] for block, width in zip(self.blocks, likeliest)}
+        return {block.name: decided[block] for block in self.real}

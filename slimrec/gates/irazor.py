@@ -108,11 +108,12 @@ class IRazorGate(RegionGate):
         return self.columns_at(self.cpt)
 
     def columns_at(self, cpt: float) -> Columns:
-        """The columns of each field that stay at this threshold."""
-        return {
-            block.name: tuple(c for m in chosen_regions(masses, cpt, self.reference) for c in regions[m])
+        """The columns of each real field that stay at this threshold."""
+        chosen = {
+            block: tuple(c for m in chosen_regions(masses, cpt, self.reference) for c in regions[m])
             for block, masses, regions in zip(self.blocks, self.masses(), self.regions)
         }
+        return {block.name: chosen[block] for block in self.real}
 
     def fit(self, limit: int) -> Columns:
         levels = self.levels()

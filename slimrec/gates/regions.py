@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from slimrec.errors import did_you_mean
 from slimrec.gates.base import Gate
+from slimrec.probes import is_probe
 from slimrec.schema import Block, Schema
 from slimrec.selection import Budget, Selection, table_bytes, within_budget
 
@@ -78,6 +79,7 @@ class RegionGate(Gate, ABC):
         self, schema: Schema, embedding_dim: int, widths: Sequence[tuple[int, ...]], temperature: float, normalise: bool
     ):
         super().__init__(schema, embedding_dim)
+        self.real = tuple(block for block in self.blocks if not is_probe(block.name))  # what there is to decide about
         self.widths, self.temperature, self.normalise = tuple(widths), temperature, normalise
         self.regions = [
             [tuple(range(lower, upper)) for lower, upper in zip((0, *each[:-1]), each)] for each in self.widths
@@ -152,7 +154,7 @@ class RegionGate(Gate, ABC):
 
     @abstractmethod
     def decide(self) -> Columns:
-        """The method's own decision: the columns of each field, none for a field that goes."""
+        """The method's own decision: the columns of each real field, none for a field that goes."""
 
     def fit(self, limit: int) -> Columns:
         """The decision under `limit` bytes of tables: fields by score at the widths decided, while they fit."""
@@ -160,7 +162,7 @@ class RegionGate(Gate, ABC):
 
     def take(self, columns: Columns, limit: int) -> Columns:
         """Fields of `columns` in order of score, each taken if it still fits under `limit` bytes."""
-        columns = {name: kept for name, kept in columns.items() if kept} or {b.name: self.best(b) for b in self.blocks}
+        columns = {name: kept for name, kept in columns.items() if kept} or {b.name: self.best(b) for b in self.real}
         cost, scores = {name: self.bytes_of({name: kept}) for name, kept in columns.items()}, self.scores()
         chosen = within_budget({name: scores[name] for name in columns}, cost, limit)
         return {name: kept for name, kept in columns.items() if name in chosen}
@@ -180,20 +182,20 @@ class RegionGate(Gate, ABC):
         """Without a budget the method's own decision; `keep`, `fields` and `threshold` choose fields by score, which
         stay with the columns decided (at least one region); `max_bytes` as `fit` says; keep: 1 keeps every column."""
         if budget.keep == 1:
-            columns = {block.name: block.columns for block in self.blocks}
+            columns = {block.name: block.columns for block in self.real}
         elif budget.max_bytes is not None:
             columns = self.fit(budget.max_bytes)
         else:
             columns = self.decide()
             if budget.model_dump(exclude_none=True) or not any(columns.values()):
                 chosen = budget.choose(self.scores(), {}, threshold=1.0)
-                columns = {b.name: columns[b.name] or self.best(b) for b in self.blocks if b.name in chosen}
+                columns = {b.name: columns[b.name] or self.best(b) for b in self.real if b.name in chosen}
         return self._pack(budget, seed, {block.name: columns.get(block.name, ()) for block in self.blocks})
 
     def evidence(self) -> dict[str, float]:
-        """The weight of every region, named field/width it ends at."""
+        """The weight of every region, by the width that it ends at."""
         return {
-            f"{block.name}/{width}": mass
+            f"width_{width}/{block.name}": mass
             for block, each, masses in zip(self.blocks, self.widths, self.masses())
             for width, mass in zip(each, masses)
         }
