@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
@@ -34,6 +35,7 @@ class Field(_Frozen):
     name: str = Option(min_length=1)
     kind: Literal["category", "number", "vector", "bag"]
     column: str = ""  # where the value stands in the source; the field's name by default
+    cross: tuple[str, str] | None = None  # instead of `column`: two, whose pair of values is this category's value
     min_count: int = Option(1, ge=1)  # rarer values go to the unseen row
     hash_rows: int | None = Option(None, ge=1)  # hash into this many rows and keep no vocabulary
     separator: str | None = None  # splits a bag that comes as one string
@@ -63,9 +65,16 @@ class Field(_Frozen):
             raise ValueError(f"field '{self.name}': `scale` is for numbers and vectors, this is a {self.kind}")
         if self.scale and self.discretise:
             raise ValueError(f"field '{self.name}': choose `scale` or `discretise`, not both")
+        if self.cross and (self.kind != "category" or self.cross[0] == self.cross[1]):
+            raise ValueError(f"field '{self.name}': `cross` names two columns, and makes a category of them")
         if self.hash_rows and self.kind not in ("category", "bag"):
             raise ValueError(f"field '{self.name}': `hash_rows` is for categories and bags, this is a {self.kind}")
         return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the source that the field reads: one, or the two of a cross."""
+        return self.cross or (self.column,)
 
     @property
     def embedded(self) -> bool:
@@ -107,6 +116,36 @@ def _as_label(value):
     return {"column": value} if isinstance(value, str) else value
 
 
+class Crosses(_Frozen):
+    """Fields to build from pairs of category fields, named `a*b`, and how; the full grid of i-Razor is `of: all`."""
+
+    of: Literal["all"] | tuple[Annotated[tuple[str, ...], Option(min_length=2)], ...]  # all pairs within each group
+    min_count: int = Option(1, ge=1)
+    hash_rows: int | None = Option(None, ge=1)
+    embedding_dim: int | None = Option(None, ge=1)
+
+    def build(self, fields: Iterable[Field]) -> list[Field]:
+        """The crossed fields; ValueError for a name that is no category field."""
+        columns = {field.name: field.column for field in fields if field.kind == "category" and not field.cross}
+        groups = [sorted(columns)] if self.of == "all" else self.of
+        unknown = sorted({name for group in groups for name in group} - set(columns))
+        if unknown:
+            raise ValueError(
+                f"`crosses` names '{unknown[0]}', which is no category field: {', '.join(sorted(columns))}"
+            )
+        options = self.model_dump(exclude={"of"})
+        pairs = sorted({tuple(sorted(pair)) for group in groups for pair in combinations(group, 2)})
+        return [
+            Field(name=f"{a}*{b}", kind="category", cross=(columns[a], columns[b]), **options)
+            for a, b in pairs
+            if columns[a] != columns[b]
+        ]
+
+
+def _as_crosses(value):
+    return {"of": value} if isinstance(value, (str, list, tuple)) else value
+
+
 class Schema(_Frozen):
     """Fields in canonical (name) order, so that the order of columns in a source or a file decides nothing."""
 
@@ -115,14 +154,18 @@ class Schema(_Frozen):
     time: str | None = None  # column that orders rows: integer, float, date or timestamp
     group: str | None = None  # column naming the user or session a row belongs to
     fields: tuple[Field, ...] = Option(min_length=1)
+    crosses: Annotated[Crosses | None, BeforeValidator(_as_crosses)] = None  # None once they stand among the fields
 
     @model_validator(mode="after")
     def _canonical(self):
+        if self.crosses:
+            object.__setattr__(self, "fields", (*self.fields, *self.crosses.build(self.fields)))
+            object.__setattr__(self, "crosses", None)
         names = [field.name for field in self.fields]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"fields named twice: {', '.join(twice)}; give each a name of its own")
-        leaking = [field.name for field in self.fields if field.column == self.label.column]
+        leaking = [field.name for field in self.fields if self.label.column in field.columns]
         if leaking:
             raise ValueError(f"field '{leaking[0]}' reads the label column '{self.label.column}'; remove it")
         object.__setattr__(self, "fields", tuple(sorted(self.fields, key=lambda field: field.name)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ class Predictor:
 
     def __init__(self, model: Model, encoder: Encoder):
         self.model, self.encoder = model.eval(), encoder
-        self.columns = tuple(dict.fromkeys(field.column for field in model.schema.fields))
+        self.columns = tuple(dict.fromkeys(name for field in model.schema.fields for name in field.columns))
         self.ignored: Counter[str] = Counter()  # column -> rows that brought it for nothing
 
     @classmethod
@@ -92,6 +93,11 @@ def example_rows(encoder: Encoder, count: int = 3) -> pd.DataFrame:
         if field.kind == "bag":
             values = [known[i % len(known)] for i in range(2)]
             rows[field.column] = [field.separator.join(values) if field.separator else values] * count
+        elif field.cross:
+            pairs = [json.loads(known[i % len(known)] or '["", ""]') for i in range(count)]
+            rows |= {
+                column: [pair[at] for pair in pairs] for at, column in enumerate(field.cross) if column not in rows
+            }
         elif field.kind == "category":
             rows[field.column] = [known[i % len(known)] for i in range(count)]
         else:

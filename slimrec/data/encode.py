@@ -116,16 +116,22 @@ def has_vocabulary(field: Field) -> bool:
 
 
 def column_of(table: pa.Table | pa.RecordBatch, field: Field) -> pa.Array:
-    """The field's raw column, checked; raises InputError where it is missing, double or of a wrong type."""
-    found = table.schema.get_all_field_indices(field.column)
-    if len(found) != 1:
-        problem = "stands twice in" if found else "is missing from"
-        raise InputError(
-            f"column '{field.column}' of field '{field.name}' {problem} the rows; "
-            f"{did_you_mean(field.column, set(table.schema.names))}"
-        )
-    check_type(field, table.schema.field(found[0]).type)
-    return flat(table.column(found[0]))
+    """The field's raw column, checked; a struct of both columns of a cross.
+
+    Raises InputError where a column is missing, double or of a wrong type.
+    """
+    parts = []
+    for name in field.columns:
+        found = table.schema.get_all_field_indices(name)
+        if len(found) != 1:
+            problem = "stands twice in" if found else "is missing from"
+            raise InputError(
+                f"column '{name}' of field '{field.name}' {problem} the rows; "
+                f"{did_you_mean(name, set(table.schema.names))}"
+            )
+        check_type(field, table.schema.field(found[0]).type, column=name)
+        parts.append(flat(table.column(found[0])))
+    return parts[0] if len(parts) == 1 else pa.StructArray.from_arrays(parts, ["first", "second"])
 
 
 def _scale(field: Field, values: np.ndarray, out: np.ndarray, where: Where) -> None:

@@ -115,7 +115,7 @@ class Files(Source):
         """A CSV's columns with the types that the schema needs; a time column keeps what its first block looks like."""
         numeric = {field.column for field in self.schema.fields if field.kind == "number"}
         numeric |= {self.schema.label.column, self.schema.weight}
-        plain = {field.column for field in self.schema.fields} | {self.schema.group}
+        plain = {name for field in self.schema.fields for name in field.columns} | {self.schema.group}
         kinds = dict.fromkeys(plain, pa.string()) | dict.fromkeys(numeric, pa.float64())
         return pa.schema([pa.field(field.name, kinds.get(field.name, field.type)) for field in found])
 
@@ -162,7 +162,7 @@ def open_source(config: IngestConfig) -> tuple[Source, Schema]:
 
 def columns_of(schema: Schema) -> list[str]:
     """Every column that the schema reads, each once."""
-    names = {field.column for field in schema.fields} | {schema.label.column}
+    names = {name for field in schema.fields for name in field.columns} | {schema.label.column}
     return sorted(names | {name for name in (schema.weight, schema.time, schema.group) if name})
 
 
@@ -175,7 +175,8 @@ def check_columns(schema: Schema, needed: list[str], found: pa.Schema, file: str
         if column not in found.names:
             raise InputError(f"{file} has no column '{column}'; {did_you_mean(column, found.names)}")
     for field in schema.fields:
-        check_type(field, found.field(field.column).type, file)
+        for column in field.columns:
+            check_type(field, found.field(column).type, file, column)
     check_key_types(schema, found, file)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -48,7 +49,7 @@ def family(kind: pa.DataType) -> str:
     return "nothing" if types.is_null(kind) else str(kind)
 
 
-def check_type(field: Field, kind: pa.DataType, place: str = "") -> None:
+def check_type(field: Field, kind: pa.DataType, place: str = "", column: str = "") -> None:
     """Raise InputError unless a column of this type can serve as the field; `place` names the file."""
     allowed = {
         "category": {"number", "text", "time"},
@@ -60,7 +61,7 @@ def check_type(field: Field, kind: pa.DataType, place: str = "") -> None:
         allowed.add("text")
     if family(kind) not in allowed:
         raise InputError(
-            f"{place}{': ' if place else ''}field '{field.name}' is a {field.kind}, but its column '{field.column}' "
+            f"{place}{': ' if place else ''}field '{field.name}' is a {field.kind}, but its column '{column or field.column}' "
             f"is {kind}; a {field.kind} needs {_NEEDS[field.kind]}"
         )
 
@@ -75,13 +76,28 @@ def flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def categories(column: pa.Array) -> Categories:
-    """Any scalar column as category strings; the empty string is a value, null and NaN are missing."""
+    """Any scalar column as category strings; the empty string is a value, null and NaN are missing.
+
+    A struct of two columns gives their crosses: the JSON list of both values, missing where both are.
+    """
+    if types.is_struct(column.type):
+        return _crossed(*(categories(flat(part)) for part in column.flatten()))
     if types.is_null(column.type):
         return Categories(np.full(len(column), -1), [])
     encoded = column.dictionary_encode()
     codes = encoded.indices
     codes = (codes.fill_null(-1) if codes.null_count else codes).to_numpy(zero_copy_only=False)
     return Categories(codes, _normal_form(encoded.dictionary))
+
+
+def _crossed(first: Categories, second: Categories) -> Categories:
+    wide = len(second.values) + 1
+    pairs, codes = np.unique((first.codes + 1) * wide + second.codes + 1, return_inverse=True)
+    values: list[str | None] = []
+    for a, b in zip((pairs // wide).tolist(), (pairs % wide).tolist()):
+        pair = [first.values[a - 1] if a else None, second.values[b - 1] if b else None]
+        values.append(None if pair == [None, None] else json.dumps(pair, ensure_ascii=False))
+    return Categories(codes.reshape(-1), values)
 
 
 def _normal_form(values: pa.Array) -> list[str | None]:

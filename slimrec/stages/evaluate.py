@@ -117,7 +117,7 @@ def _made(chosen: Selection, full: Model, data: Dataset, slim_digest: str) -> Fa
     fields = [
         {
             "name": name,
-            "column": data.schema[name].column,
+            "column": " * ".join(data.schema[name].columns),
             "kind": data.schema[name].kind,
             "score": decision.score,
             "kept": decision.kept,
@@ -148,12 +148,14 @@ def _made(chosen: Selection, full: Model, data: Dataset, slim_digest: str) -> Fa
 
 def _contract(facts: Facts, chosen: Selection, schema: Schema) -> dict:
     """Which raw columns the slim model needs, and which it would let go; the latter only with a certificate."""
-    needed = {schema[name].column for name in chosen.kept}
+    needed = {column for name in chosen.kept for column in schema[name].columns}
     training = {column for column in (schema.label.column, schema.weight, schema.time, schema.group) if column}
+    single = {schema[name].column for name in chosen.fields if not schema[name].cross}
     idle = [
-        {"column": schema[name].column, "field": name, "bytes": decision.bytes, "score": decision.score}
+        {"column": column, "field": name, "bytes": decision.bytes, "score": decision.score}
         for name, decision in chosen.fields.items()
-        if not decision.kept and schema[name].column not in needed | training
+        for column in schema[name].columns
+        if not decision.kept and column not in needed | training and not (schema[name].cross and column in single)
     ]
     certified = facts["verdict"] == "certified"
     return {
