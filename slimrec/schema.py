@@ -119,7 +119,7 @@ def _as_label(value):
 class Crosses(_Frozen):
     """Fields to build from pairs of category fields, named `a*b`, and how; the full grid of i-Razor is `of: all`."""
 
-    of: Literal["all"] | tuple[Annotated[tuple[str, ...], Option(min_length=2)], ...]  # all pairs within each group
+    of: Literal["all"] | tuple[tuple[str, ...], ...]  # all pairs within each group
     min_count: int = Option(1, ge=1)
     hash_rows: int | None = Option(None, ge=1)
     embedding_dim: int | None = Option(None, ge=1)
@@ -128,6 +128,8 @@ class Crosses(_Frozen):
         """The crossed fields; ValueError for a name that is no category field."""
         columns = {field.name: field.column for field in fields if field.kind == "category" and not field.cross}
         groups = [sorted(columns)] if self.of == "all" else self.of
+        if any(len(group) < 2 for group in groups):
+            raise ValueError("`crosses` lists groups of at least 2 fields each, whose pairs are crossed, or is `all`")
         unknown = sorted({name for group in groups for name in group} - set(columns))
         if unknown:
             raise ValueError(

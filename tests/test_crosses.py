@@ -11,7 +11,8 @@ import pytest
 from slimrec.artifacts import digest, publish, read_json, write_json
 from slimrec.config import EvaluateConfig, IngestConfig, ModelConfig, PretrainConfig, TrainConfig, read_schema
 from slimrec.data.dataset import Dataset
-from slimrec.data.encode import Encoder
+from slimrec.data.encode import Encoder, column_of
+from slimrec.data.values import categories
 from slimrec.errors import ConfigError, InputError
 from slimrec.schema import MISSING, UNSEEN, Schema
 from slimrec.selection import Budget, Decision, Selection
@@ -97,9 +98,6 @@ def test_a_cross_has_one_id_for_each_pair_of_values_and_missing_only_where_both_
 def test_values_that_join_to_the_same_text_stay_apart():
     table = pa.table({"y": [0, 1], "a": ['x", "y', "x"], "b": ["z", 'y", "z']})
     schema = read_schema({"label": "y", "fields": [{"name": n, "kind": "category"} for n in "ab"], "crosses": "all"})
-    from slimrec.data.encode import column_of
-    from slimrec.data.values import categories
-
     found = categories(column_of(table, schema["a*b"]))
     assert len(set(found.values)) == 2
 
