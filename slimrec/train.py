@@ -158,6 +158,9 @@ class Trainer:
     def _warmup(self) -> float:
         return self.model.gate.warmup * self.config.epochs * self.steps_per_epoch
 
+    def _settled(self) -> float:
+        return max(self.model.gate.warmup, self.model.gate.settled)
+
     def _batches(self, split: str, epoch: int, start: int = 0) -> Iterator[Batch]:
         c = self.config
         return self.splits[split].batches(
@@ -252,8 +255,8 @@ class Trainer:
         scores = self.model.gate.scores() if self.gate_learns else {}
         self.log(row | {f"gate/{name}": value for name, value in scores.items()}, self.step)
         bar.set_postfix(auc=f"{row['valid_auc']:.4f}", loss=f"{row['train_loss']:.4f}")
-        if self.gate_learns and epoch * self.steps_per_epoch < self._warmup():
-            return  # the gate has not had a whole epoch: what is best so far says nothing about it
+        if self.gate_learns and epoch + 1 < self.config.epochs and epoch < self._settled() * self.config.epochs:
+            return  # the gate is still on its way: what is best so far says nothing about it
         if row["valid_auc"] > self.best_auc:
             self.best_auc, self.stale = row["valid_auc"], 0
             self.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}

@@ -71,6 +71,30 @@ def test_t2_a_sparse_signal_survives_and_noise_of_any_width_does_not(floored):
     assert scores["c_noise"] < 0.05 and scores["f_noise"] < 0.05
 
 
+def test_t2_the_uniform_penalty_of_the_released_code_drops_the_sparse_signal():
+    scores = search(steps=2500, reference="code", fs_weight=0.02 * len(WIDTHS)).scores()
+    assert scores["d_sparse"] < 0.05
+    assert scores["a_strong"] > 0.9 and scores["g_signal"] > 0.5
+    assert scores["c_noise"] < 0.05 and scores["e_constant"] < 0.05
+
+
+def test_the_released_code_penalises_the_mean_of_the_gates_whatever_their_divergence():
+    gate = LeapGate(dense_schema({"p": 1, "q": 1, "r": 1}), 8, reference="code", fs_weight=0.3)
+    gate.theta.data = torch.tensor([1.0, 0.1, -0.2])
+    gate(torch.randn(64, 3) * torch.tensor([1.0, 100.0, 0.0]), no_ids(64))
+    g = [1 / (1 + math.exp(-5 * theta)) for theta in (1.0, 0.1, -0.2)]
+    assert float(gate.penalty().detach()) == pytest.approx(0.3 * sum(g) / 3)
+    gate.penalty().backward()
+    assert gate.theta.grad.tolist() == pytest.approx([0.1 * 5 * each * (1 - each) for each in g], rel=1e-5)
+
+
+def test_the_released_code_steps_gates_slowly_at_every_step_and_yields_to_what_is_given():
+    code = LeapGate(dense_schema({"p": 1}), 8, reference="code")
+    assert (code.learning_rate, code.every, code.stream) == (0.001, 1, "gate")
+    given = LeapGate(dense_schema({"p": 1}), 8, reference="code", learning_rate=0.05, every=3)
+    assert (given.learning_rate, given.every) == (0.05, 3)
+
+
 @pytest.mark.parametrize("width", [1, 8, 16, 64, 256])
 def test_t3_divergence_of_normal_blocks_is_the_mean_distance_of_two_normal_vectors(width):
     torch.manual_seed(0)
@@ -218,7 +242,10 @@ def test_a_reservoir_of_earlier_batches_restores_the_effective_shuffle_rate():
     gate.step(0.5)
 
 
-@pytest.mark.parametrize("options", [{"stream": "valid"}, {"temperature": 0.0}, {"every": 0}, {"alpha": -1.0}])
+@pytest.mark.parametrize(
+    "options",
+    [{"stream": "valid"}, {"temperature": 0.0}, {"every": 0}, {"alpha": -1.0}, {"reference": "blog"}],
+)
 def test_an_option_outside_its_range_is_refused(options):
     with pytest.raises(ValueError, match="got"):
         LeapGate(dense_schema({"p": 1}), 8, **options)

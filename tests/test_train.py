@@ -132,6 +132,31 @@ def test_early_stopping_ends_after_stale_epochs_and_leaves_the_best_weights(data
     assert one.history[-1]["valid_auc"] == max(aucs)
 
 
+@pytest.mark.parametrize(("settled", "epochs", "first"), [(0.5, 4, 2), (0.9, 4, 3), (0.5, 1, 0)])
+def test_no_epoch_counts_as_the_best_before_the_gate_has_settled_unless_it_is_the_last(data, settled, epochs, first):
+    one = trainer(data, epochs=epochs, learning_rate=0.05, embedding_learning_rate=0.05)
+    one.model.gate.settled = settled
+    figures = one.fit()
+    aucs = [row["valid_auc"] for row in one.history]
+    assert figures["valid_auc"] == max(aucs[first:])
+    one._validate(epochs - 1, 0.0, one._progress())
+    assert one.history[-1]["valid_auc"] == figures["valid_auc"]
+
+
+@pytest.mark.parametrize("method", ["lightfmp", "lpfs", "autofield"])
+def test_a_gate_with_a_schedule_resumes_where_it_was(data, tmp_path, method):
+    undisturbed = trainer(data, method=method)
+    undisturbed.fit()
+    stopped = trainer(data, tmp_path / "c.safetensors", method=method)
+    stop_after(stopped, 18)
+    with pytest.raises(Preempted):
+        stopped.fit()
+    resumed = trainer(data, tmp_path / "c.safetensors", method=method)
+    resumed.fit()
+    expected = weights(undisturbed)
+    assert all(torch.equal(expected[name], tensor) for name, tensor in weights(resumed).items())
+
+
 @pytest.mark.parametrize("method", [m for m in sorted(GATES.table) if "stream" in GATES.options(m)])
 def test_a_gate_on_training_rows_is_refused_a_second_epoch(data, method):
     with pytest.raises(ConfigError, match="memorised"):

@@ -24,6 +24,7 @@ class Gate(nn.Module):
     `every` the number of training steps from one gate step to the next (1 on the train stream),
     `learning_rate` of its Adam,
     `warmup` the share of the training steps before its first,
+    `settled` the share before which no epoch may count as the best one: the gate is not where it is going yet,
     `shared` the buffers that hold running averages, which ranks average after a gate step.
     """
 
@@ -32,6 +33,7 @@ class Gate(nn.Module):
     every = 1
     learning_rate = 1e-3
     warmup = 0.0
+    settled = 0.0
     shared: tuple[str, ...] = ()
 
     def __init__(self, schema: Schema, embedding_dim: int):

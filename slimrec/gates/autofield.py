@@ -1,0 +1,81 @@
+"""AutoField (arXiv 2204.09078): two logits a field, keep or drop, searched by Gumbel-softmax."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from slimrec.gates.base import Gate
+from slimrec.schema import Schema
+
+
+class AutoFieldGate(Gate):
+    """x_i -> p_i x_i, p_i the keep share of a Gumbel-softmax over (drop, keep), drawn once a field and batch.
+
+    The temperature is max(0.01, 1 - cooling * t) after t gate steps. There is no penalty: fields are ranked by the
+    keep probability softmax(logits)[keep], which is also the frozen gate, and a budget says how many stay (without
+    one, those at least as likely kept as dropped). The logits step on held-out rows, at every tenth training step as
+    published. `learning_rate` is not the published 0.001: it was chosen so that some tens of gate steps tell planted
+    noise from use. The paper retrains the kept fields: `finetune.start: fresh`.
+    """
+
+    method = "autofield"
+    settled = 0.5
+
+    def __init__(
+        self,
+        schema: Schema,
+        embedding_dim: int,
+        *,
+        start: float = 0.5,
+        cooling: float = 5e-5,
+        learning_rate: float = 0.05,
+        stream: Literal["gate", "train"] = "gate",
+        every: int = 10,
+        warmup: float = 0.1,
+    ):
+        super().__init__(schema, embedding_dim)
+        if cooling < 0 or learning_rate < 0 or every < 1 or not 0 <= warmup < 1:
+            raise ValueError(
+                f"needs cooling >= 0, learning_rate >= 0, every >= 1 and 0 <= warmup < 1, got {cooling=}, "
+                f"{learning_rate=}, {every=}, {warmup=}"
+            )
+        if stream not in ("gate", "train"):
+            raise ValueError(f"`stream` must be 'gate' or 'train', got '{stream}'")
+        self.cooling, self.learning_rate, self.warmup = cooling, learning_rate, warmup
+        self.stream, self.every = stream, int(every) if stream == "gate" else 1
+        self.logits = nn.Parameter(torch.full((len(self.blocks), 2), float(start)))  # drop, keep
+        self.register_buffer("steps", torch.zeros(()))
+
+    def temperature(self) -> Tensor:
+        """Of the Gumbel-softmax, from 1 down to 0.01."""
+        return (1 - self.cooling * self.steps).clamp(min=0.01)
+
+    def keep_probability(self) -> Tensor:
+        """(F,), in 0..1."""
+        return torch.softmax(self.logits, dim=1)[:, 1]
+
+    def draw(self) -> Tensor:
+        """The keep share (F,) of one Gumbel-softmax draw."""
+        uniform = torch.rand_like(self.logits).clamp(1e-6, 1 - 1e-6)
+        gumbel = -torch.log(-torch.log(uniform))
+        return torch.softmax((torch.log_softmax(self.logits, dim=1) + gumbel) / self.temperature(), dim=1)[:, 1]
+
+    def forward(self, x: Tensor, ids: Tensor) -> Tensor:
+        p = self.draw() if self.training else self.keep_probability()
+        return x * p.to(x.dtype)[self.owner]
+
+    def step(self, progress: float) -> None:
+        self.steps += 1
+
+    def scores(self) -> dict[str, float]:
+        return dict(zip(self.schema.names, self.keep_probability().tolist()))
+
+    def evidence(self) -> dict[str, float]:
+        return {"temperature": float(self.temperature())}
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        scale = self.keep_probability().detach()[self.owner]
+        return scale, torch.zeros_like(scale)
