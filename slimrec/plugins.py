@@ -15,11 +15,17 @@ from slimrec.errors import ConfigError, did_you_mean
 
 @dataclass(frozen=True)
 class Family:
-    """A table `name -> "module:Class"` of plug-ins; `package.module:Class` names one outside the table."""
+    """A table `name -> "module:Class"` of plug-ins; `package.module:Class` names one outside the table.
+
+    `adapter`, "module:function" of the package, makes a member of the family of a class from outside; `adds` are the
+    options that it accepts beside those of that class.
+    """
 
     noun: str
     package: str
     table: dict[str, str] = field(default_factory=dict)
+    adapter: str = ""
+    adds: tuple[str, ...] = ()
 
     def _locate(self, name: str) -> tuple[str, str]:
         if name not in self.table and ":" not in name:
@@ -53,13 +59,17 @@ class Family:
         """Refuse an unknown name or an option that the plug-in does not accept."""
         accepted = self.options(name)
         for option in options:
-            if option not in accepted:
+            if option not in accepted and (name in self.table or option not in self.adds):
                 raise ConfigError(f"{self.noun} '{name}' has no option '{option}'; {did_you_mean(option, accepted)}")
 
     def load(self, name: str) -> type:
         """The class itself."""
         module, cls = self._locate(name)
-        return getattr(importlib.import_module(module), cls)
+        found = getattr(importlib.import_module(module), cls)
+        if name in self.table or not self.adapter:
+            return found
+        module, _, function = self.adapter.partition(":")
+        return getattr(importlib.import_module(f"{self.package}.{module}"), function)(found)
 
     def create(self, name: str, *arguments, **options):
         """Check the options, import the class, build the plug-in."""

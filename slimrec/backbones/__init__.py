@@ -13,4 +13,6 @@ BACKBONES = Family(
         "pnn": "pnn:PNN",
         "xdeepfm": "xdeepfm:XDeepFM",
     },
+    adapter="adapter:adapted",
+    adds=("whole",),
 )

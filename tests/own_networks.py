@@ -1,0 +1,43 @@
+"""Networks as a user would bring them, knowing nothing of slimrec."""
+
+import torch
+from torch import nn
+
+
+class TwoHeads(nn.Module):
+    """Names the layers that read the input, which are then cut."""
+
+    reads = ("wide", "deep.0")
+
+    def __init__(self, width, *, size=16):
+        super().__init__()
+        self.wide = nn.Linear(width, 1)
+        self.deep = nn.Sequential(nn.Linear(width, size), nn.Tanh(), nn.Linear(size, 1))
+
+    def forward(self, x):
+        return self.wide(x) + self.deep(x)
+
+
+class Attentive(nn.Module):
+    """Multiplies its input with itself and says nothing about who reads it: it stays whole."""
+
+    def __init__(self, width, *, size=8):
+        super().__init__()
+        self.query, self.value = nn.Linear(width, size, bias=False), nn.Linear(width, size)
+        self.scale = nn.Parameter(torch.rand(width))
+
+    def forward(self, x):
+        return (torch.softmax(self.query(x.square() * self.scale), dim=1) * self.value(x.sin())).sum(1)
+
+
+class WithoutBias(nn.Module):
+    """Names its first layer, which has no bias to take constants."""
+
+    reads = ("first",)
+
+    def __init__(self, width):
+        super().__init__()
+        self.first, self.last = nn.Linear(width, 8, bias=False), nn.Linear(8, 1)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.first(x)))
