@@ -60,6 +60,11 @@ class Trainer:
         torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
 
     def _check(self, gate: Split | None) -> None:
+        if self.model.gate is not None and self.model.gate.surveys and (gate is None or len(gate) < 2):
+            raise ConfigError(
+                f"method '{self.model.gate.method}' scores on the held-out gate slice, which is empty: set "
+                f"ingest.split.gate"
+            )
         if not self.gate_learns:
             return
         stream, method = self.model.gate.stream, self.model.gate.method

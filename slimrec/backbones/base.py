@@ -51,6 +51,24 @@ class Backbone(nn.Module, ABC):
         constant can be folded into weights and biases, which each network states.
         """
 
+    def first_layers(self) -> tuple[nn.Linear, ...]:
+        """The layers whose first W inputs are the columns of x, or what became of each column; none if not known."""
+        return ()
+
+    def replacing(self, x: Tensor) -> Callable[[int, Tensor], Tensor]:
+        """A function (start, columns (B, w)) -> logits (B,) of `x` (B, W) with its columns from `start` on replaced.
+
+        For callers that ask for many such changes of one x. Here each is a whole forward pass; networks that begin
+        with sums over columns need only renew the changed part of them.
+        """
+
+        def logits(start: int, columns: Tensor) -> Tensor:
+            changed = x.clone()
+            changed[:, start : start + columns.shape[1]] = columns
+            return self(changed)
+
+        return logits
+
     def refuse_pairs(self, pairs: object) -> None:
         """Raise ValueError on pair weights, or on a selection's list of pairs, where no fields meet."""
         if pairs is not None:

@@ -42,6 +42,9 @@ class DCN(Backbone):
             crossed = x * layer(crossed) + crossed
         return self.linear(crossed).squeeze(1) + self.tower(x)
 
+    def first_layers(self) -> tuple[nn.Linear, ...]:
+        return (*self.cross, self.linear, self.tower.first)
+
     def narrow(self, selection: Selection, fill: Tensor) -> DCN:
         self.refuse_pairs(selection.pairs)
         slim, kept = self.start_cut(selection)

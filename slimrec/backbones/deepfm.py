@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
 from slimrec.backbones.base import Backbone, fold, initialise, narrow_linear
-from slimrec.backbones.layers import Meetings, Tower, pair_mask, sizes
+from slimrec.backbones.layers import Meetings, Tower, pair_mask, partial_sums, sizes
 from slimrec.schema import Block
 from slimrec.selection import Selection
 
@@ -38,6 +38,15 @@ class DeepFM(Backbone):
 
     def forward(self, x: Tensor, pairs: Tensor | None = None) -> Tensor:
         return self.linear(x).squeeze(1) + self.meetings.sum(x, pairs) + self.tower(x)
+
+    def first_layers(self) -> tuple[nn.Linear, ...]:
+        return (self.linear, self.tower.first)
+
+    def replacing(self, x: Tensor) -> Callable[[int, Tensor], Tensor]:
+        if not self.meetings.all:
+            return super().replacing(x)
+        wide, met, deep = partial_sums(self.linear, x), self.meetings.replacing(x), self.tower.replacing(x)
+        return lambda start, columns: wide(start, columns).squeeze(1) + met(start, columns) + deep(start, columns)
 
     def narrow(self, selection: Selection, fill: Tensor) -> DeepFM:
         slim, kept = self.start_cut(selection)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, combinations
 
 import torch
@@ -50,11 +50,27 @@ class Tower(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x).squeeze(1)
 
+    def replacing(self, x: Tensor) -> Callable[[int, Tensor], Tensor]:
+        """As of a network: the sums of the first layer are kept, and change by W_i (columns - x_i)."""
+        total, rest = partial_sums(self.first, x), self.layers[1:]
+        return lambda start, columns: rest(total(start, columns)).squeeze(1)
+
     def narrow(self, kept: Tensor, fill: Tensor) -> Tower:
         """The tower over the input columns `kept`; constants `fill` in the others move into the first bias. Exact."""
         tower = copy.deepcopy(self)
         tower.layers[0] = narrow_linear(self.first, kept, fill)
         return tower
+
+
+def partial_sums(layer: nn.Linear, x: Tensor) -> Callable[[int, Tensor], Tensor]:
+    """A function (start, columns (B, w)) -> layer(x) (B, K) with the columns of x from `start` on replaced."""
+    total = layer(x)
+
+    def sums(start: int, columns: Tensor) -> Tensor:
+        part = slice(start, start + columns.shape[1])
+        return torch.addmm(total, columns - x[:, part], layer.weight[:, part].T)
+
+    return sums
 
 
 class Grid(nn.Module):
@@ -125,6 +141,22 @@ class Meetings(nn.Module):
             grid = self.grid(x)
             return 0.5 * (grid.sum(1).square().sum(1) - grid.square().sum((1, 2)))
         return self(x, weights).sum(1)
+
+    def replacing(self, x: Tensor) -> Callable[[int, Tensor], Tensor]:
+        """The sum (B,) over all pairs unweighted, of `x` with its columns from some start on replaced."""
+        grid, size = self.grid(x), self.grid.shape[1]
+        total, squares = grid.sum(1), grid.square().sum((1, 2))
+        place = self.grid.cells.new_full((x.shape[1] + 1,), size)  # of a column of x among those of the grid
+        place[self.grid.cells] = torch.arange(len(self.grid.cells), device=x.device) % size
+        total = F.pad(total, (0, 1))  # the place of columns that meet none: it is not summed
+
+        def logits(start: int, columns: Tensor) -> Tensor:
+            part = slice(start, start + columns.shape[1])
+            met = (place[part] < size).to(x.dtype)
+            now = total.index_add(1, place[part], columns - x[:, part])[:, :size]
+            return 0.5 * (now.square().sum(1) - squares - (columns.square() - x[:, part].square()) @ met)
+
+        return logits
 
     def narrow(self, selection: Selection, blocks: Sequence[Block]) -> tuple[list[list[str]] | None, Tensor]:
         """The pairs that go on meeting over `blocks` (None: all), and their positions among the P' of now."""

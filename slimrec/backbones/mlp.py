@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from slimrec.backbones.base import Backbone
 from slimrec.backbones.layers import Tower, sizes
@@ -30,6 +30,12 @@ class MLP(Backbone):
     def forward(self, x: Tensor, pairs: Tensor | None = None) -> Tensor:
         self.refuse_pairs(pairs)
         return self.tower(x)
+
+    def first_layers(self) -> tuple[nn.Linear, ...]:
+        return (self.tower.first,)
+
+    def replacing(self, x: Tensor) -> Callable[[int, Tensor], Tensor]:
+        return self.tower.replacing(x)
 
     def narrow(self, selection: Selection, fill: Tensor) -> MLP:
         self.refuse_pairs(selection.pairs)

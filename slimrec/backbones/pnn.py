@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from slimrec.backbones.base import Backbone, fold
 from slimrec.backbones.layers import Meetings, Tower, pair_mask, sizes
@@ -38,6 +38,9 @@ class PNN(Backbone):
 
     def forward(self, x: Tensor, pairs: Tensor | None = None) -> Tensor:
         return self.tower(torch.cat([x, self.meetings(x, pairs)], dim=1))
+
+    def first_layers(self) -> tuple[nn.Linear, ...]:
+        return (self.tower.first,)
 
     def narrow(self, selection: Selection, fill: Tensor) -> PNN:
         slim, kept = self.start_cut(selection)

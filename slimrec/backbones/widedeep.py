@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
 from slimrec.backbones.base import Backbone, initialise, narrow_linear
-from slimrec.backbones.layers import Tower, sizes
+from slimrec.backbones.layers import Tower, partial_sums, sizes
 from slimrec.schema import Block
 from slimrec.selection import Selection
 
@@ -35,6 +35,13 @@ class WideDeep(Backbone):
     def forward(self, x: Tensor, pairs: Tensor | None = None) -> Tensor:
         self.refuse_pairs(pairs)
         return self.linear(x).squeeze(1) + self.tower(x)
+
+    def first_layers(self) -> tuple[nn.Linear, ...]:
+        return (self.linear, self.tower.first)
+
+    def replacing(self, x: Tensor) -> Callable[[int, Tensor], Tensor]:
+        wide, deep = partial_sums(self.linear, x), self.tower.replacing(x)
+        return lambda start, columns: wide(start, columns).squeeze(1) + deep(start, columns)
 
     def narrow(self, selection: Selection, fill: Tensor) -> WideDeep:
         self.refuse_pairs(selection.pairs)

@@ -96,6 +96,9 @@ class XDeepFM(Backbone):
         self.refuse_pairs(pairs)
         return self.linear(x).squeeze(1) + self.cin(x) + self.tower(x)
 
+    def first_layers(self) -> tuple[nn.Linear, ...]:
+        return (self.linear, self.tower.first)
+
     def narrow(self, selection: Selection, fill: Tensor) -> XDeepFM:
         self.refuse_pairs(selection.pairs)
         slim, kept = self.start_cut(selection)

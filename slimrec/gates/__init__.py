@@ -8,6 +8,12 @@ GATES = Family(
     {
         "none": "base:Gate",
         "random": "random:RandomGate",
+        "mutual_information": "mutual:MutualInformationGate",
+        "chi2": "mutual:Chi2Gate",
+        "permutation": "permutation:PermutationGate",
+        "shark": "shark:SharkGate",
+        "sfs": "sfs:SfsGate",
+        "group_lasso": "grouplasso:GroupLassoGate",
         "leap": "leap:LeapGate",
         "lightfmp": "lightfmp:LightFmpGate",
         "lpfs": "lpfs:LpfsGate",

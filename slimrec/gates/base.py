@@ -25,7 +25,8 @@ class Gate(nn.Module):
     `learning_rate` of its Adam,
     `warmup` the share of the training steps before its first,
     `settled` the share before which no epoch may count as the best one: the gate is not where it is going yet,
-    `shared` the buffers that hold running averages, which ranks average after a gate step.
+    `shared` the buffers that hold running averages, which ranks average after a gate step,
+    `surveys` whether its scores come from `survey`, which needs a gate slice.
     """
 
     method = "none"
@@ -35,6 +36,7 @@ class Gate(nn.Module):
     warmup = 0.0
     settled = 0.0
     shared: tuple[str, ...] = ()
+    surveys = False
 
     def __init__(self, schema: Schema, embedding_dim: int):
         super().__init__()
