@@ -1,4 +1,4 @@
-"""AutoDim (WWW 2021): candidate widths, each a prefix of a field's columns, compete by Gumbel-softmax; the likeliest stays."""
+"""AutoDim (WWW 2021): widths, each a prefix of a field's columns, compete by Gumbel-softmax; the likeliest stays."""
 
 from __future__ import annotations
 

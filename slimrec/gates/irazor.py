@@ -1,4 +1,4 @@
-"""i-Razor (arXiv 2204.00281): disjoint regions of each field's columns compete with a region of none; what wins stays."""
+"""i-Razor (arXiv 2204.00281): disjoint regions of a field's columns compete with a region of none; what wins stays."""
 
 from __future__ import annotations
 
