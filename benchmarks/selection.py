@@ -22,6 +22,7 @@ from slimrec.artifacts import read_json
 from slimrec.config import Recipe, read_recipe
 from slimrec.data.planted import TRUTH
 
+RECIPES = Path(__file__).parents[1] / "pipelines" / "recipes"
 USEFUL = {name for name, role in TRUTH.items() if role in ("useful", "interaction", "rare")}
 USELESS = {name for name, role in TRUTH.items() if role in ("noise", "unique", "constant")}
 
