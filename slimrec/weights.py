@@ -23,7 +23,7 @@ def save_model(model: Model, folder: Path, encoder: Encoder) -> None:
     gate = model.gate and {
         "method": model.gate.method,
         "options": model.gate.options,
-        "frozen": not any(parameter.requires_grad for parameter in model.gate.parameters()),
+        "frozen": model.gate.frozen,
     }
     write_json(
         folder / "model.json",
@@ -54,7 +54,8 @@ def load_model(folder: str | Path, kind: str | None = None) -> Model:
     if plan["gate"]:
         with_gate(model, plan["gate"]["method"], plan["gate"]["options"], seed=0)
         _load(model.gate, path=folder / "gate.safetensors")
-        model.gate.requires_grad_(not plan["gate"]["frozen"])
+        if plan["gate"]["frozen"]:
+            model.gate.freeze()
     return model.eval()
 
 

@@ -30,7 +30,7 @@ def data(tmp_path_factory):
     return Dataset.open(folder / "dataset")
 
 
-def trainer(data, checkpoint=None, method="leap", options=None, **train):
+def trainer(data, checkpoint=None, method="leap", options=None, backbone="mlp", **train):
     settings = {
         "epochs": 2,
         "batch_size": 128,
@@ -40,7 +40,9 @@ def trainer(data, checkpoint=None, method="leap", options=None, **train):
         "device": "cpu",
         **train,
     }
-    network = ModelConfig(embedding_dim=4, options={"hidden": [8], "dropout": 0.2, "batch_norm": True})
+    network = ModelConfig(
+        backbone=backbone, embedding_dim=4, options={"hidden": [8], "dropout": 0.2, "batch_norm": True}
+    )
     model = with_gate(build(data.schema, network, seed=3), method, options or {}, seed=3)
     return Trainer(model, TrainConfig(**settings), *(data.split(n) for n in ("train", "valid", "gate")), checkpoint)
 
@@ -143,15 +145,15 @@ def test_no_epoch_counts_as_the_best_before_the_gate_has_settled_unless_it_is_th
     assert one.history[-1]["valid_auc"] == figures["valid_auc"]
 
 
-@pytest.mark.parametrize("method", ["lightfmp", "lpfs", "autofield"])
+@pytest.mark.parametrize("method", ["lightfmp", "lpfs", "autofield", "optfeature"])
 def test_a_gate_with_a_schedule_resumes_where_it_was(data, tmp_path, method):
-    undisturbed = trainer(data, method=method)
+    undisturbed = trainer(data, method=method, backbone="pnn")
     undisturbed.fit()
-    stopped = trainer(data, tmp_path / "c.safetensors", method=method)
+    stopped = trainer(data, tmp_path / "c.safetensors", method=method, backbone="pnn")
     stop_after(stopped, 18)
     with pytest.raises(Preempted):
         stopped.fit()
-    resumed = trainer(data, tmp_path / "c.safetensors", method=method)
+    resumed = trainer(data, tmp_path / "c.safetensors", method=method, backbone="pnn")
     resumed.fit()
     expected = weights(undisturbed)
     assert all(torch.equal(expected[name], tensor) for name, tensor in weights(resumed).items())
@@ -160,8 +162,8 @@ def test_a_gate_with_a_schedule_resumes_where_it_was(data, tmp_path, method):
 @pytest.mark.parametrize("method", [m for m in sorted(GATES.table) if "stream" in GATES.options(m)])
 def test_a_gate_on_training_rows_is_refused_a_second_epoch(data, method):
     with pytest.raises(ConfigError, match="memorised"):
-        trainer(data, method=method, options={"stream": "train"}, epochs=2)
-    trainer(data, method=method, options={"stream": "train"}, epochs=1)
+        trainer(data, method=method, options={"stream": "train"}, backbone="pnn", epochs=2)
+    trainer(data, method=method, options={"stream": "train"}, backbone="pnn", epochs=1)
 
 
 def test_a_gate_on_an_empty_gate_slice_is_refused(data):

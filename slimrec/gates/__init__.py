@@ -20,5 +20,6 @@ GATES = Family(
         "autofield": "autofield:AutoFieldGate",
         "irazor": "irazor:IRazorGate",
         "autodim": "autodim:AutoDimGate",
+        "optfeature": "optfeature:OptFeatureGate",
     },
 )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor, nn
 
+from slimrec.errors import ConfigError
 from slimrec.schema import Block, Schema, blocks_of
 from slimrec.selection import Budget, Decision, Selection, table_bytes
 
@@ -26,7 +27,8 @@ class Gate(nn.Module):
     `warmup` the share of the training steps before its first,
     `settled` the share before which no epoch may count as the best one: the gate is not where it is going yet,
     `shared` the buffers that hold running averages, which ranks average after a gate step,
-    `surveys` whether its scores come from `survey`, which needs a gate slice.
+    `surveys` whether its scores come from `survey`, which needs a gate slice,
+    `weighs_pairs` whether it gates meetings of fields, which only backbones with `meets_pairs` have.
     """
 
     method = "none"
@@ -37,12 +39,14 @@ class Gate(nn.Module):
     settled = 0.0
     shared: tuple[str, ...] = ()
     surveys = False
+    weighs_pairs = False
 
     def __init__(self, schema: Schema, embedding_dim: int):
         super().__init__()
         self.schema = schema
         self.embedding_dim = embedding_dim
         self.options: dict = {}  # as given by the recipe, so that an artifact can rebuild the gate
+        self.frozen = False
         self.blocks: tuple[Block, ...] = blocks_of(schema, embedding_dim)
         widths = torch.tensor([block.width for block in self.blocks])
         self.register_buffer("owner", torch.repeat_interleave(torch.arange(len(widths)), widths), persistent=False)
@@ -50,10 +54,26 @@ class Gate(nn.Module):
     @property
     def learns(self) -> bool:
         """Whether the training loop has gate steps to make: there are parameters, and they are not frozen."""
-        return any(parameter.requires_grad for parameter in self.parameters())
+        return not self.frozen and any(parameter.requires_grad for parameter in self.parameters())
+
+    def freeze(self) -> Self:
+        """Learn no more: no gradients, no survey, and in eval mode whatever mode the model is in."""
+        self.frozen, self.surveys = True, False
+        return self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(mode and not self.frozen)
 
     def attach(self, backbone: nn.Module) -> None:
-        """Called once, when the gate is put in front of its backbone; for methods that look at its first layer."""
+        """Called once, when the gate is put in front of its backbone; for methods that look at its first layer.
+
+        Raises ConfigError where gate and backbone do not fit together.
+        """
+        if self.weighs_pairs and not backbone.meets_pairs:
+            raise ConfigError(
+                f"method '{self.method}' selects meetings of fields, and {type(backbone).__name__} has none: "
+                f"use the backbone deepfm or pnn"
+            )
 
     def forward(self, x: Tensor, ids: Tensor) -> Tensor:
         """Gate the concatenated blocks: `x` (B, W) and the ids (B, S) they came from -> (B, W)."""
@@ -101,6 +121,22 @@ class Gate(nn.Module):
         chosen = budget.choose(self.scores(), table_bytes(self.schema, self.embedding_dim), threshold=0.5)
         return self._pack(budget, seed, {b.name: b.columns if b.name in chosen else () for b in self.blocks})
 
+    def revise(self, selection: Selection, keep: Collection[str] = (), drop: Collection[str] = ()) -> Selection:
+        """The same decision with whole fields put back that it dropped (`keep`), or taken out that it kept (`drop`)."""
+        scale, shift, fill = (v.detach().cpu().tolist() for v in (*self.affine(), self.fill()))
+        decisions, start = dict(selection.fields), 0
+        for block in self.blocks:
+            decision, part = decisions[block.name], slice(start, start + block.width)
+            if block.name in keep and not decision.kept:
+                news = {"columns": block.columns, "scale": tuple(scale[part]), "shift": tuple(shift[part])}
+            elif block.name in drop and decision.kept:
+                news = {"columns": (), "scale": (0.0,) * block.width, "shift": tuple(fill[part])}
+            else:
+                news = {}
+            decisions[block.name] = decision.model_copy(update=news)
+            start += block.width
+        return selection.model_copy(update={"fields": decisions})
+
     def _pack(self, budget: Budget, seed: int, columns: dict[str, tuple[int, ...]]) -> Selection:
         """The selection that keeps `columns` of each field, with scores, costs and the frozen gate around them."""
         scores, bytes_ = self.scores(), table_bytes(self.schema, self.embedding_dim)
@@ -120,19 +156,3 @@ class Gate(nn.Module):
             )
             start += block.width
         return Selection(method=self.method, seed=seed, budget=budget, fields=decisions, evidence=self.evidence())
-    def revise(self, selection: Selection, keep: Collection[str] = (), drop: Collection[str] = ()) -> Selection:
-        """The same decision with whole fields put back that it dropped (`keep`), or taken out that it kept (`drop`)."""
-        scale, shift, fill = (v.detach().cpu().tolist() for v in (*self.affine(), self.fill()))
-        decisions, start = dict(selection.fields), 0
-        for block in self.blocks:
-            decision, part = decisions[block.name], slice(start, start + block.width)
-            if block.name in keep and not decision.kept:
-                news = {"columns": block.columns, "scale": tuple(scale[part]), "shift": tuple(shift[part])}
-            elif block.name in drop and decision.kept:
-                news = {"columns": (), "scale": (0.0,) * block.width, "shift": tuple(fill[part])}
-            else:
-                news = {}
-            decisions[block.name] = decision.model_copy(update=news)
-            start += block.width
-        return selection.model_copy(update={"fields": decisions})
-

@@ -51,7 +51,10 @@ def run(
 
 
 def _start(config: FinetuneConfig, gated: Path, selection: Path, slim: Path) -> Model:
-    """The weights to begin with: pruned ones, new ones, or those that the search itself began with."""
+    """The weights to begin with: pruned ones, new ones, or those that the search itself began with.
+
+    A gate that stays in the slim model is frozen and keeps what the search taught it, wherever the rest begins.
+    """
     cut = load_model(slim, "slim")
     if config.start == "warm":
         return cut

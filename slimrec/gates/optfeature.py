@@ -1,0 +1,235 @@
+"""OptFeature (arXiv 2310.15342): which pairs of fields, or of their values, may meet; a step function of low-rank logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from itertools import combinations
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from slimrec.gates.base import Gate
+from slimrec.gates.lowrank import PairLogits
+from slimrec.schema import Schema
+from slimrec.selection import Budget, Selection, table_bytes
+
+if TYPE_CHECKING:
+    from slimrec.data.dataset import Batch
+
+_GRAINS = ("value", "field", "hybrid")
+_COSTS = ("selector_bytes", "selector_multiply_adds", "saved_bytes", "saved_multiply_adds")
+_SHOWN = 50  # pairs in the evidence
+
+
+def straight_through(logits: Tensor) -> Tensor:
+    """1 where a logit is above 0, else 0; the gradient passes unchanged, to the pairs that are off as well."""
+    return (logits > 0).to(logits.dtype) + (logits - logits.detach())
+
+
+class OptFeatureGate(Gate):
+    """The meeting of fields i and j is weighed by a_ij = 1[raw_ij > 0], see `PairLogits`; the blocks pass untouched.
+
+    `grain` says what raw_ij belongs to: the values that meet in a row, the fields, or (hybrid) a mix with a weight
+    sigma(alpha_ij) for the values, of the raw logits as in the released code; in eval mode and for good, the values
+    decide where alpha_ij > 0 and the fields elsewhere. Nothing presses pairs off but the loss.
+
+    A pair stays when it is on for more than `min_share` of the rows of the gate slice; of those, with `max_pairs`, the
+    ones highest in mean raw logit (both options are ours). Fields go only where a budget asks; their score is the mean
+    share of rows on which their pairs are on. With grain field the decision is a static list of pairs. Else the
+    selector has to stay in the slim model, with `dim` numbers a value: unless the pairs that go save more bytes and
+    more multiply-adds than it costs, the decision falls back to field grain, a static list too, the pairs that stay being
+    always on (`fall_back`).
+
+    The paper trains everything on the same rows; here pairs step on the held-out gate slice (`stream`), as on rows
+    that the network has memorised noise looks useful. The code's learning rate, 3e-5, moves no pair in a few hundred
+    steps; this one was chosen on planted interactions. The paper retrains from the initial weights with the
+    selection frozen: `finetune.start: initial`.
+    """
+
+    method = "optfeature"
+    weighs_pairs = True
+    shared = ("share",)
+
+    def __init__(
+        self,
+        schema: Schema,
+        embedding_dim: int,
+        *,
+        grain: Literal["value", "field", "hybrid"] = "value",
+        dim: int = 16,
+        rank: int = 128,
+        min_share: float = 0.0,
+        max_pairs: int | None = None,
+        fall_back: bool = True,
+        learning_rate: float = 1e-3,
+        l2: float = 1e-5,
+        stream: Literal["gate", "train"] = "gate",
+        every: int = 1,
+        warmup: float = 0.3,
+    ):
+        super().__init__(schema, embedding_dim)
+        if grain not in _GRAINS or stream not in ("gate", "train"):
+            raise ValueError(
+                f"`grain` must be one of {_GRAINS} and `stream` 'gate' or 'train', got {grain=}, {stream=}"
+            )
+        if min(dim, rank, every) < 1 or (max_pairs is not None and max_pairs < 0) or not 0 <= min_share < 1:
+            raise ValueError(
+                f"needs `dim`, `rank` and `every` of at least 1, `max_pairs` of at least 0 and `min_share` in 0..1, got "
+                f"{dim=}, {rank=}, {every=}, {max_pairs=}, {min_share=}"
+            )
+        if min(learning_rate, l2) < 0 or not 0 <= warmup < 1:
+            raise ValueError(f"needs rates of at least 0 and `warmup` below 1, got {learning_rate=}, {l2=}, {warmup=}")
+        self.grain, self.min_share, self.max_pairs, self.fall_back = grain, min_share, max_pairs, fall_back
+        self.stream, self.every, self.learning_rate = stream, int(every) if stream == "gate" else 1, learning_rate
+        self.l2, self.warmup, self.surveys = l2, warmup, grain != "field"
+        self.names = list(combinations(schema.names, 2))
+        self.raw = PairLogits(schema, grain != "field", grain != "value", int(dim), int(rank))
+        self.alpha = nn.Parameter(torch.zeros(len(self.names))) if grain == "hybrid" else None
+        self.register_buffer("share", torch.ones(len(self.names)))  # of the rows on which each pair is on
+        self.register_buffer("mean", torch.zeros(len(self.names)))  # raw logit, over the gate slice
+        self.register_buffer("met", torch.ones(len(self.names)))  # 1 for the pairs that stay, else 0
+        self.register_buffer("static", torch.tensor(False))  # whether they are always on
+        self.register_buffer("costs", torch.zeros(len(_COSTS), dtype=torch.double))
+
+    def logits(self, ids: Tensor) -> Tensor:
+        """Raw logits, (P,) with grain field, else (B, P): mixed while training, the hard choice after."""
+        if self.grain == "field":
+            return self.raw.of_fields()
+        if self.grain == "value":
+            return self.raw.of_values(ids)
+        by_value, by_field = self.raw.of_values(ids), self.raw.of_fields()
+        if not self.training:
+            return torch.where(self.alpha > 0, by_value, by_field)
+        weight = torch.sigmoid(self.alpha)
+        return weight * by_value + (1 - weight) * by_field
+
+    def pairs(self, ids: Tensor) -> Tensor:
+        if self.training:
+            on = straight_through(self.logits(ids))
+            self.share.lerp_(on.detach().reshape(-1, len(self.names)).mean(0), 0.01)
+            return on
+        return self.met if self.static else (self.logits(ids) > 0) * self.met
+
+    def penalty(self) -> Tensor:
+        """What weight decay inside Adam adds to the gradients, of all but alpha."""
+        return 0.5 * self.l2 * sum(parameter.square().sum() for parameter in self.raw.parameters())
+
+    @torch.no_grad()
+    def survey(self, model: nn.Module, batches: Callable[[], Iterable[Batch]]) -> None:
+        """Count on the gate slice how often each pair is on, decide which stay, and weigh what that saves and costs."""
+        on, total, rows, ids = torch.zeros_like(self.share), torch.zeros_like(self.mean), 0, None
+        for batch in batches():
+            ids = batch[0].to(on.device)
+            logits = self.logits(ids).expand(len(ids), -1)
+            on, total, rows = on + (logits > 0).sum(0), total + logits.sum(0), rows + len(ids)
+        if not rows:  # then with grain field, where no rows are needed
+            on, total, rows = self.logits(None) > 0, self.logits(None), 1
+        self.share.copy_(on / rows)
+        self.mean.copy_(total / rows)
+        self.met.copy_(self._decide())
+        self.costs.copy_(self._weigh(model, ids))
+        self.static.fill_(self.grain == "field" or (self.fall_back and min(self._net()) < 0))
+
+    def _decide(self) -> Tensor:
+        """1 for the pairs (P,) that stay, by share and by `max_pairs`."""
+        met = self.share > self.min_share
+        if self.max_pairs is not None:
+            order = self.mean.masked_fill(~met, -torch.inf).argsort(descending=True, stable=True)
+            met[order[int(self.max_pairs) :]] = False
+        return met
+
+    def _weigh(self, model: nn.Module, ids: Tensor | None) -> Tensor:
+        """`_COSTS`: bytes and multiply-adds a row of the selector, and of what the pairs that go leave unneeded."""
+        x = self.costs.new_zeros(8, len(self.owner), dtype=self.mean.dtype)
+        everything = self._pack(Budget(), 0, {block.name: block.columns for block in self.blocks})
+        cut = model.backbone.narrow(self._with_pairs(everything), x[0])
+        saved = 4 * (_size(model.backbone) - _size(cut)), _multiply_adds(model.backbone, x) - _multiply_adds(cut, x)
+        if self.grain == "field":
+            return self.costs.new_tensor([0, 0, *saved])
+        ids = ids[:1].expand(len(x), -1)
+        extra = _multiply_adds(lambda rows: cut(rows, self.pairs(ids)), x) - _multiply_adds(cut, x)
+        return self.costs.new_tensor([4 * _size(self), extra, *saved])
+
+    def _net(self) -> tuple[float, float]:
+        """Bytes and multiply-adds a row that a decision with its selector saves."""
+        costs = dict(zip(_COSTS, self.costs.tolist()))
+        return tuple(costs[f"saved_{what}"] - costs[f"selector_{what}"] for what in ("bytes", "multiply_adds"))
+
+    def scores(self) -> dict[str, float]:
+        total = dict.fromkeys(self.schema.names, 0.0)
+        for pair, share in zip(self.names, self.share.tolist()):
+            for name in pair:
+                total[name] += share
+        return {name: value / max(1, len(total) - 1) for name, value in total.items()}
+
+    def evidence(self) -> dict[str, float]:
+        """Among others the net saving of a decision that needs its selector, and whether it fell back to a static list."""
+        net_bytes, net_multiply_adds = self._net()
+        strongest = self.mean.argsort(descending=True, stable=True)[:_SHOWN].tolist()
+        share = self.share.tolist()
+        return {
+            "pairs": float(len(self.names)),
+            "pairs_kept": float(self.met.sum()),
+            "pairs_on_per_row": float((self.share * self.met).sum()),
+            **dict(zip(_COSTS, self.costs.tolist())),
+            "net_saved_bytes": net_bytes,
+            "net_saved_multiply_adds": net_multiply_adds,
+            "fell_back_to_field_grain": float(bool(self.static) and self.grain != "field"),
+            **{f"on/{' x '.join(self.names[i])}": share[i] for i in strongest},
+        }
+
+    @property
+    def stays(self) -> bool:
+        """Whether the decision needs its selector in the slim model."""
+        return self.grain != "field" and not self.static
+
+    def select(self, budget: Budget, seed: int) -> Selection:
+        """All fields, unless a budget asks for fewer; with the selector, its table counts under a byte budget."""
+        costs = table_bytes(self.schema, self.embedding_dim)
+        if self.stays:
+            width = self.raw.project.in_features
+            costs = {f.name: costs[f.name] + 4 * width * (f.rows if f.embedded else 1) for f in self.schema.fields}
+        chosen = budget.choose(self.scores(), costs, threshold=0.0)
+        return self._with_pairs(
+            self._pack(budget, seed, {b.name: b.columns if b.name in chosen else () for b in self.blocks})
+        )
+
+    def revise(self, selection: Selection, keep: Collection[str] = (), drop: Collection[str] = ()) -> Selection:
+        return self._with_pairs(super().revise(selection, keep, drop))
+
+    def _with_pairs(self, selection: Selection) -> Selection:
+        """The pairs that stay, of fields that stay; None where that is all of them."""
+        kept = set(selection.kept)
+        left = [(pair, met) for pair, met in zip(self.names, self.met.tolist()) if kept.issuperset(pair)]
+        pairs = tuple(pair for pair, met in left if met)
+        return selection.model_copy(update={"pairs": None if len(pairs) == len(left) else pairs})
+
+    @torch.no_grad()
+    def narrow(self, selection: Selection) -> Gate | None:
+        """The selector over the fields that stay, frozen, unless the pairs that stay are always on."""
+        if not self.stays:
+            return None
+        with torch.random.fork_rng(devices=[]):
+            gate = type(self)(self.schema.narrow(selection.kept), self.embedding_dim, **self.options)
+        gate.options = self.options
+        gate.raw.copy_from(self.raw)
+        place = {pair: i for i, pair in enumerate(self.names)}
+        places = [place[pair] for pair in gate.names]
+        for name in ("alpha", "share", "mean", "met"):
+            if getattr(self, name) is not None:
+                getattr(gate, name).copy_(getattr(self, name)[places])
+        gate.costs.copy_(self.costs)
+        return gate.freeze()
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _multiply_adds(network: Callable[[Tensor], Tensor], x: Tensor) -> float:
+    """Multiply-adds a row by PyTorch's counter (matrix products only)."""
+    with FlopCounterMode(display=False) as counter:
+        network(x)
+    return counter.get_total_flops() / 2 / len(x)
