@@ -12,6 +12,7 @@ from slimrec.data.dataset import Dataset, read_subset
 from slimrec.gates.lightfmp import LightFmpGate, expected_l0, hard_concrete
 from slimrec.metrics import log_loss, score
 from slimrec.model import build, with_gate
+from slimrec.probes import with_probes
 from slimrec.schema import Field, Schema, Statistics
 from slimrec.selection import Budget
 from slimrec.stages import finetune, prune, sample
@@ -84,6 +85,12 @@ def test_t3_the_prune_ratio_is_the_share_that_goes_and_not_the_share_that_stays(
 
 def test_t3_a_budget_takes_the_place_of_the_prune_ratio():
     assert len(gate_of(8, prune_ratio=0.25).select(Budget(fields=3), seed=0).kept) == 3
+
+
+def test_t3_probes_of_the_search_take_none_of_the_places():
+    schema = with_probes(category_schema(8), 1.0, seed=0)
+    selection = LightFmpGate(schema, 4, prune_ratio=0.25).select(Budget(), seed=0)
+    assert len(schema.fields) == 16 and len(selection.kept) == 6
 
 
 def constrained(multiplier_rate, steps=2000):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from slimrec.gates.base import Gate
+from slimrec.probes import is_probe
 from slimrec.schema import Schema
 from slimrec.selection import Budget, Selection
 
@@ -90,8 +91,9 @@ class LightFmpGate(Gate):
 
     @property
     def kept_fields(self) -> int:
-        """How many fields the prune ratio leaves: its share, rounded half up, at least one."""
-        return max(1, math.floor((1 - self.prune_ratio) * len(self.blocks) + 0.5 + 1e-9))
+        """How many fields the prune ratio leaves: its share, rounded half up, at least one; probes do not count."""
+        fields = sum(not is_probe(block.name) for block in self.blocks)
+        return max(1, math.floor((1 - self.prune_ratio) * fields + 0.5 + 1e-9))
 
     def mask(self) -> Tensor:
         """The frozen z (F,), in 0..1."""
