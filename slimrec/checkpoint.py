@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,15 @@ class Checkpoint:
         for part, optimizer in optimizers.items():
             for index, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"{part}/{index}/{name}": tensor for name, tensor in state.items()}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = self.path.with_suffix(f".{os.getpid()}.partial")
+        self._sweep()
+        self._aside.mkdir(parents=True)
+        scratch = self._aside / self.path.name
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         st.save_file(contiguous, scratch, metadata={"values": json.dumps(values)})
         with scratch.open("rb") as stream:
             os.fsync(stream.fileno())
         scratch.replace(self.path)
+        self._sweep()
 
     def load(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
         """Tensors by part and the plain values; None where there is nothing, or nothing readable, to resume from."""
@@ -58,8 +61,18 @@ class Checkpoint:
         return parts, values
 
     def remove(self) -> None:
+        """Leave nothing, what a killed process was writing included."""
         if self.path is not None:
+            self._sweep()
             self.path.unlink(missing_ok=True)
+
+    @property
+    def _aside(self) -> Path:
+        """A folder of its own for what is being written: the library, too, writes under another name first."""
+        return self.path.with_suffix(".partial")
+
+    def _sweep(self) -> None:
+        shutil.rmtree(self._aside, ignore_errors=True)
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

@@ -78,6 +78,18 @@ def test_a_stopped_and_resumed_run_ends_with_the_bits_of_an_undisturbed_one(data
     assert [h["valid_auc"] for h in resumed.history] == [h["valid_auc"] for h in undisturbed.history]
 
 
+def test_what_a_killed_process_was_writing_is_swept(data, tmp_path):
+    left = tmp_path / "c.partial" / ".tmpXYZ"
+    left.parent.mkdir()
+    left.write_bytes(b"half")
+    one = trainer(data, tmp_path / "c.safetensors", epochs=1)
+    one.fit()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.safetensors"]
+    left.parent.mkdir()
+    one.checkpoint.remove()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_torn_checkpoint_is_not_resumed_from(data, tmp_path):
     (tmp_path / "c.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{}")
     one = trainer(data, tmp_path / "c.safetensors", epochs=1)
