@@ -233,6 +233,17 @@ def test_batches_of_few_users_are_noticed_because_shuffling_within_them_changes_
         gate.step(0.1)
 
 
+@pytest.mark.parametrize("share", [0.002, 0.01, 0.05])
+def test_a_field_that_is_seldom_active_raises_no_alarm_about_shuffling(share):
+    for seed in range(20):
+        torch.manual_seed(seed)
+        gate = LeapGate(category_schema(5), 8)
+        for _ in range(40):
+            ids = (torch.rand(512, 1) < share).int() + 3
+            gate(torch.eye(8)[ids[:, 0].long()], ids)
+            gate.step(0.1)
+
+
 def test_a_reservoir_of_earlier_batches_restores_the_effective_shuffle_rate():
     torch.manual_seed(0)
     table = torch.randn(1000, 8)

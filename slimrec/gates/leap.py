@@ -42,7 +42,7 @@ class LeapGate(Gate):
     """
 
     method = "leap"
-    shared = ("divergence_sum", "mean_sum", "changed")
+    shared = ("divergence_sum", "mean_sum", "changed", "compared")
 
     def __init__(
         self,
@@ -91,6 +91,7 @@ class LeapGate(Gate):
         self.register_buffer("divergence_sum", torch.zeros(fields))  # uncorrected moving averages
         self.register_buffer("mean_sum", torch.zeros(width))
         self.register_buffer("changed", torch.zeros(2, fields))  # rows that changed: by shuffling, against the past
+        self.register_buffer("compared", torch.zeros(()))  # rows looked at for that
         self.register_buffer("past", torch.zeros(self.reservoir, width))
         self.register_buffer("past_marks", torch.zeros(max(self.reservoir, _MEMORY_ROWS), fields, dtype=torch.double))
         self.register_buffer("past_rows", torch.zeros((), dtype=torch.long))
@@ -144,6 +145,7 @@ class LeapGate(Gate):
         if filled:
             against = self.past_marks[torch.randint(filled, (len(marks),), device=marks.device)]
             self.changed += torch.stack([(marks != pool.gather(0, rows)).sum(0), (marks != against).sum(0)])
+            self.compared += len(marks)
         self._remember(x, marks)
 
     def _remember(self, x: Tensor, marks: Tensor) -> None:
@@ -171,7 +173,10 @@ class LeapGate(Gate):
 
     def step(self, progress: float) -> None:
         rates = self.effective_shuffle_rates()
-        doubt = 3 * (2 / self.changed[1].clamp(min=1)).sqrt()  # three standard deviations of a ratio of counts
+        # three standard deviations of a ratio of counts; the past that a rate rests on is no larger than what was
+        # remembered, however often it is compared with
+        seen = self.changed[1] / self.compared.clamp(min=1) * self.past_rows
+        doubt = 3 * (2 / seen.clamp(min=1)).sqrt()
         if self.observed >= _RATE_PATIENCE and (rates + doubt).min() < _RATE_FLOOR:
             worst = int((rates + doubt).argmin())
             raise ConfigError(
