@@ -60,17 +60,12 @@ class Trainer:
         torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
 
     def _check(self, gate: Split | None) -> None:
-        if self.model.gate is not None and self.model.gate.surveys and (gate is None or len(gate) < 2):
-            raise ConfigError(
-                f"method '{self.model.gate.method}' scores on the held-out gate slice, which is empty: set "
-                f"ingest.split.gate"
-            )
-        if not self.gate_learns:
+        if self.model.gate is None:
             return
-        stream, method = self.model.gate.stream, self.model.gate.method
-        if stream == "gate" and (gate is None or len(gate) < 2):
+        method, stream = self.model.gate.method, self.model.gate.stream if self.gate_learns else None
+        if (self.model.gate.surveys or stream == "gate") and (gate is None or len(gate) < 2):
             raise ConfigError(
-                f"method '{method}' steps on the held-out gate slice, which is empty: set ingest.split.gate"
+                f"method '{method}' works on the held-out gate slice, which is empty: set ingest.split.gate"
             )
         if stream == "train" and self.config.epochs > 1:
             raise ConfigError(
@@ -180,7 +175,10 @@ class Trainer:
         )
 
     def _gate_batches(self) -> Iterator[Batch]:
-        """The gate slice round and round, from where the count of steps says."""
+        """The gate slice round and round, from where the count of steps says when the first batch is taken.
+
+        Nothing runs before that, so a warm-up that ends within an epoch leaves a resumed run on the same rows.
+        """
         per_round = batch_count(len(self.splits["gate"]), self.config.batch_size)
         done = self.step // self.model.gate.every
         epoch, start = divmod(done, per_round)

@@ -78,6 +78,24 @@ def test_a_stopped_and_resumed_run_ends_with_the_bits_of_an_undisturbed_one(data
     assert [h["valid_auc"] for h in resumed.history] == [h["valid_auc"] for h in undisturbed.history]
 
 
+@pytest.mark.parametrize("steps", [5, 9, 14, 20])
+def test_a_resumed_run_takes_the_gate_rows_of_an_undisturbed_one_when_the_warm_up_ends_within_an_epoch(
+    data, tmp_path, steps
+):
+    options = {"warmup": 0.2, "every": 1}
+    undisturbed = trainer(data, options=options)
+    undisturbed.fit()
+    assert 0 < undisturbed._warmup() < undisturbed.steps_per_epoch
+    stopped = trainer(data, tmp_path / "c.safetensors", options=options)
+    stop_after(stopped, steps)
+    with pytest.raises(Preempted):
+        stopped.fit()
+    resumed = trainer(data, tmp_path / "c.safetensors", options=options)
+    resumed.fit()
+    expected = weights(undisturbed)
+    assert all(torch.equal(expected[name], tensor) for name, tensor in weights(resumed).items())
+
+
 def test_what_a_killed_process_was_writing_is_swept(data, tmp_path):
     left = tmp_path / "c.partial" / ".tmpXYZ"
     left.parent.mkdir()
