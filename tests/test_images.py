@@ -14,7 +14,8 @@ def test_an_image_named_by_digest_is_taken(name):
 
 
 @pytest.mark.parametrize(
-    "image", ["slimrec:0.1.0", "slimrec", "slimrec:latest", "slimrec@sha256:1", f"@{DIGEST}", f"a b@{DIGEST}", DIGEST, ""]
+    "image",
+    ["slimrec:0.1.0", "slimrec", "slimrec:latest", "slimrec@sha256:1", f"@{DIGEST}", f"a b@{DIGEST}", DIGEST, ""],
 )
 def test_an_image_without_digest_is_refused_with_what_to_do(image):
     with pytest.raises(ConfigError, match="NAME@sha256:DIGEST.*images/digests.json.*SLIMREC_IMAGE.*--allow-tag"):
