@@ -20,6 +20,7 @@ from slimrec.config import TrainConfig
 from slimrec.data.dataset import Batch, Split, batch_count
 from slimrec.distributed import Ranks
 from slimrec.errors import ConfigError, InputError, Preempted
+from slimrec.gates.base import GATE_OPTIMIZERS
 from slimrec.metrics import auc, log_loss, score
 from slimrec.model import Model
 from slimrec.optimizers import LazyAdam, RowwiseAdagrad
@@ -87,9 +88,7 @@ class Trainer:
                 tables, c.embedding_learning_rate, weight_decay=c.embedding_l2, fused=True
             )
         made["dense"] = torch.optim.Adam(dense, c.learning_rate, weight_decay=c.weight_decay, fused=True)
-        if self.gate_learns and list(self.model.gate.parameters()):
-            made["gate"] = torch.optim.Adam(self.model.gate.parameters(), self.model.gate.learning_rate)
-        return made
+        return made | (self.model.gate.optimizers() if self.gate_learns else {})
 
     def fit(self) -> dict[str, float]:
         """Train to the end (or to early stopping), leave the best weights in the model; returns figures."""
@@ -202,7 +201,7 @@ class Trainer:
         loss = self._loss(batch)
         self.loss_sum += loss.detach()
         (loss + self.model.gate.penalty() / self.ranks.world if joint else loss).backward()
-        self._update("tables", "dense", *(["gate"] if joint else []))
+        self._update("tables", "dense", *(GATE_OPTIMIZERS if joint else ()))
         if joint:
             self._after_gate_step()
 
@@ -216,7 +215,7 @@ class Trainer:
         (self._loss(batch) + self.model.gate.penalty() / self.ranks.world).backward()
         for parameter in others:
             parameter.requires_grad_(True)
-        self._update("gate")
+        self._update(*GATE_OPTIMIZERS)
         self._after_gate_step()
 
     def _after_gate_step(self) -> None:

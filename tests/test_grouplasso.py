@@ -62,7 +62,8 @@ def test_gate_steps_on_a_still_network_find_the_minimum_that_a_bounded_optimiser
 
     oracle = minimize(objective, model.gate.length.detach().numpy() + 0.1, jac=True, bounds=[(0, None)] * 6)
     found = model.gate.length.detach().numpy()
-    assert found == pytest.approx(oracle.x, abs=0.03)
+    assert objective(found)[0] == pytest.approx(oracle.fun, abs=1e-4)  # the minimum is flat: places differ more
+    assert found == pytest.approx(oracle.x, abs=0.15)
     assert ((found < 1e-5) == (oracle.x == 0)).all() and 0 < (oracle.x == 0).sum() < 5
 
 

@@ -230,6 +230,35 @@ def first_order_auc(data):
     return roc_auc_score(parts["test"][1], judge.decision_function(encoder.transform(parts["test"][0])))
 
 
+def test_a_gate_step_moves_no_row_of_a_value_that_its_batch_lacks(interactions):
+    """A table of values as long as the embeddings must not be read and written as a whole at every step."""
+    model = with_gate(network(interactions.schema), "optfeature", {"grain": "hybrid"}, seed=1)
+    trainer = Trainer(model, TrainConfig(), *(interactions.split(name) for name in ("train", "valid", "gate")))
+    before = {name: parameter.detach().clone() for name, parameter in model.gate.named_parameters()}
+    batch = next(interactions.split("gate").batches(8, shuffle="none"))
+    trainer._gate_step(batch)
+    seen = {start + i for row in batch.ids.tolist() for start, i in zip(model.gate.raw.starts, row)}
+    moved = (model.gate.raw.values != before["raw.values"]).any(1).nonzero()[:, 0].tolist()
+    assert set(moved) == seen and len(seen) < len(before["raw.values"])
+    assert all((parameter != before[name]).any() for name, parameter in model.gate.named_parameters())
+
+
+def test_alpha_keeps_its_rate_without_decay_and_the_rest_decays():
+    optimizers = OptFeatureGate(mixed_schema(), 4, grain="hybrid", learning_rate=0.5, l2=0.1).optimizers()
+    rest, alpha = optimizers["gate"].param_groups
+    assert (alpha["lr"], alpha["weight_decay"]) == (0.001, 0) and (rest["lr"], rest["weight_decay"]) == (0.5, 0.1)
+    assert optimizers["gate_tables"].defaults == {"lr": 0.5, "l2": 0.1}
+
+
+def test_the_released_code_steps_pairs_on_training_rows_at_its_own_rate():
+    code = OptFeatureGate(mixed_schema(), 4, reference="code", every=3)
+    assert (code.stream, code.every, code.learning_rate, code.warmup) == ("train", 1, 3e-5, 0.0)
+    held_out = OptFeatureGate(mixed_schema(), 4, reference="code", stream="gate", warmup=0.1)
+    assert (held_out.stream, held_out.learning_rate, held_out.warmup) == ("gate", 3e-5, 0.1)
+    paper = OptFeatureGate(mixed_schema(), 4)
+    assert (paper.stream, paper.learning_rate, paper.warmup) == ("gate", 1e-3, 0.3)
+
+
 def test_t6_value_grain_finds_the_value_that_interacts_and_beats_field_grain(interactions):
     gate, selection, by_value = searched_and_retrained(interactions, "value")
     _, fields, by_field = searched_and_retrained(interactions, "field")
@@ -423,7 +452,8 @@ def test_a_byte_budget_counts_the_table_of_a_selector_that_stays():
 
 
 @pytest.mark.parametrize(
-    "options", [{"grain": "pair"}, {"stream": "valid"}, {"dim": 0}, {"min_share": 1.0}, {"l2": -1.0}]
+    "options",
+    [{"grain": "pair"}, {"stream": "valid"}, {"dim": 0}, {"min_share": 1.0}, {"l2": -1.0}, {"reference": "blog"}],
 )
 def test_an_option_outside_its_range_is_refused(options):
     with pytest.raises(ValueError, match="got"):

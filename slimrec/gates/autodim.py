@@ -45,15 +45,12 @@ class AutoDimGate(RegionGate):
         every: int = 10,
         warmup: float = 0.0,
     ):
-        if learning_rate < 0 or every < 1:
-            raise ValueError(f"needs learning_rate >= 0 and every >= 1, got {learning_rate=}, {every=}")
-        if stream not in ("gate", "train") or reference not in ("paper", "code"):
-            raise ValueError(f"`stream` is gate or train, `reference` paper or code, got {stream!r} and {reference!r}")
+        if reference not in ("paper", "code"):
+            raise ValueError(f"`reference` must be 'paper' or 'code', got {reference!r}")
         widths = candidate_widths(candidates, blocks_of(schema, embedding_dim), zero=False)
         super().__init__(schema, embedding_dim, widths, temperature=1.0, normalise=True)
         self.warmest = _CODE_WARMEST if reference == "code" else 1.0
-        self.learning_rate, self.warmup = learning_rate, warmup
-        self.stream, self.every = stream, int(every) if stream == "gate" else 1
+        self.drive(stream, every, learning_rate, warmup)
         self.register_buffer("gate_steps", torch.zeros(()))
 
     def annealed(self) -> Tensor:

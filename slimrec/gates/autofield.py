@@ -37,15 +37,10 @@ class AutoFieldGate(Gate):
         warmup: float = 0.1,
     ):
         super().__init__(schema, embedding_dim)
-        if cooling < 0 or learning_rate < 0 or every < 1 or not 0 <= warmup < 1:
-            raise ValueError(
-                f"needs cooling >= 0, learning_rate >= 0, every >= 1 and 0 <= warmup < 1, got {cooling=}, "
-                f"{learning_rate=}, {every=}, {warmup=}"
-            )
-        if stream not in ("gate", "train"):
-            raise ValueError(f"`stream` must be 'gate' or 'train', got '{stream}'")
-        self.cooling, self.learning_rate, self.warmup = cooling, learning_rate, warmup
-        self.stream, self.every = stream, int(every) if stream == "gate" else 1
+        self.drive(stream, every, learning_rate, warmup)
+        if cooling < 0:
+            raise ValueError(f"`cooling` must not be negative, got {cooling}")
+        self.cooling = cooling
         self.logits = nn.Parameter(torch.full((len(self.blocks), 2), float(start)))  # drop, keep
         self.register_buffer("steps", torch.zeros(()))
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from slimrec.data.dataset import Batch
 
 
+GATE_OPTIMIZERS = ("gate", "gate_tables")
+
+
 class Gate(nn.Module):
     """The baseline: passes everything and keeps everything.
 
@@ -51,6 +54,17 @@ class Gate(nn.Module):
         widths = torch.tensor([block.width for block in self.blocks])
         self.register_buffer("owner", torch.repeat_interleave(torch.arange(len(widths)), widths), persistent=False)
 
+    def drive(self, stream: str, every: int, learning_rate: float, warmup: float) -> None:
+        """Take over how the recipe wants the gate driven; ValueError where that cannot be."""
+        if stream not in ("gate", "train"):
+            raise ValueError(f"`stream` must be 'gate' or 'train', got {stream!r}")
+        if every < 1 or learning_rate < 0 or not 0 <= warmup < 1:
+            raise ValueError(
+                f"needs every >= 1, learning_rate >= 0 and 0 <= warmup < 1, got {every=}, {learning_rate=}, {warmup=}"
+            )
+        self.stream, self.every = stream, int(every) if stream == "gate" else 1
+        self.learning_rate, self.warmup = learning_rate, warmup
+
     @property
     def learns(self) -> bool:
         """Whether the training loop has gate steps to make: there are parameters, and they are not frozen."""
@@ -63,6 +77,10 @@ class Gate(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         return super().train(mode and not self.frozen)
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """What steps its parameters, by names of `GATE_OPTIMIZERS`: Adam, unless a method says otherwise."""
+        return {"gate": torch.optim.Adam(self.parameters(), self.learning_rate)}
 
     def attach(self, backbone: nn.Module) -> None:
         """Called once, when the gate is put in front of its backbone; for methods that look at its first layer.

@@ -46,15 +46,12 @@ class GroupLassoGate(Gate):
         warmup: float = 0.2,
     ):
         super().__init__(schema, embedding_dim)
-        for name, share in (("decay", decay), ("warmup", warmup), ("least", least)):
-            if not 0 <= share < 1:
-                raise ValueError(f"`{name}` must be at least 0 and below 1, got {share}")
-        if min(strength, learning_rate) < 0 or every < 1:
+        self.drive(self.stream, every, learning_rate, warmup)
+        if strength < 0 or not 0 <= decay < 1 or not 0 <= least < 1:
             raise ValueError(
-                f"needs strength >= 0, learning_rate >= 0 and every >= 1, got {strength=}, {learning_rate=}, {every=}"
+                f"needs strength >= 0, 0 <= decay < 1 and 0 <= least < 1, got {strength=}, {decay=}, {least=}"
             )
-        self.strength, self.least, self.decay, self.learning_rate = strength, least, decay, learning_rate
-        self.every, self.warmup, self.settled = int(every), warmup, 0.7
+        self.strength, self.least, self.decay, self.settled = strength, least, decay, 0.7
         self.length = nn.Parameter(torch.ones(len(self.blocks)))
         self.register_buffer("moments", torch.zeros(3, len(self.owner)))  # averages of 1, x and x^2, uncorrected
         self.layers: tuple[nn.Linear, ...] = ()

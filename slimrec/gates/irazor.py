@@ -75,19 +75,18 @@ class IRazorGate(RegionGate):
         every: int = 4,
         warmup: float = 0.0,
     ):
-        if temperature <= 0 or lambda_ < 0 or not 0 <= cpt <= 1 or learning_rate < 0 or every < 1:
+        if temperature <= 0 or lambda_ < 0 or not 0 <= cpt <= 1:
             raise ValueError(
-                f"needs temperature > 0, lambda_ >= 0, 0 <= cpt <= 1, learning_rate >= 0 and every >= 1, got "
-                f"{temperature=}, {lambda_=}, {cpt=}, {learning_rate=}, {every=}"
+                f"needs temperature > 0, lambda_ >= 0 and 0 <= cpt <= 1, got {temperature=}, {lambda_=}, {cpt=}"
             )
-        allowed = {"stream": ("gate", "train"), "lp_weight": ("cardinality", "uniform"), "reference": ("paper", "code")}
-        for name, value in {"stream": stream, "lp_weight": lp_weight, "reference": reference}.items():
-            if value not in allowed[name]:
-                raise ValueError(f"`{name}` must be one of {', '.join(allowed[name])}, got {value!r}")
+        if lp_weight not in ("cardinality", "uniform") or reference not in ("paper", "code"):
+            raise ValueError(
+                f"`lp_weight` is cardinality or uniform, `reference` paper or code, got {lp_weight!r} and {reference!r}"
+            )
         widths = candidate_widths(candidates, blocks_of(schema, embedding_dim), zero=True)
         super().__init__(schema, embedding_dim, widths, temperature, normalise=embedding_bn and reference == "paper")
-        self.lambda_, self.cpt, self.reference, self.learning_rate = lambda_, cpt, reference, learning_rate
-        self.stream, self.every, self.warmup = stream, int(every) if stream == "gate" else 1, warmup
+        self.drive(stream, every, learning_rate, warmup)
+        self.lambda_, self.cpt, self.reference = lambda_, cpt, reference
         self.factor = _CODE_SCALE if embedding_bn and reference == "code" else 1.0
         rows = torch.tensor([float(field.rows) if field.embedded else 1.0 for field in schema.fields])
         even = torch.full_like(rows, _CODE_WEIGHT if reference == "code" else 1 / len(rows))

@@ -66,22 +66,17 @@ class LeapGate(Gate):
         if reference not in ("paper", "code"):
             raise ValueError(f"`reference` must be 'paper' or 'code', got '{reference}'")
         learning_rate = _LEARNING_RATE[reference] if learning_rate is None else learning_rate
-        every = _EVERY[reference] if every is None else every
-        rates = {"alpha": alpha, "floor": floor, "learning_rate": learning_rate, "fs_weight": fs_weight}
-        for name, value in rates.items():
+        self.drive(stream, _EVERY[reference] if every is None else every, learning_rate, warmup)
+        for name, value in {"alpha": alpha, "floor": floor, "fs_weight": fs_weight}.items():
             if value < 0:
                 raise ValueError(f"`{name}` must not be negative, got {value}")
-        if not 0 <= decay < 1 or temperature <= 0 or every < 1 or reservoir < 0:
+        if not 0 <= decay < 1 or temperature <= 0 or reservoir < 0:
             raise ValueError(
-                f"needs 0 <= decay < 1, temperature > 0, every >= 1 and reservoir >= 0, got {decay=}, "
-                f"{temperature=}, {every=}, {reservoir=}"
+                f"needs 0 <= decay < 1, temperature > 0 and reservoir >= 0, got {decay=}, {temperature=}, {reservoir=}"
             )
-        if stream not in ("gate", "train"):
-            raise ValueError(f"`stream` must be 'gate' or 'train', got '{stream}'")
         self.reference, self.fs_weight = reference, fs_weight
         self.alpha, self.floor, self.decay, self.temperature = alpha, floor, decay, temperature
-        self.stream, self.every, self.learning_rate = stream, int(every) if stream == "gate" else 1, learning_rate
-        self.warmup, self.reservoir = warmup, int(reservoir)
+        self.reservoir = int(reservoir)
         fields, width = len(self.blocks), len(self.owner)
         self.theta = nn.Parameter(torch.full((fields,), float(start)))
         membership = torch.zeros(width, fields)

@@ -71,20 +71,16 @@ class LightFmpGate(Gate):
         warmup: float = 0.1,
     ):
         super().__init__(schema, embedding_dim)
-        if not 0 <= prune_ratio < 1 or not 0 <= ramp <= 1 or not 0 <= warmup < 1:
+        self.drive(stream, every, learning_rate, warmup)
+        if not 0 <= prune_ratio < 1 or not 0 <= ramp <= 1:
+            raise ValueError(f"needs 0 <= prune_ratio < 1 and 0 <= ramp <= 1, got {prune_ratio=}, {ramp=}")
+        if min(deviation, damping, multiplier_rate) < 0:
             raise ValueError(
-                f"needs 0 <= prune_ratio < 1, 0 <= ramp <= 1 and 0 <= warmup < 1, got {prune_ratio=}, {ramp=}, {warmup=}"
+                f"`deviation`, `damping` and `multiplier_rate` must not be negative, got {deviation=}, {damping=}, "
+                f"{multiplier_rate=}"
             )
-        if min(deviation, damping, learning_rate, multiplier_rate) < 0 or every < 1:
-            raise ValueError(
-                f"`deviation`, `damping` and the rates must not be negative and `every` at least 1, got {deviation=}, "
-                f"{damping=}, {learning_rate=}, {multiplier_rate=}, {every=}"
-            )
-        if stream not in ("gate", "train"):
-            raise ValueError(f"`stream` must be 'gate' or 'train', got '{stream}'")
         self.prune_ratio, self.ramp, self.multiplier_rate = prune_ratio, ramp, multiplier_rate
-        self.stream, self.every, self.learning_rate = stream, int(every) if stream == "gate" else 1, learning_rate
-        self.warmup, self.settled = warmup, warmup + ramp * (1 - warmup)
+        self.settled = warmup + ramp * (1 - warmup)
         self.location = nn.Parameter(start + deviation * torch.randn(len(self.blocks)))
         self.register_buffer("multipliers", torch.tensor([0.0, damping]))  # lambda and phi
         self.register_buffer("target", torch.ones(()))  # the share to keep, as the ramp has it now

@@ -43,7 +43,7 @@ class PairLogits(nn.Module):
     def of_values(self, ids: Tensor) -> Tensor:
         """Logits (B, P) of the pairs of values that meet in each row of `ids` (B, S)."""
         rows = torch.cat([ids + self.offsets, self.dense_rows.expand(len(ids), -1)], dim=1)
-        vectors = F.embedding(rows, self.values)
+        vectors = F.embedding(rows, self.values, sparse=True)
         present = ((ids != 0) | (self.bags == 0)).to(vectors.dtype)
         present = F.pad(present, (0, len(self.dense_rows)), value=1.0)
         shape = (len(ids), len(self.schema.fields))

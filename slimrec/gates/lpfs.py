@@ -44,17 +44,16 @@ class LpfsGate(Gate):
         warmup: float = 0.1,
     ):
         super().__init__(schema, embedding_dim)
-        for name, value, allowed in (("variant", variant, ("lpfs", "lpfs++")), ("stream", stream, ("gate", "train"))):
-            if value not in allowed:
-                raise ValueError(f"`{name}` must be '{allowed[0]}' or '{allowed[1]}', got '{value}'")
-        if epsilon <= 0 or tau <= 0 or not 0 < decay <= 1 or every < 1 or min(alpha, strength, learning_rate) < 0:
+        self.drive(stream, every, learning_rate, warmup)
+        if variant not in ("lpfs", "lpfs++"):
+            raise ValueError(f"`variant` must be 'lpfs' or 'lpfs++', got {variant!r}")
+        if epsilon <= 0 or tau <= 0 or not 0 < decay <= 1 or min(alpha, strength) < 0:
             raise ValueError(
-                f"needs epsilon > 0, tau > 0, 0 < decay <= 1, every >= 1 and no negative rate or strength, got "
-                f"{epsilon=}, {tau=}, {decay=}, {every=}, {alpha=}, {strength=}, {learning_rate=}"
+                f"needs epsilon > 0, tau > 0, 0 < decay <= 1, alpha >= 0 and strength >= 0, got {epsilon=}, {tau=}, "
+                f"{decay=}, {alpha=}, {strength=}"
             )
         self.variant, self.alpha, self.tau, self.decay, self.strength = variant, alpha, tau, decay, strength
-        self.stream, self.every, self.learning_rate = stream, int(every) if stream == "gate" else 1, learning_rate
-        self.warmup, self.settled = warmup, 0.7
+        self.settled = 0.7
         self.x = nn.Parameter(torch.full((len(self.blocks),), float(start)))
         self.register_buffer("epsilon", torch.tensor(float(epsilon)))
 

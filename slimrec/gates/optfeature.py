@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from slimrec.gates.base import Gate
 from slimrec.gates.lowrank import PairLogits
+from slimrec.optimizers import LazyAdam
 from slimrec.schema import Schema
 from slimrec.selection import Budget, Selection, table_bytes
 
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 _GRAINS = ("value", "field", "hybrid")
 _COSTS = ("selector_bytes", "selector_multiply_adds", "saved_bytes", "saved_multiply_adds")
 _SHOWN = 50  # pairs in the evidence
+_DRIVEN = {
+    "paper": {"stream": "gate", "learning_rate": 1e-3, "warmup": 0.3},
+    "code": {"stream": "train", "learning_rate": 3e-5, "warmup": 0.0},
+}
+_ALPHA_RATE = 1e-3  # the learning rate of alpha, whatever that of the rest
 
 
 def straight_through(logits: Tensor) -> Tensor:
@@ -44,8 +50,10 @@ class OptFeatureGate(Gate):
 
     The paper trains everything on the same rows; here pairs step on the held-out gate slice (`stream`), as on rows
     that the network has memorised noise looks useful. The code's learning rate, 3e-5, moves no pair in a few hundred
-    steps; this one was chosen on planted interactions. The paper retrains from the initial weights with the
-    selection frozen: `finetune.start: initial`.
+    steps; this one was chosen on planted interactions. `reference: code` steps as the code does: together with the
+    network on training rows, in a single pass here, at that rate and without a warm-up. Of the table of values only
+    the rows of a batch are stepped and decayed. The paper retrains from the initial weights with the selection frozen:
+    `finetune.start: initial`.
     """
 
     method = "optfeature"
@@ -63,27 +71,28 @@ class OptFeatureGate(Gate):
         min_share: float = 0.0,
         max_pairs: int | None = None,
         fall_back: bool = True,
-        learning_rate: float = 1e-3,
+        reference: Literal["paper", "code"] = "paper",
+        learning_rate: float | None = None,  # 0.001; of the code 0.00003
         l2: float = 1e-5,
-        stream: Literal["gate", "train"] = "gate",
+        stream: Literal["gate", "train"] | None = None,  # gate; of the code train
         every: int = 1,
-        warmup: float = 0.3,
+        warmup: float | None = None,  # 0.3; of the code 0
     ):
         super().__init__(schema, embedding_dim)
-        if grain not in _GRAINS or stream not in ("gate", "train"):
+        if grain not in _GRAINS or reference not in _DRIVEN:
             raise ValueError(
-                f"`grain` must be one of {_GRAINS} and `stream` 'gate' or 'train', got {grain=}, {stream=}"
+                f"`grain` must be one of {_GRAINS} and `reference` one of {(*_DRIVEN,)}, got {grain=}, {reference=}"
             )
-        if min(dim, rank, every) < 1 or (max_pairs is not None and max_pairs < 0) or not 0 <= min_share < 1:
+        if min(dim, rank) < 1 or (max_pairs is not None and max_pairs < 0) or not 0 <= min_share < 1 or l2 < 0:
             raise ValueError(
-                f"needs `dim`, `rank` and `every` of at least 1, `max_pairs` of at least 0 and `min_share` in 0..1, got "
-                f"{dim=}, {rank=}, {every=}, {max_pairs=}, {min_share=}"
+                f"needs `dim` and `rank` of at least 1, `max_pairs` and `l2` of at least 0 and `min_share` in 0..1, got "
+                f"{dim=}, {rank=}, {max_pairs=}, {l2=}, {min_share=}"
             )
-        if min(learning_rate, l2) < 0 or not 0 <= warmup < 1:
-            raise ValueError(f"needs rates of at least 0 and `warmup` below 1, got {learning_rate=}, {l2=}, {warmup=}")
+        asked = {"stream": stream, "learning_rate": learning_rate, "warmup": warmup}
+        given = {name: value for name, value in asked.items() if value is not None}
+        self.drive(**{**_DRIVEN[reference], "every": every, **given})
         self.grain, self.min_share, self.max_pairs, self.fall_back = grain, min_share, max_pairs, fall_back
-        self.stream, self.every, self.learning_rate = stream, int(every) if stream == "gate" else 1, learning_rate
-        self.l2, self.warmup, self.surveys = l2, warmup, grain != "field"
+        self.l2, self.surveys = l2, grain != "field"
         self.names = list(combinations(schema.names, 2))
         self.raw = PairLogits(schema, grain != "field", grain != "value", int(dim), int(rank))
         self.alpha = nn.Parameter(torch.zeros(len(self.names))) if grain == "hybrid" else None
@@ -112,9 +121,13 @@ class OptFeatureGate(Gate):
             return on
         return self.met if self.static else (self.logits(ids) > 0) * self.met
 
-    def penalty(self) -> Tensor:
-        """What weight decay inside Adam adds to the gradients, of all but alpha."""
-        return 0.5 * self.l2 * sum(parameter.square().sum() for parameter in self.raw.parameters())
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Adam with weight decay for all but alpha, of the table of values only the rows of the batch."""
+        values = self.raw.values
+        groups = [{"params": [p for p in self.raw.parameters() if p is not values], "weight_decay": self.l2}]
+        groups += [] if self.alpha is None else [{"params": [self.alpha], "lr": _ALPHA_RATE}]
+        made = {"gate": torch.optim.Adam(groups, self.learning_rate)}
+        return made if values is None else made | {"gate_tables": LazyAdam([values], self.learning_rate, self.l2)}
 
     @torch.no_grad()
     def survey(self, model: nn.Module, batches: Callable[[], Iterable[Batch]]) -> None:
