@@ -74,7 +74,7 @@ def until(holds, seconds: float = 90) -> None:
 @contextmanager
 def started(objects: list[dict], database: dict, folder: Path):
     """The Deployment's container as a process: yields its address."""
-    container = pods(objects)["slimrec-mlflow"]["spec"]["containers"][0]
+    spec = pods(objects)["slimrec-mlflow"]["spec"]
     settings = next(each["data"] for each in of(objects, "ConfigMap"))
     secrets = {
         **database,
@@ -82,29 +82,32 @@ def started(objects: list[dict], database: dict, folder: Path):
         "MLFLOW_TRACKING_USERNAME": USER,
         "MLFLOW_TRACKING_PASSWORD": PASSWORD,
     }
-    variables = {}
-    for each in container["env"]:
-        source = each.get("valueFrom", {})
-        if "secretKeyRef" in source:
-            variables[each["name"]] = secrets[source["secretKeyRef"]["key"]]
-        elif "configMapKeyRef" in source:
-            variables[each["name"]] = settings[source["configMapKeyRef"]["key"]]
-        else:
-            variables[each["name"]] = each["value"]
 
     def here(text: str) -> str:
         return text.replace("slimrec-postgresql:5432", f"127.0.0.1:{database['PGPORT']}")
 
+    def variables(container: dict) -> dict[str, str]:
+        found = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        for each in container["env"]:
+            source = each.get("valueFrom", {})
+            if "secretKeyRef" in source:
+                found[each["name"]] = secrets[source["secretKeyRef"]["key"]]
+            elif "configMapKeyRef" in source:
+                found[each["name"]] = settings[source["configMapKeyRef"]["key"]]
+            else:
+                found[each["name"]] = each["value"]
+        return found | {"MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"), "HOME": str(folder)}
+
     (folder / "auth.ini").write_text(here(settings["auth.ini"]), encoding="utf-8")
-    variables |= {"MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"), "HOME": str(folder)}
-    port = free_port()
-    words = [re.sub(r"\$\((\w+)\)", lambda name: variables[name[1]], here(word)) for word in container["args"]]
-    words += [f"--port={port}", "--host=127.0.0.1", "--workers=1"]  # of two values the last one counts
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     log = (folder / "log.txt").open("w")
-    server = subprocess.Popen(
-        [*container["command"], *words], env={**variables, "PATH": path}, cwd=folder, stdout=log, stderr=log
-    )
+    shared = {"cwd": folder, "stdout": log, "stderr": log}
+    for first in spec["initContainers"]:
+        subprocess.run([here(word) for word in first["command"]], env=variables(first), check=True, **shared)
+    container, port = spec["containers"][0], free_port()
+    known = variables(container)
+    words = [re.sub(r"\$\((\w+)\)", lambda name: known[name[1]], here(word)) for word in container["args"]]
+    words += [f"--port={port}", "--host=127.0.0.1", "--workers=1"]  # of two values the last one counts
+    server = subprocess.Popen([*container["command"], *words], env=known, **shared)
     address = f"http://127.0.0.1:{port}"
     try:
         until(lambda: server.poll() is not None or answers(f"{address}/health"))

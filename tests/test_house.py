@@ -15,7 +15,7 @@ PYTHON = sorted(
     path for top in ("slimrec", "components", "pipelines", "benchmarks", "tests") for path in (ROOT / top).rglob("*.py")
 )
 TOP = {
-    *("pipelines", "components", "images", "manifests", "tests", "benchmarks", "slimrec", ".ci"),
+    *("pipelines", "components", "images", "manifests", "tests", "benchmarks", "slimrec", "docs", ".ci"),
     *("Makefile", "README.md", "pyproject.toml", "requirements.lock", "requirements-cpu.lock", "requirements-gpu.lock"),
     *(".gitignore", ".github", "LICENSE"),
 }

@@ -160,7 +160,7 @@ def test_the_check_sees_each_way_to_leave_the_standard(distributed, where, value
 
 def test_every_image_is_named_by_digest(objects):
     for template in pods(objects).values():
-        for container in template["spec"]["containers"]:
+        for container in [*template["spec"].get("initContainers", []), *template["spec"]["containers"]]:
             assert require_digest(container["image"], allow_tag=False)
 
 
@@ -193,7 +193,7 @@ def references(template: dict) -> set[tuple[str, str, str | None]]:
             found |= {("ConfigMap", volume["configMap"]["name"], item["key"]) for item in volume["configMap"]["items"]}
         if "persistentVolumeClaim" in volume:
             found.add(("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"], None))
-    for container in spec["containers"]:
+    for container in [*spec.get("initContainers", []), *spec["containers"]]:
         found |= {("Secret", each["secretRef"]["name"], None) for each in container.get("envFrom", [])}
         for source in [variable["valueFrom"] for variable in container.get("env", []) if "valueFrom" in variable]:
             kind, key = ("Secret", "secretKeyRef") if "secretKeyRef" in source else ("ConfigMap", "configMapKeyRef")
