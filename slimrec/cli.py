@@ -1,4 +1,4 @@
-"""The command line: `slimrec schema | predict | planted | verify | stage`."""
+"""The command line: `slimrec schema | predict | planted | verify | stage | promote | rollback | history`."""
 
 from __future__ import annotations
 
@@ -82,6 +82,51 @@ def stage(
     config = {} if section is None else section.model_dump()
     metrics = execute(name, config, workspace=workspace, **dict(item.split("=", 1) for item in path))
     typer.echo(json.dumps(metrics, indent=1, default=str))
+
+
+Name = Annotated[str, typer.Argument(help="registered model, in the registry at MLFLOW_TRACKING_URI")]
+Why = Annotated[str, typer.Option(help="reason for the ledger")]
+
+
+@app.command()
+def promote(
+    name: Name,
+    version: Annotated[str, typer.Argument(help="version to make champion; the challenger by default")] = "",
+    why: Why = "",
+) -> None:
+    """Make a version champion, if it was judged against the present one and is still what was registered."""
+    from slimrec import promotion
+
+    _tell(promotion.promote(name, version, why))
+
+
+@app.command()
+def rollback(name: Name, why: Why = "") -> None:
+    """Make the previous champion champion again."""
+    from slimrec import promotion
+
+    _tell(promotion.rollback(name, why))
+
+
+@app.command()
+def history(name: Name) -> None:
+    """List who moved the champion from where to where, when and why."""
+    from slimrec import promotion
+
+    found = promotion.history(name)
+    for entry in found.entries:
+        line = f"{entry.number:4} {entry.at} {entry.by}: {entry.kind} {entry.action} {entry.before or '-'} -> {entry.after}"
+        typer.echo(f"{line}  {entry.why}".rstrip())
+    typer.echo(f"champion of {name}: {f'version {found.champion}' if found.champion else 'none'}")
+    for remark in found.remarks:
+        typer.echo(f"mind: {remark}")
+
+
+def _tell(move) -> None:
+    for remark in move.remarks:
+        typer.echo(remark)
+    before = f", before: {f'version {move.before}' if move.before else 'none'}" if move.moved else " already"
+    typer.echo(f"champion of {move.name}: version {move.after}{before}")
 
 
 def main() -> None:

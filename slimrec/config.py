@@ -144,7 +144,7 @@ class EvaluateConfig(_Config):
 
 class RegisterConfig(_Config):
     name: str = Option("slimrec", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    promote: bool = True  # move `champion` when the verdict allows it
+    approval: Literal["automatic", "manual"] = "automatic"  # who moves `champion`: the verdict, or `slimrec promote`
 
 
 warnings.filterwarnings("ignore", message='Field name "register" in "Recipe" shadows')  # of ABCMeta: harmless

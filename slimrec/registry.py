@@ -7,15 +7,13 @@ import warnings
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
-
 import slimrec
+from slimrec import promotion
 from slimrec.artifacts import digest
-from slimrec.errors import ConfigError, ConflictError
 from slimrec.serve import Predictor, example_rows
-from slimrec.track import client, enabled, reaching
+from slimrec.track import client, reaching
+from slimrec.versions import CHALLENGER, CHAMPION, DIGEST, JUDGED, NONE, check_round_trip, connect, version_at
 
-DIGEST = "slimrec.digest"
 SERVING = (
     "mlflow",
     "numpy",
@@ -28,32 +26,31 @@ SERVING = (
     "scipy",
     "torch",
 )
-TOLERANCE = 1e-6  # between a probability before and after the way through the registry
 
 
-def register(name: str, slim: Path, report: Path, decision: dict, promote: bool, run_id: str) -> dict:
+def register(name: str, slim: Path, report: Path, decision: dict, approval: str, run_id: str) -> dict:
     """Make the slim model a version of `name` under the MLflow run `run_id`, or find the version that it already is.
 
-    `decision` is the content of report.json. Alias `challenger` always, `champion` when `promote`. A retry makes no
-    second version. Raises ConfigError without a tracking server, ConflictError when the stored model scores otherwise
-    than the folder.
+    `decision` is the content of report.json. Alias `challenger` always; `champion` too where `approval` is automatic and
+    the verdict allows it. A retry makes no second version and no second promotion. Raises ConfigError without a
+    registry, ConflictError when the stored model scores otherwise than the folder, or when another became champion
+    since this one was judged.
     """
-    if not enabled():
-        raise ConfigError("register needs a registry: set MLFLOW_TRACKING_URI (sqlite:///mlflow.db will do)")
     content = digest(slim)
-    server = client()
+    server = connect()
     with reaching():
         found = _version_of(server, name, content)
         if found is None:
             model = _log_model(slim, report, run_id)
-            _check_round_trip(model.model_uri, slim)
+            check_round_trip(model.model_uri, slim)
             found = _create_version(server, name, model, run_id, content)
         for key, value in _tags(decision).items():
             server.set_model_version_tag(name, found, key, value)
         server.update_model_version(name, found, description=decision["reason"])
-        aliases = ["challenger", *(["champion"] if promote else [])]
-        for alias in aliases:
-            server.set_registered_model_alias(name, alias, found)
+        server.set_registered_model_alias(name, CHALLENGER, found)
+    if approval == "automatic" and not promotion.was_champion(server, name, found):
+        promotion.promote(name, found, "approved automatically")
+    aliases = [alias for alias in (CHALLENGER, CHAMPION) if version_at(server, name, alias) == found]
     return {"registered": True, "version": found, "aliases": aliases, "reason": decision["reason"]}
 
 
@@ -104,17 +101,6 @@ def _signature(columns: list[str]):
     )
 
 
-def _check_round_trip(model_uri: str, slim: Path) -> None:
-    """Load the logged model back and score raw rows: they must come out as from the folder."""
-    import mlflow
-
-    predictor = Predictor.load(slim)
-    rows = example_rows(predictor.encoder)
-    stored = mlflow.pyfunc.load_model(model_uri).predict(rows)["probability"].to_numpy()
-    if not np.allclose(stored, predictor.predict(rows), rtol=0, atol=TOLERANCE):
-        raise ConflictError(f"{model_uri} scores otherwise than {slim}: nothing is registered, log it again")
-
-
 def _create_version(server, name: str, model, run_id: str, content: str) -> str:
     """A new version, tagged with its content in the same request; where two steps race, the older version stays."""
     from mlflow.exceptions import MlflowException
@@ -135,7 +121,7 @@ def _create_version(server, name: str, model, run_id: str, content: str) -> str:
 
 def _tags(decision: dict) -> dict[str, str]:
     """What a person wants to know of a version at a glance."""
-    auc, size = decision["auc"], decision["size"]
+    auc, size, champion = decision["auc"], decision["size"], decision.get("champion")
     kept = sum(field["kept"] for field in decision["fields"])
     return {
         "slimrec.verdict": decision["verdict"],
@@ -144,4 +130,5 @@ def _tags(decision: dict) -> dict[str, str]:
         "slimrec.fields": f"{kept} of {len(decision['fields'])}",
         "slimrec.bytes": f"{size['slim']['bytes']} of {size['full']['bytes']}",
         "slimrec.dataset": decision["dataset"],
+        JUDGED: champion["version"] if champion else NONE,
     }

@@ -21,6 +21,7 @@ _QUIET_AND_SAFE = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")  # user:password@ in a URL
@@ -155,20 +156,8 @@ def reaching() -> Iterator[None]:
         raise TransientError(f"MLflow at {where} failed: {redact(error)[:500]}; check the server, run again") from error
 
 
-def redact(value: Any) -> str:
-    """The value as text, without credentials in URLs."""
-    return _SECRET_QUERY.sub(r"\1***", _CREDENTIALS.sub("***@", str(value)))
-
-
-def _create(name: str, tags: dict[str, str], parent: str) -> MlflowTracker:
-    server = client()
-    with reaching():
-        experiment = server.get_run(parent).info.experiment_id if parent else _experiment(server)
-        created = server.create_run(experiment, tags=tags, run_name=name)
-    return MlflowTracker(created.info.run_id)
-
-
-def _experiment(server) -> str:
+def experiment(server) -> str:
+    """The id of the experiment that holds all runs, named by MLFLOW_EXPERIMENT_NAME, `slimrec` by default."""
     from mlflow.exceptions import MlflowException
 
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "slimrec")
@@ -181,6 +170,19 @@ def _experiment(server) -> str:
             if found is None:
                 raise
     return found.experiment_id
+
+
+def redact(value: Any) -> str:
+    """The value as text, without credentials in URLs."""
+    return _SECRET_QUERY.sub(r"\1***", _CREDENTIALS.sub("***@", str(value)))
+
+
+def _create(name: str, tags: dict[str, str], parent: str) -> MlflowTracker:
+    server = client()
+    with reaching():
+        place = server.get_run(parent).info.experiment_id if parent else experiment(server)
+        created = server.create_run(place, tags=tags, run_name=name)
+    return MlflowTracker(created.info.run_id)
 
 
 def _artifacts_beside_database() -> str | None:

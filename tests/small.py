@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from slimrec.artifacts import digest, publish, write_json
+from slimrec.artifacts import digest, publish, read_json, write_json
 from slimrec.config import IngestConfig, ModelConfig, PretrainConfig, TrainConfig
 from slimrec.data.dataset import Dataset
 from slimrec.data.encode import Encoder
@@ -95,3 +95,28 @@ def choose(schema: Schema, dropped: tuple[str, ...]) -> Selection:
     return Selection(
         method="by hand", seed=0, budget=Budget(fields=len(schema.fields) - len(dropped)), fields=decisions
     )
+
+
+def variant(slim: Path, folder: Path, shift: float) -> Path:
+    """The same slim model with another bias in its scores: a different content, as from another training."""
+    model = load_model(slim, "slim")
+    list(model.backbone.parameters())[-1].data += shift
+    with publish(folder, "slim", dataset=read_json(slim / "manifest.json")["dataset"]) as scratch:
+        save_model(model, scratch, Encoder.load(slim))
+    return folder
+
+
+def decision(champion: str | None = None, name: str = "ctr", **changed) -> dict:
+    """What the registry reads of a report.json; `champion` is the version judged against."""
+    judged = {"model": name, "version": champion} if champion is not None else None
+    return {
+        "decision": "accept",
+        "verdict": "certified",
+        "reason": "with 95 % confidence it is as good",
+        "auc": {"difference": 0.0, "low": -0.0005, "high": 0.0005},
+        "size": {"full": {"bytes": 2}, "slim": {"bytes": 1}},
+        "fields": [{"kept": True}, {"kept": False}],
+        "dataset": "d" * 64,
+        "champion": judged,
+        **changed,
+    }

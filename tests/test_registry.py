@@ -59,9 +59,9 @@ def reports(world, tmp_path_factory):
     return folder
 
 
-def step(world, reports, name, promote=True, decision="accept"):
+def step(world, reports, name, approval="automatic", decision="accept"):
     """One register step under a run of its own, as the pipeline does it."""
-    config = RegisterConfig(name=name, promote=promote)
+    config = RegisterConfig(name=name, approval=approval)
     with track.run("register", "", config) as tracker:
         found = register.run(config, tracker, slim=world.slim, report=reports / decision, selection=world.selection)
     return found, tracker.run_id
@@ -134,14 +134,14 @@ def test_a_step_that_runs_again_makes_no_second_version(client, world, reports, 
 
 
 def test_a_step_killed_before_the_alias_is_finished_by_the_next_run(client, world, reports):
-    step(world, reports, "killed", promote=False)
+    step(world, reports, "killed", approval="manual")
     client.delete_registered_model_alias("killed", "challenger")
     again, _ = step(world, reports, "killed")
     assert again["version"] == "1" and client.get_model_version_by_alias("killed", "challenger").version == 1
 
 
 def test_champion_stays_where_it_is_unless_asked(client, world, reports):
-    found, _ = step(world, reports, "modest", promote=False)
+    found, _ = step(world, reports, "modest", approval="manual")
     assert found["aliases"] == ["challenger"]
     assert client.get_registered_model("modest").aliases.keys() == {"challenger"}
 

@@ -25,4 +25,4 @@ def run(config: RegisterConfig, tracker: Tracker, slim: Path, report: Path, sele
         tracker.artifact(selection / "selection.json")
     if decision["decision"] != "accept":
         return registry.refuse(decision["reason"], tracker.run_id)
-    return registry.register(config.name, slim, report, decision, config.promote, tracker.run_id)
+    return registry.register(config.name, slim, report, decision, config.approval, tracker.run_id)

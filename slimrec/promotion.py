@@ -1,0 +1,200 @@
+"""Who is champion: promotion, rollback and their history, decided in the ledger and carried out on MLflow's alias.
+
+An alias can be moved by anybody and knows no compare-and-swap. So a move is first an `intent` in the ledger, whose next
+number only one of all that try can take; then the alias moves; then `commit` ends it. Whoever finds an intent without
+an end finishes it, or reverts it where it cannot be finished, before doing anything of his own: of a process that died
+on the way nothing is left undone, and nobody waits for one that is slow. A process that was stopped just before it
+moved the alias, and goes on after others have moved it further, sees that in the ledger right after its own move and
+puts the alias back where the ledger says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from slimrec import versions
+from slimrec.errors import ConflictError, InputError, SecurityError
+from slimrec.ledger import Entry, Ledger
+from slimrec.track import reaching
+from slimrec.versions import CHALLENGER, CHAMPION
+
+
+@dataclass(frozen=True)
+class Move:
+    """What a promotion or rollback came to."""
+
+    name: str
+    before: str  # version that was champion, "" for none
+    after: str  # version that is champion
+    moved: bool  # False when it was champion already
+    remarks: tuple[str, ...] = ()
+
+
+def promote(name: str, version: str = "", why: str = "") -> Move:
+    """Make a version champion, the challenger when none is named.
+
+    Raises ConflictError unless the version was judged against the model that is champion at this moment, and when
+    another promotion was faster; InputError for a version that is not there, SecurityError or ConflictError for one
+    whose files are not what was registered.
+    """
+    server = versions.connect(name)
+    ledger = Ledger(server, name)
+    while True:
+        entries = _settle(server, ledger)
+        before = versions.version_at(server, name, CHAMPION)
+        after = version or versions.version_at(server, name, CHALLENGER)
+        if not after:
+            raise InputError(f"'{name}' has no challenger; name the version to promote, `slimrec history {name}` lists")
+        if after == before:
+            return Move(name, before, after, moved=False)
+        _check_judged(name, after, versions.judged_against(versions.read(server, name, after)), before)
+        digest = versions.check(server, name, after)
+        what = {"action": "promote", "before": before, "after": after, "digest": digest, "why": why}
+        if _move(server, ledger, entries, **what):
+            return Move(name, before, after, moved=True)
+
+
+def rollback(name: str, why: str = "") -> Move:
+    """Make the previous champion of the ledger champion again, the newest one that is still what was registered.
+
+    A champion from which one was rolled back does not count as previous. Raises InputError where there is none left.
+    """
+    server = versions.connect(name)
+    ledger = Ledger(server, name)
+    while True:
+        entries = _settle(server, ledger)
+        before = versions.version_at(server, name, CHAMPION)
+        after, digest, remarks = _previous(server, name, entries, before)
+        what = {"action": "rollback", "before": before, "after": after, "digest": digest}
+        if _move(server, ledger, entries, **what, why="; ".join(filter(None, [why, *remarks]))):
+            return Move(name, before, after, moved=True, remarks=tuple(remarks))
+
+
+@dataclass(frozen=True)
+class History:
+    """The ledger of a model, which version the alias is at now, and what a person should know of the two."""
+
+    entries: list[Entry]
+    champion: str
+    remarks: list[str]
+
+
+def history(name: str) -> History:
+    """Reads only."""
+    server = versions.connect(name)
+    entries = Ledger(server, name).entries()
+    champion = versions.version_at(server, name, CHAMPION)
+    past = _champions(entries)
+    remarks = []
+    if entries and entries[-1].kind == "intent":
+        remarks.append(f"entry {entries[-1].number} is under way or was cut off: the next command ends it")
+    elif past and champion != past[-1]:
+        remarks.append(_departure(server, name, past[-1], champion))
+    return History(entries, champion, remarks)
+
+
+def was_champion(server, name: str, version: str) -> bool:
+    """Whether the ledger says that the version is champion or has been."""
+    return any(entry.kind == "commit" and entry.after == version for entry in Ledger(server, name).entries())
+
+
+def _move(server, ledger: Ledger, entries: list[Entry], **what: str) -> bool:
+    """Write an intent after `entries` and carry it out; False where somebody else has that number."""
+    intent = ledger.append(len(entries) + 1, kind="intent", **what)
+    if intent is None:
+        return False
+    outcome = _settle(server, ledger)[intent.number]
+    if outcome.kind == "revert":
+        raise ConflictError(f"version {intent.after} of '{ledger.name}' is not champion: {outcome.why}")
+    return True
+
+
+def _settle(server, ledger: Ledger) -> list[Entry]:
+    """End an open intent, whoever began it; returns the entries once none is open."""
+    moved_to = ""
+    while True:
+        entries = ledger.entries()
+        if entries and entries[-1].kind == "intent":
+            moved_to = _finish(server, ledger, entries[-1]) or moved_to
+            continue
+        reigning = (_champions(entries) or [""])[-1]
+        if not moved_to or moved_to == reigning or not reigning:
+            return entries
+        moved_to = _set_champion(server, ledger.name, reigning)  # others went on while we were about to move the alias
+
+
+def _finish(server, ledger: Ledger, intent: Entry) -> str:
+    """Carry an intent out, or revert it where that cannot be; returns the version that the alias was moved to."""
+    what = {name: getattr(intent, name) for name in ("action", "before", "after", "digest")}
+    hindrance = _hindrance(server, intent, ledger.name)
+    if hindrance:
+        ledger.append(intent.number + 1, kind="revert", **what, why=hindrance)
+        return ""
+    _set_champion(server, ledger.name, intent.after)
+    ledger.append(intent.number + 1, kind="commit", **what, why=intent.why)
+    return intent.after
+
+
+def _set_champion(server, name: str, version: str) -> str:
+    with reaching():
+        server.set_registered_model_alias(name, CHAMPION, version)
+    return version
+
+
+def _hindrance(server, intent: Entry, name: str) -> str:
+    """Why an intent can no longer be carried out; "" when it can."""
+    champion = versions.version_at(server, name, CHAMPION)
+    if champion not in (intent.before, intent.after):
+        return f"the champion became {_called(champion)} by other means; judge again"
+    if not versions.exists(server, name, intent.after):
+        return f"version {intent.after} was deleted"
+    return ""
+
+
+def _check_judged(name: str, version: str, judged: str | None, champion: str) -> None:
+    if judged is None:
+        raise ConflictError(f"version {version} of '{name}' does not say what it was judged against: audit again")
+    if judged != champion:
+        raise ConflictError(
+            f"version {version} of '{name}' was judged against {_called(judged)}, but the champion is "
+            f"{_called(champion)}: run the audit again, it then judges against that one"
+        )
+
+
+def _champions(entries: list[Entry]) -> list[str]:
+    """Versions in the order in which they became champion, without those that were rolled back; the last one reigns."""
+    past: list[str] = []
+    for entry in entries:
+        if entry.kind != "commit":
+            continue
+        if entry.action == "rollback":
+            del past[len(past) - past[::-1].index(entry.after) :]
+            continue
+        if entry.before and entry.before not in past[-1:]:
+            past.append(entry.before)
+        past.append(entry.after)
+    return past
+
+
+def _previous(server, name: str, entries: list[Entry], champion: str) -> tuple[str, str, list[str]]:
+    """The version to go back to, its digest, and which ones were passed over for what reason."""
+    remarks: list[str] = []
+    for version in reversed(_champions(entries)):
+        if version == champion:
+            continue
+        try:
+            return version, versions.check(server, name, version), remarks
+        except (InputError, SecurityError, ConflictError) as error:
+            remarks.append(f"version {version} passed over: {error}")
+    passed = f" ({'; '.join(remarks)})" if remarks else ""
+    raise InputError(f"'{name}' has no earlier champion to go back to{passed}; promote a version instead")
+
+
+def _departure(server, name: str, last: str, champion: str) -> str:
+    if not versions.exists(server, name, last):
+        return f"the champion, version {last}, was deleted; `slimrec rollback {name}` returns to the one before"
+    return f"the alias is at {_called(champion)}, moved by other means; the ledger says version {last}"
+
+
+def _called(version: str) -> str:
+    return f"version {version}" if version else "no champion"

@@ -1,0 +1,126 @@
+"""Versions of a registered model, read: where the aliases are, what a version says of itself, whether it still is that."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from slimrec.artifacts import digest, verify
+from slimrec.errors import ConfigError, ConflictError, InputError, SecurityError, did_you_mean
+from slimrec.serve import Predictor, example_rows
+from slimrec.track import client, enabled, reaching
+
+CHALLENGER, CHAMPION = "challenger", "champion"  # aliases
+DIGEST = "slimrec.digest"  # tag: content of the slim folder
+JUDGED = "slimrec.judged_against"  # tag: version that was champion when this one was judged, or NONE
+NONE = "none"
+TOLERANCE = 1e-6  # between a probability before and after the way through the registry
+
+
+def connect(name: str = ""):
+    """A client of the registry. Raises ConfigError where none is named, InputError where it has no model `name`."""
+    if not enabled():
+        raise ConfigError("this needs a registry: set MLFLOW_TRACKING_URI (sqlite:///mlflow.db will do)")
+    server = client()
+    if name and _found(server.get_registered_model, name) is None:
+        with reaching():
+            names = [model.name for model in server.search_registered_models()]
+        hint = did_you_mean(name, names) if names else "it is empty"
+        raise InputError(f"the registry has no model '{name}'; {hint}")
+    return server
+
+
+def version_at(server, name: str, alias: str) -> str:
+    """The version that an alias points to; "" for none, also where there is no such model."""
+    model = _found(server.get_registered_model, name)
+    return str(model.aliases.get(alias, "")) if model else ""
+
+
+def exists(server, name: str, version: str) -> bool:
+    """Whether the version is there, and not deleted."""
+    return _found(server.get_model_version, name, version) is not None
+
+
+def read(server, name: str, version: str):
+    """MLflow's record of a version; InputError where there is none."""
+    record = _found(server.get_model_version, name, version)
+    if record is None:
+        raise InputError(f"'{name}' has no version {version}; `slimrec history {name}` lists what was champion")
+    return record
+
+
+def judged_against(record) -> str | None:
+    """The version that was champion when this one was judged, "" for none; None where the version does not say."""
+    said = record.tags.get(JUDGED)
+    return "" if said == NONE else said
+
+
+def check(server, name: str, version: str) -> str:
+    """Fetch a version, compare it with its digest, load it and score with it; returns the digest.
+
+    Raises InputError where there is no such version, SecurityError where its files are missing or others than were
+    registered, ConflictError where they score otherwise through MLflow than by themselves.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        slim = fetch(server, name, version, Path(scratch))
+        check_round_trip(scratch, slim)
+        return digest(slim)
+
+
+def fetch(server, name: str, version: str, folder: Path) -> Path:
+    """Download a version, an MLflow model, into `folder`; returns where in it the slim folder lies, just as registered.
+
+    Raises what `check` raises.
+    """
+    import mlflow
+
+    record = read(server, name, version)
+    uri = f"models:/{name}/{version}"
+    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
+    with reaching():
+        there = mlflow.artifacts.list_artifacts(artifact_uri=uri)
+        if not there:
+            raise SecurityError(f"version {version} of '{name}' has no files any more at {record.source}")
+        mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder))
+        stored = mlflow.models.Model.load(str(folder)).flavors["python_function"]["artifacts"]["slim"]["path"]
+    slim = folder / stored
+    try:
+        verify(slim)
+    except InputError as error:
+        raise SecurityError(f"version {version} of '{name}' is not a slim model: {error}") from None
+    if digest(slim) != record.tags.get(DIGEST):
+        raise SecurityError(
+            f"version {version} of '{name}' holds {digest(slim)[:16]}, registered was "
+            f"{record.tags.get(DIGEST, 'nothing')[:16]}: register the model again"
+        )
+    return slim
+
+
+def check_round_trip(model: str, slim: Path) -> None:
+    """Load the logged model back and score raw rows: they must come out as from the folder."""
+    import mlflow
+
+    predictor = Predictor.load(slim)
+    rows = example_rows(predictor.encoder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        stored = mlflow.pyfunc.load_model(model).predict(rows)["probability"].to_numpy()
+    if not np.allclose(stored, predictor.predict(rows), rtol=0, atol=TOLERANCE):
+        raise ConflictError(f"{model} scores otherwise than {slim}: it must not serve, log the model again")
+
+
+def _found(ask, *what: str):
+    """What the registry answers; None where it has no such thing."""
+    from mlflow.exceptions import MlflowException
+
+    with reaching():
+        try:
+            return ask(*what)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None

@@ -1,0 +1,331 @@
+"""Promotion and rollback: one winner of a race, nothing half done, nothing that was not judged, nothing that does not load."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+import services
+import small
+from mlflow import MlflowClient
+from typer.testing import CliRunner
+
+from slimrec import promotion, registry, track, versions
+from slimrec.artifacts import digest
+from slimrec.cli import app
+from slimrec.config import RegisterConfig
+from slimrec.errors import ConflictError, InputError, SecurityError, SlimrecError
+from slimrec.ledger import Ledger
+from slimrec.versions import CHAMPION, JUDGED, NONE
+
+
+@pytest.fixture(scope="module")
+def slims(tmp_path_factory) -> list[Path]:
+    """Four slim models with contents of their own."""
+    folder = tmp_path_factory.mktemp("slims")
+    first = small.make(folder, rows=600).slim
+    return [first, *(small.variant(first, folder / f"variant{i}", 0.1 * i) for i in (1, 2, 3))]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """MLflow on SQLite."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        patch.setenv("MLFLOW_TRACKING_USERNAME", "ann")
+        yield folder
+
+
+@pytest.fixture
+def client(store):
+    return MlflowClient(f"sqlite:///{store}/mlflow.db")
+
+
+def register(name, slim, champion="", approval="manual") -> str:
+    """One version, judged against `champion`."""
+    with track.run("register", "", RegisterConfig(name=name)) as tracker:
+        decision = small.decision(champion, name)
+        found = registry.register(name, slim, slim, decision, approval, tracker.run_id)
+    return found["version"]
+
+
+def rejudge(client, name, version, champion):
+    client.set_model_version_tag(name, version, JUDGED, champion or NONE)
+
+
+def champion_of(client, name) -> str:
+    return str(client.get_registered_model(name).aliases.get(CHAMPION, ""))
+
+
+def kinds(client, name) -> list[tuple[str, str, str, str]]:
+    return [(e.kind, e.action, e.before, e.after) for e in Ledger(client, name).entries()]
+
+
+def test_promotions_and_rollbacks_are_written_down_and_move_the_alias(client, slims):
+    for i, slim in enumerate(slims[:3]):
+        version = register("story", slim, champion_of(client, "story") if i else "")
+        assert promotion.promote("story", why="it is better").moved
+        assert champion_of(client, "story") == version
+    assert promotion.rollback("story").after == "2" and champion_of(client, "story") == "2"
+    assert promotion.rollback("story").after == "1" and champion_of(client, "story") == "1"
+    with pytest.raises(InputError, match="no earlier champion"):
+        promotion.rollback("story")
+    wanted = [("promote", "", "1"), ("promote", "1", "2"), ("promote", "2", "3")]
+    wanted += [("rollback", "3", "2"), ("rollback", "2", "1")]
+    assert kinds(client, "story") == [(kind, *move) for move in wanted for kind in ("intent", "commit")]
+    entries = Ledger(client, "story").entries()
+    assert {entry.by for entry in entries} == {"ann"} and entries[0].why == "it is better"
+    assert entries[3].digest == digest(slims[1])
+
+
+def test_after_a_rollback_the_way_forward_starts_from_there(client, slims):
+    for i, slim in enumerate(slims[:3]):
+        register("forward", slim, str(i) if i else "")
+        promotion.promote("forward")
+    promotion.rollback("forward")
+    rejudge(client, "forward", "1", "2")
+    assert promotion.promote("forward", "1").before == "2"
+    assert promotion.rollback("forward").after == "2"
+
+
+def test_what_comes_back_is_byte_for_byte_what_was_registered(client, slims, tmp_path):
+    register("bytes", slims[0], approval="automatic")
+    register("bytes", slims[1], "1", approval="automatic")
+    promotion.rollback("bytes")
+    slim = versions.fetch(client, "bytes", champion_of(client, "bytes"), tmp_path)
+    assert contents(slim) == contents(slims[0]) and contents(slim) != contents(slims[1])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_version_judged_against_a_former_champion_is_not_promoted(client, slims):
+    register("stale", slims[0], approval="automatic")
+    register("stale", slims[1], "1")
+    register("stale", slims[2], "1", approval="automatic")
+    with pytest.raises(ConflictError, match="judged against version 1, but the champion is version 3") as refused:
+        promotion.promote("stale", "2")
+    assert refused.value.exit_code == 50 and champion_of(client, "stale") == "3"
+    client.set_registered_model_alias("stale", CHAMPION, "1")  # by hand: the judgement holds again
+    assert promotion.promote("stale", "2").moved
+
+
+def test_a_version_from_elsewhere_that_was_never_judged_is_not_promoted(client, slims):
+    version = register("foreign", slims[0])
+    client.delete_model_version_tag("foreign", version, JUDGED)
+    with pytest.raises(ConflictError, match="does not say what it was judged against"):
+        promotion.promote("foreign")
+    assert champion_of(client, "foreign") == "" and kinds(client, "foreign") == []
+
+
+def test_promoting_twice_moves_once(client, slims):
+    register("twice", slims[0])
+    assert promotion.promote("twice").moved and not promotion.promote("twice").moved
+    assert len(kinds(client, "twice")) == 2
+
+
+def test_a_retried_register_step_neither_promotes_twice_nor_undoes_a_rollback(client, slims):
+    register("retried", slims[0], approval="automatic")
+    register("retried", slims[1], "1", approval="automatic")
+    promotion.rollback("retried")
+    assert register("retried", slims[1], "1", approval="automatic") == "2"
+    assert champion_of(client, "retried") == "1" and len(client.search_model_versions("name = 'retried'")) == 2
+
+
+def model_file(client, name, version) -> Path:
+    where = Path(client.get_model_version_download_uri(name, version).removeprefix("file://"))
+    return next((where / "artifacts").rglob("model.safetensors"))
+
+
+def test_a_version_whose_files_are_gone_or_changed_is_not_promoted(client, slims):
+    register("damaged", slims[0])
+    file = model_file(client, "damaged", "1")
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(SecurityError, match=r"model\.safetensors is not the file its manifest describes"):
+        promotion.promote("damaged")
+    file.write_bytes(content)
+    for path in sorted(file.parents[2].rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    with pytest.raises(SecurityError, match="has no files any more"):
+        promotion.promote("damaged")
+    assert champion_of(client, "damaged") == "" and kinds(client, "damaged") == []
+
+
+def test_rollback_passes_over_versions_that_are_deleted_or_damaged_and_says_so(client, slims):
+    for i, slim in enumerate(slims):
+        register("holes", slim, str(i) if i else "", approval="automatic")
+    model_file(client, "holes", "3").unlink()
+    client.delete_model_version("holes", "2")
+    move = promotion.rollback("holes")
+    assert move.after == "1" == champion_of(client, "holes")
+    assert len(move.remarks) == 2 and "version 3 passed over" in move.remarks[0] and "no version 2" in move.remarks[1]
+    assert "version 3 passed over" in Ledger(client, "holes").entries()[-1].why
+
+
+def test_a_deleted_champion_is_reported_and_one_command_brings_the_one_before_back(client, slims):
+    register("deleted", slims[0], approval="automatic")
+    register("deleted", slims[1], "1", approval="automatic")
+    client.delete_model_version("deleted", "2")  # MLflow takes the alias along
+    said = CliRunner().invoke(app, ["history", "deleted"]).output
+    assert "champion of deleted: none" in said and "version 2, was deleted" in said
+    assert "`slimrec rollback deleted`" in said
+    assert "version 1" in CliRunner().invoke(app, ["rollback", "deleted", "--why", "2 is gone"]).output
+    assert champion_of(client, "deleted") == "1"
+
+
+def test_an_alias_moved_by_hand_is_told(client, slims):
+    register("by-hand", slims[0], approval="automatic")
+    register("by-hand", slims[1], "1")
+    client.set_registered_model_alias("by-hand", CHAMPION, "2")
+    (remark,) = promotion.history("by-hand").remarks
+    assert "alias is at version 2, moved by other means; the ledger says version 1" in remark
+    assert promotion.rollback("by-hand").after == "1"
+
+
+def intend(client, name, before, after, content) -> None:
+    """What a process leaves that dies right after it has written its intent."""
+    ledger = Ledger(client, name)
+    what = {"action": "promote", "before": before, "after": after, "digest": content, "why": "cut off"}
+    assert ledger.append(len(ledger.entries()) + 1, kind="intent", **what)
+
+
+@pytest.mark.parametrize("moved", [False, True], ids=["before the alias moved", "after the alias moved"])
+def test_what_a_killed_promotion_began_the_next_command_finishes(client, slims, moved):
+    name = f"killed-{moved}"
+    register(name, slims[0], approval="automatic")
+    register(name, slims[1], "1")
+    intend(client, name, "1", "2", digest(slims[1]))
+    if moved:
+        client.set_registered_model_alias(name, CHAMPION, "2")
+    assert "the next command ends it" in promotion.history(name).remarks[0]
+    assert promotion.rollback(name).before == "2"
+    assert kinds(client, name)[2:4] == [("intent", "promote", "1", "2"), ("commit", "promote", "1", "2")]
+
+
+def test_an_intent_that_cannot_be_carried_out_any_more_is_reverted(client, slims):
+    register("reverted", slims[0], approval="automatic")
+    register("reverted", slims[1], "1")
+    register("reverted", slims[2], "1")
+    intend(client, "reverted", "1", "2", digest(slims[1]))
+    client.delete_model_version("reverted", "2")
+    assert promotion.promote("reverted", "3").before == "1"
+    assert [kind for kind, *_ in kinds(client, "reverted")] == [
+        "intent",
+        "commit",
+        "intent",
+        "revert",
+        "intent",
+        "commit",
+    ]
+
+
+def test_a_champion_swapped_between_the_check_and_the_move_stops_the_promotion(client, slims):
+    """The swap happens at the last moment there is: after the intent, before the alias."""
+    for i, slim in enumerate(slims[:3]):
+        register("swapped", slim, "1" if i else "", approval="manual" if i else "automatic")
+
+    class Swapping(MlflowClient):
+        def log_param(self, run_id, key, value, **rest):
+            super().log_param(run_id, key, value, **rest)
+            if json.loads(value)["kind"] == "intent":
+                self.set_registered_model_alias("swapped", CHAMPION, "3")
+
+    server = Swapping(client.tracking_uri)
+    entries = Ledger(server, "swapped").entries()
+    what = {"action": "promote", "before": "1", "after": "2", "digest": digest(slims[1]), "why": ""}
+    with pytest.raises(ConflictError, match="became version 3 by other means"):
+        promotion._move(server, Ledger(server, "swapped"), entries, **what)
+    assert champion_of(client, "swapped") == "3" and kinds(client, "swapped")[-1][0] == "revert"
+
+
+def test_a_process_that_wakes_up_late_puts_the_alias_back(client, slims):
+    """It sleeps between its last look and its move; meanwhile another finishes its promotion and makes one more."""
+    for i, slim in enumerate(slims[:3]):
+        register("late", slim, "1" if i else "", approval="manual" if i else "automatic")
+
+    class Sleeper(MlflowClient):
+        awake = False
+
+        def set_registered_model_alias(self, name, alias, version):
+            if not self.awake:
+                self.awake = True
+                rejudge(client, name, "3", "2")
+                assert promotion.promote(name, "3").before == "2"  # finished for us first
+            super().set_registered_model_alias(name, alias, version)
+
+    server = Sleeper(client.tracking_uri)
+    ledger = Ledger(server, "late")
+    intend(client, "late", "1", "2", digest(slims[1]))
+    promotion._settle(server, ledger)
+    assert server.awake and champion_of(client, "late") == "3"
+    assert [after for kind, _, _, after in kinds(client, "late") if kind == "commit"] == ["1", "2", "3"]
+
+
+def test_errors_of_a_person_say_what_to_do(client, slims):
+    register("real", slims[0])
+    with pytest.raises(InputError, match="no model 'rael'; did you mean 'real'"):
+        promotion.promote("rael")
+    with pytest.raises(InputError, match="'real' has no version 7"):
+        promotion.promote("real", "7")
+    client.delete_registered_model_alias("real", "challenger")
+    with pytest.raises(InputError, match="no challenger"):
+        promotion.promote("real")
+
+
+def race(count: int, what) -> list:
+    """Results of `what(i)` from threads that start together; errors meant for a person are results."""
+    barrier, results = threading.Barrier(count), [None] * count
+
+    def go(i):
+        barrier.wait()
+        try:
+            results[i] = what(i)
+        except SlimrecError as error:
+            results[i] = error
+
+    threads = [threading.Thread(target=go, args=(i,)) for i in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def race_for_entries(address: str, name: str, rounds: int, writers: int = 4) -> None:
+    """Many write the same number at once: one gets it, and all read what it wrote."""
+    ledgers = [Ledger(MlflowClient(address), name) for _ in range(writers)]
+    what = {"action": "promote", "before": "", "after": "1", "digest": "", "why": ""}
+    for number in range(1, rounds + 1):
+        won = race(writers, lambda i, n=number: ledgers[i].append(n, kind="commit", **what))
+        assert sum(entry is not None for entry in won) == 1, won
+    assert len({ledger._run for ledger in ledgers}) == 1
+    assert [len(ledger.entries()) for ledger in ledgers] == [rounds] * writers
+
+
+def race_for_champion(address: str, name: str, slims: list[Path], rounds: int) -> None:
+    """Two promotions judged against the same champion: one succeeds, the other has to be judged again (exit 50)."""
+    client = MlflowClient(address)
+    for slim in slims[:3]:
+        register(name, slim)
+    promotion.promote(name, "1")
+    for _ in range(rounds):
+        champion = champion_of(client, name)
+        others = [version for version in "123" if version != champion]
+        for version in others:
+            rejudge(client, name, version, champion)
+        done = race(2, lambda i, o=others: promotion.promote(name, o[i]))
+        moves = [move for move in done if isinstance(move, promotion.Move)]
+        losers = [error for error in done if isinstance(error, ConflictError)]
+        assert len(moves) == len(losers) == 1, done
+        assert champion_of(client, name) == moves[0].after
+    assert [kind for kind, *_ in kinds(client, name)] == ["intent", "commit"] * (rounds + 1)
+
+
+def test_of_two_promotions_that_race_over_http_exactly_one_wins(slims, tmp_path, monkeypatch):
+    with services.mlflow_server(tmp_path, f"sqlite:///{tmp_path}/mlflow.db") as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        race_for_entries(address, "entries", rounds=25)
+        race_for_champion(address, "race", slims, rounds=3)
