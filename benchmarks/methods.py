@@ -13,6 +13,7 @@ import hashlib
 import json
 import tempfile
 import time
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from statistics import mean
@@ -207,30 +208,35 @@ def show(rows: list[dict], dataset: str, budget: str) -> None:
 
 
 def plot(rows: list[dict], total: int, file: Path) -> None:
-    """AUC against kept share, a line a method."""
+    """AUC against kept share, a line a method: colours repeat with another dash and marker."""
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 5))
+    figure, axes = pyplot.subplots(figsize=(10, 6))
+    dashes = pyplot.cycler(linestyle=["-", "--"], marker=["o", "s"])
+    axes.set_prop_cycle(dashes * pyplot.cycler(color=pyplot.colormaps["Dark2"].colors))
     for method in dict.fromkeys(row["method"] for row in rows if row["budget"] not in (ALL, ITSELF)):
         points = sorted(
             (r["fields"] / total, r["auc"]) for r in rows if r["method"] == method and r["budget"] != ITSELF
         )
-        axes.plot(*zip(*points), marker="o", label=method)
+        axes.plot(*zip(*points), markersize=4, linewidth=1.2, label=method)
     for row in (r for r in rows if r["budget"] == ALL):
-        axes.axhline(row["auc"], linestyle=":", color="grey")
-    axes.set(xlabel="share of the fields kept", ylabel="test AUC")
-    axes.legend(fontsize="small", ncols=2)
+        axes.axhline(row["auc"], linestyle=":", color="grey", linewidth=1)
+        axes.annotate(row["method"], (0, row["auc"]), fontsize="x-small", color="grey", va="bottom")
+    axes.set(xlabel="share of the fields kept", ylabel="test AUC", xlim=(0, 1))
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(file, bbox_inches="tight", dpi=120)
+    pyplot.close(figure)
 
 
-def run(dataset: str, data: Path, folder: Path, seeds: int, methods: list[str]) -> list[dict]:
+def run(dataset: str, data: Path, folder: Path, seeds: int, methods: list[str]) -> Iterator[list[dict]]:
+    """The rows of the uncut networks, then those of each method."""
     bench = Bench(dataset, data, folder)
     full = {name: uncut(bench, name, seeds) for name in dict.fromkeys(map(bench.backbone_for, methods))}
-    rows = list(full.values())
+    yield list(full.values())
     for method in tqdm(methods, desc=dataset):
         draws = max(3, seeds) if method == "random" else seeds
-        rows += measure(bench, method, draws, full[bench.backbone_for(method)])
-    return rows
+        yield measure(bench, method, draws, full[bench.backbone_for(method)])
 
 
 def main() -> None:
@@ -247,12 +253,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = given.folder or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        rows = run(given.dataset, given.data, folder, given.seeds, methods)
+        rows: list[dict] = []
+        for found in run(given.dataset, given.data, folder, given.seeds, methods):
+            rows += found
+            if given.json:
+                given.json.write_text(json.dumps(rows, indent=1))
+            if given.plot:
+                plot(rows, int(rows[0]["fields"]), given.plot)
     show(rows, given.dataset, str(DATASETS[given.dataset][2][0]))
-    if given.json:
-        given.json.write_text(json.dumps(rows, indent=1))
-    if given.plot:
-        plot(rows, int(rows[0]["fields"]), given.plot)
 
 
 if __name__ == "__main__":

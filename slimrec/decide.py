@@ -10,21 +10,26 @@ from itertools import combinations
 from slimrec.findings import Findings
 from slimrec.gates.base import Gate
 from slimrec.probes import false_discovery_share, is_probe, p_values, q_values
-from slimrec.selection import Budget, Selection
+from slimrec.selection import Budget, Selection, within_budget
 
 
-def decide(gate: Gate, findings: Findings, budget: Budget, guard: bool, seed: int) -> Selection:
+def decide(
+    gate: Gate, findings: Findings, budget: Budget, guard: bool, seed: int, twins_once: bool = True
+) -> Selection:
     """The decision over all fields of the search; its probes are among them, dropped.
 
-    Twins are never both dropped where the model needs what they say: the cheaper one comes back. A field that the
-    method dropped although it matters on the few rows where it is present is noted, and comes back with `guard`.
-    What comes back under a budget that is used up takes the place of the kept field that matters least, if that
-    matters less; else it is only noted.
+    Twins are never both dropped where the model needs what they say: the cheaper one comes back. Where fields compete
+    for places, twins take one (`twins_once`): once one is in, the others rank behind every field that matters. A field
+    that the method dropped although it matters on the few rows where it is present is noted, and comes back with
+    `guard`. What comes back under a budget that is used up takes the place of the kept field that matters least, if
+    that matters less; else it is only noted.
     """
     selection = gate.select(budget, seed)
     if len(findings.repeats) > 1:
         selection = _pool(gate, selection, findings, budget)
     selection = _without_probes(gate, selection)
+    if twins_once and budget.ranks:
+        selection = _count_twins_once(gate, selection, findings)
     selection = _with_doubt(selection)
     selection = _guard_twins(gate, selection, findings)
     return _guard_presence(gate, selection, findings, guard)
@@ -34,8 +39,7 @@ def _pool(gate: Gate, first: Selection, findings: Findings, budget: Budget) -> S
     """The first repeat's decision with mean scores: under the budget, or by the majority of the repeats' own rules."""
     scores = {name: statistics.fmean(each[name] for each in findings.repeats) for name in first.fields}
     spread = {name: statistics.stdev(each[name] for each in findings.repeats) for name in first.fields}
-    whole = {name: d.bytes for name, d in first.fields.items()}
-    costs = {n: d.bytes * len(d.columns) // d.width if d.kept else d.bytes for n, d in first.fields.items()}
+    whole, costs = gate.field_bytes(), _costs(gate, first)
     if budget.model_dump(exclude_none=True):
         sets = [budget.choose(each, whole, threshold=0.5) for each in findings.repeats]
         chosen = budget.choose(scores, costs, threshold=0.5)
@@ -56,6 +60,30 @@ def _without_probes(gate: Gate, selection: Selection) -> Selection:
     best = min(real, key=lambda name: (-selection.fields[name].score, name))
     keep = [] if set(real) & set(selection.kept) else [best]
     return gate.revise(selection, keep=keep, drop=[name for name in selection.fields if is_probe(name)])
+
+
+def _costs(gate: Gate, selection: Selection) -> dict[str, int]:
+    """Bytes of each field as it is kept, or whole where it is not."""
+    fields = selection.fields
+    return {n: cost * len(fields[n].columns) // fields[n].width or cost for n, cost in gate.field_bytes().items()}
+
+
+def _count_twins_once(gate: Gate, selection: Selection, findings: Findings) -> Selection:
+    """The kept twins behind the best of their group stand back for dropped fields that matter, most important first."""
+    best = sorted(selection.kept, key=lambda name: (-selection.fields[name].score, name))
+    groups = [[name for name in best if name in group.fields] for group in findings.twins]
+    back = [name for name in best if any(name in group[1:] for group in groups)]
+    if not back:
+        return selection
+    said = {name for group in findings.twins for name in group.fields}
+    matter = [n for n, change in findings.importance.items() if change.certain and n not in said.union(best)]
+    matter.sort(key=lambda name: (-findings.importance[name].mean, name))
+    order = [*(name for name in best if name not in back), *matter, *back]
+    chosen, limit = set(order[: len(best)]), selection.budget.max_bytes
+    if limit is not None:
+        chosen = within_budget({name: -float(i) for i, name in enumerate(order)}, _costs(gate, selection), limit)
+    revised = gate.revise(selection, keep=chosen, drop=set(back) - chosen)
+    return _noted(revised, set(back) - chosen, "a field that matters took its place, as its twin stays")
 
 
 def _with_doubt(selection: Selection) -> Selection:
@@ -95,11 +123,12 @@ def _guard_presence(gate: Gate, selection: Selection, findings: Findings, guard:
     """Note, and with `guard` keep, what matters on its own rows more than half of the kept fields do on all rows."""
     common = [findings.importance[name].mean for name in selection.kept if name in findings.importance]
     floor = max(0.0, statistics.median(common)) if common else 0.0
+    said = {name for group in findings.twins if set(group.fields) & set(selection.kept) for name in group.fields}
     for name, presence in findings.presence.items():
         strongest = max(presence.shuffled, presence.missed, key=lambda change: change.mean * change.certain)
         evidence = {f"importance/{name}": findings.importance[name].mean, f"presence/{name}": strongest.mean}
         selection = selection.model_copy(update={"evidence": selection.evidence | evidence})
-        if selection.fields[name].kept or not strongest.certain or strongest.mean < floor:
+        if name in said or selection.fields[name].kept or not strongest.certain or strongest.mean < floor:
             continue
         note = f"matters where it is present ({presence.share:.2%} of the rows): {strongest.mean:.3g} nats a row"
         if guard:

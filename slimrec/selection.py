@@ -60,6 +60,11 @@ class Budget(_Plain):
     max_bytes: int | None = Option(None, ge=1)  # of embedding tables in all
     false_discovery: float | None = Option(None, gt=0, lt=1)  # keep what beats the probes of the search at this rate
 
+    @property
+    def ranks(self) -> bool:
+        """Whether fields compete for places, so that one in the place of another is a loss."""
+        return self.keep is not None or self.fields is not None or self.max_bytes is not None
+
     @model_validator(mode="after")
     def _one_at_most(self):
         given = self.model_dump(exclude_none=True)

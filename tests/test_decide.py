@@ -1,5 +1,6 @@
 """From scores to a decision: repeats are pooled, twins never both dropped, and what is rare but vital is noted or kept."""
 
+import json
 import math
 import statistics
 from itertools import combinations
@@ -145,6 +146,61 @@ def test_what_comes_back_takes_the_place_of_a_weaker_field_and_no_budget_is_exce
     strong = pair.model_copy(update={"importance": dict.fromkeys(pair.importance, MUCH)})
     full = decide(scored(item=0.2, user=0.1, noise=0.5), strong, Budget(fields=4), False, seed=0)
     assert "user" not in full.kept and "no room" in full.fields["user"].note
+
+
+CERTAIN = {"user": MUCH, "price": LITTLE, "genres": LITTLE, "noise": Change(mean=0.0, error=1e-5, rows=100)}
+
+
+@pytest.mark.parametrize("budget", [Budget(fields=2), Budget(keep=0.34)])
+def test_twins_take_one_place_of_a_budget_and_the_field_that_matters_most_the_other(budget):
+    pair = found(twins=(Twins(fields=("item", "vector"), together=MUCH),))
+    pair = pair.model_copy(update={"importance": pair.importance | CERTAIN})
+    gate = scored(item=1.0, vector=0.95, genres=0.6, price=0.5, user=0.4, noise=0.9)
+    once = decide(gate, pair, budget, False, seed=0)
+    assert "item" in once.kept and "vector" not in once.kept and "user" in once.kept and "noise" not in once.kept
+    assert len(once.kept) == 2
+    assert "took its place" in once.fields["vector"].note and "item or vector" in once.fields["item"].note
+    each = decide(gate, pair, budget, False, seed=0, twins_once=False)
+    assert each.kept == ("item", "vector")
+
+
+def test_a_twin_gives_its_bytes_to_a_field_that_matters():
+    pair = found(twins=(Twins(fields=("item", "user"), together=MUCH),))
+    pair = pair.model_copy(update={"importance": pair.importance | {"noise": CERTAIN["noise"]}})
+    gate = scored(item=1.0, user=0.95, genres=0.5, noise=0.4)
+    budget = Budget(max_bytes=16 * (200 + 50))  # the tables of `item` and `user`; that of `genres` has 12 rows
+    assert decide(gate, pair, budget, False, seed=0).kept == ("genres", "item", "price", "vector")
+    assert decide(gate, pair, budget, False, seed=0, twins_once=False).kept == ("item", "price", "user", "vector")
+    roomy = Budget(max_bytes=16 * (200 + 50 + 12))
+    assert decide(gate, pair, roomy, False, seed=0).kept == ("genres", "item", "price", "user", "vector")
+
+
+def test_a_twin_stays_where_no_field_that_matters_wants_its_place():
+    pair = found(twins=(Twins(fields=("item", "vector"), together=MUCH),))
+    idle = pair.model_copy(update={"importance": dict.fromkeys(pair.importance, CERTAIN["noise"])})
+    gate = scored(item=1.0, vector=0.95)
+    assert decide(gate, idle, Budget(fields=2), False, seed=0).kept == ("item", "vector")
+    assert set(decide(gate, pair, Budget(), False, seed=0).kept) == set(gate.schema.names)
+
+
+@pytest.mark.parametrize("method", ["leap", "shark", "irazor"])
+def test_of_planted_twins_exactly_one_survives_a_tight_budget(planted_twins, method):
+    paths = {name: planted_twins[method] / name for name in ("gated", "selection", "slim")}
+    prune.run(PruneConfig(budget=Budget(fields=3)), Tracker(), **paths)
+    decided = json.loads((paths["selection"] / "selection.json").read_text())["fields"]
+    kept = {name for name, decision in decided.items() if decision["columns"]}
+    assert len(kept) == 3 and len(kept & {"device", "device_again"}) == 1
+
+
+@pytest.fixture(scope="module")
+def planted_twins(tmp_path_factory):
+    """Searches over a log in which `device` stands twice and is worth most."""
+    folder = tmp_path_factory.mktemp("twins")
+    ingest_rows(folder, rows=4000, gate=0.15)
+    for method in ("leap", "shark", "irazor"):
+        config = PretrainConfig(method=method, model=ModelConfig(embedding_dim=4), train=TRAIN)
+        pretrain.run(config, Tracker(), dataset=folder / "dataset", gated=folder / method / "gated")
+    return {method: folder / method for method in ("leap", "shark", "irazor")}
 
 
 def test_what_is_vital_where_it_is_present_is_noted_and_kept_on_request():

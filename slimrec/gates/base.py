@@ -134,9 +134,13 @@ class Gate(nn.Module):
         """The constant (W,) that the backbone has come to expect in a column that goes."""
         return torch.zeros(len(self.owner))
 
+    def field_bytes(self) -> dict[str, int]:
+        """What a whole field takes under a byte budget: its embedding table in float32."""
+        return table_bytes(self.schema, self.embedding_dim)
+
     def select(self, budget: Budget, seed: int) -> Selection:
         """The decision: whole fields by score under the budget (a threshold of 0.5 without one)."""
-        chosen = budget.choose(self.scores(), table_bytes(self.schema, self.embedding_dim), threshold=0.5)
+        chosen = budget.choose(self.scores(), self.field_bytes(), threshold=0.5)
         return self._pack(budget, seed, {b.name: b.columns if b.name in chosen else () for b in self.blocks})
 
     def revise(self, selection: Selection, keep: Collection[str] = (), drop: Collection[str] = ()) -> Selection:

@@ -14,7 +14,7 @@ from slimrec.gates.base import Gate
 from slimrec.gates.lowrank import PairLogits
 from slimrec.optimizers import LazyAdam
 from slimrec.schema import Schema
-from slimrec.selection import Budget, Selection, table_bytes
+from slimrec.selection import Budget, Selection
 
 if TYPE_CHECKING:
     from slimrec.data.dataset import Batch
@@ -198,13 +198,14 @@ class OptFeatureGate(Gate):
         """Whether the decision needs its selector in the slim model."""
         return self.grain != "field" and not self.static
 
+    def field_bytes(self) -> dict[str, int]:
+        """With the selector, its table counts too."""
+        costs, width = super().field_bytes(), self.raw.project.in_features if self.stays else 0
+        return {f.name: costs[f.name] + 4 * width * (f.rows if f.embedded else 1) for f in self.schema.fields}
+
     def select(self, budget: Budget, seed: int) -> Selection:
-        """All fields, unless a budget asks for fewer; with the selector, its table counts under a byte budget."""
-        costs = table_bytes(self.schema, self.embedding_dim)
-        if self.stays:
-            width = self.raw.project.in_features
-            costs = {f.name: costs[f.name] + 4 * width * (f.rows if f.embedded else 1) for f in self.schema.fields}
-        chosen = budget.choose(self.scores(), costs, threshold=0.0)
+        """All fields, unless a budget asks for fewer."""
+        chosen = budget.choose(self.scores(), self.field_bytes(), threshold=0.0)
         return self._with_pairs(
             self._pack(budget, seed, {b.name: b.columns if b.name in chosen else () for b in self.blocks})
         )

@@ -28,7 +28,7 @@ def run(config: PruneConfig, tracker: Tracker, gated: Path, selection: Path, sli
     facts = verify(gated, "gated")
     model = load_model(gated, "gated")
     findings = parse(Findings, read_json(gated / FINDINGS), SecurityError)
-    searched = decide(model.gate, findings, config.budget, config.guard, facts["seed"])
+    searched = decide(model.gate, findings, config.budget, config.guard, facts["seed"], config.twins_once)
     if config.hidden_keep is not None:
         searched = searched.model_copy(update={"hidden": _units(model, findings, config.hidden_keep)})
     cut, decided = model.narrow(searched), searched.without_probes()
