@@ -17,7 +17,6 @@ def evaluate(
     metrics: dsl.Output[dsl.Metrics],
     config: dict,
     allowed_auc_loss: float = 0.001,
-    audit: str = "",
     workspace: str = "",
 ) -> str:
     """Compare, report, decide.
@@ -33,7 +32,6 @@ def evaluate(
         metrics: The figures of both models.
         config: The recipe's section `evaluate`.
         allowed_auc_loss: How much AUC the slim model may lose.
-        audit: MLflow run that holds this audit.
         workspace: Folder that outlives the step.
 
     Returns:
@@ -48,7 +46,6 @@ def evaluate(
         "evaluate",
         config,
         choices={"allowed_auc_loss": allowed_auc_loss},
-        audit=audit,
         workspace=workspace,
         dataset=dataset.path,
         slim=slim.path,

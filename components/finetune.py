@@ -15,7 +15,6 @@ def finetune(
     tuned: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     config: dict,
-    audit: str = "",
     workspace: str = "",
 ):
     """Continue the training of the slim model, or retrain it.
@@ -29,7 +28,6 @@ def finetune(
         tuned: The trained slim model.
         metrics: Figures of the training.
         config: The recipe's section `finetune`.
-        audit: MLflow run that holds this audit.
         workspace: Folder that outlives the step; checkpoints lie there.
     """
     from slimrec.stages import execute_or_exit
@@ -37,7 +35,6 @@ def finetune(
     figures = execute_or_exit(
         "finetune",
         config,
-        audit=audit,
         workspace=workspace,
         dataset=dataset.path,
         subset=subset.path,

@@ -11,8 +11,7 @@ def ingest(
     config: dict,
     source: str = "",
     fields: dict = {},  # noqa: B006  KFP reads the default, nobody changes it
-    audit_date: str = "",
-    audit: str = "",
+    fingerprint: str = "",
     workspace: str = "",
 ):
     """Read, split, encode and shard the log.
@@ -22,8 +21,7 @@ def ingest(
         config: The recipe's section `ingest`.
         source: File, folder or s3:// of Parquet or CSV; "" for what the section says.
         fields: The schema as JSON; empty for what the section says.
-        audit_date: Day of the audit as YYYY-MM-DD.
-        audit: MLflow run that holds this audit.
+        fingerprint: Of the source; another one makes Kubeflow run this step again instead of taking what it cached.
         workspace: Folder that outlives the step.
     """
     from slimrec.stages import execute_or_exit
@@ -32,9 +30,7 @@ def ingest(
         "ingest",
         config,
         choices={"source": source or None, "fields": fields or None},
-        audit_date=audit_date,
-        audit=audit,
         workspace=workspace,
         dataset=dataset.path,
     )
-    dataset.metadata.update(figures)
+    dataset.metadata.update({**figures, "source_fingerprint": fingerprint})

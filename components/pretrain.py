@@ -16,7 +16,6 @@ def pretrain(
     subset: Optional[dsl.Input[dsl.Dataset]] = None,  # noqa: UP045  the spelling that the KFP compiler reads
     method: str = "",
     backbone: str = "",
-    audit: str = "",
     workspace: str = "",
 ):
     """Train the model with a selection method's gate in it.
@@ -29,7 +28,6 @@ def pretrain(
         subset: From sample; all training rows without it.
         method: Selection method; "" for what the section says.
         backbone: Network behind the gate; "" for what the section says.
-        audit: MLflow run that holds this audit.
         workspace: Folder that outlives the step; checkpoints lie there.
     """
     from slimrec.stages import execute_or_exit
@@ -38,7 +36,6 @@ def pretrain(
         "pretrain",
         config,
         choices={"method": method or None, "model.backbone": backbone or None},
-        audit=audit,
         workspace=workspace,
         dataset=dataset.path,
         subset=subset.path if subset else None,

@@ -14,7 +14,6 @@ def prune(
     config: dict,
     keep: float = 0.0,
     threshold: float = 0.0,
-    audit: str = "",
     workspace: str = "",
 ):
     """Decide which columns of which field stay, and cut.
@@ -27,7 +26,6 @@ def prune(
         config: The recipe's section `prune`.
         keep: Share of the fields that may stay; 0 for what the section says.
         threshold: Score from which a field stays; 0 for what the section says.
-        audit: MLflow run that holds this audit.
         workspace: Folder that outlives the step.
     """
     from slimrec.stages import execute_or_exit
@@ -37,7 +35,6 @@ def prune(
         "prune",
         config,
         choices={"budget": budget or None},
-        audit=audit,
         workspace=workspace,
         gated=gated.path,
         selection=selection.path,

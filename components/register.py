@@ -12,7 +12,6 @@ def register(
     selection: dsl.Input[dsl.Artifact],
     config: dict,
     name: str = "",
-    audit: str = "",
     workspace: str = "",
 ) -> dict:
     """Put the model with its report into the registry and move the aliases.
@@ -23,7 +22,6 @@ def register(
         selection: From prune.
         config: The recipe's section `register`.
         name: Registered model; "" for what the section says.
-        audit: MLflow run that holds this audit.
         workspace: Folder that outlives the step.
 
     Returns:
@@ -35,7 +33,6 @@ def register(
         "register",
         config,
         choices={"name": name or None},
-        audit=audit,
         workspace=workspace,
         slim=slim.path,
         report=report.path,
@@ -49,7 +46,6 @@ def refuse(
     report: dsl.Input[dsl.Artifact],
     selection: dsl.Input[dsl.Artifact],
     config: dict,
-    audit: str = "",
     workspace: str = "",
 ) -> str:
     """Leave the registry alone and say why. An outcome, not a failure: the same stage sees the verdict and refuses.
@@ -59,7 +55,6 @@ def refuse(
         report: From evaluate.
         selection: From prune.
         config: The recipe's section `register`.
-        audit: MLflow run that holds this audit.
         workspace: Folder that outlives the step.
 
     Returns:
@@ -70,7 +65,6 @@ def refuse(
     outcome = execute_or_exit(
         "register",
         config,
-        audit=audit,
         workspace=workspace,
         slim=slim.path,
         report=report.path,

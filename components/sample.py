@@ -11,7 +11,6 @@ def sample(
     subset: dsl.Output[dsl.Dataset],
     config: dict,
     fraction: float = 0.0,
-    audit: str = "",
     workspace: str = "",
 ):
     """Choose training rows.
@@ -21,7 +20,6 @@ def sample(
         subset: A row selector over the dataset.
         config: The recipe's section `sample`.
         fraction: Share of the training rows; 0 for what the section says.
-        audit: MLflow run that holds this audit.
         workspace: Folder that outlives the step.
     """
     from slimrec.stages import execute_or_exit
@@ -30,7 +28,6 @@ def sample(
         "sample",
         config,
         choices={"fraction": fraction or None},
-        audit=audit,
         workspace=workspace,
         dataset=dataset.path,
         subset=subset.path,

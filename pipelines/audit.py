@@ -1,11 +1,13 @@
 """The audit: seven stages, a baseline beside them, a decision, and a word to whoever waits."""
 
+from collections.abc import Callable
 from typing import Any
 
 from kfp import dsl
 
 from components.evaluate import evaluate
 from components.finetune import finetune
+from components.fingerprint import fingerprint
 from components.ingest import ingest
 from components.notify import notify
 from components.pretrain import pretrain
@@ -14,104 +16,131 @@ from components.register import refuse, register
 from components.sample import sample
 from slimrec.config import Recipe
 
+Step = Callable[[str, dsl.PipelineTask], dsl.PipelineTask]
 
-@dsl.pipeline(name="slimrec-audit", description="Which input fields of a CTR model earn their cost")
-def audit(
-    source: str,
-    fields: dict = {},  # noqa: B006  KFP reads the default, nobody changes it
-    method: str = "none",
-    backbone: str = "mlp",
-    keep: float = 0.0,
-    threshold: float = 0.0,
-    subset_fraction: float = 0.0,
-    allowed_auc_loss: float = 0.001,
-    registered_model: str = "slimrec",
-    audit_date: str = "",
-    audit_run: str = "",
-    workspace: str = "",
-    ingest_config: dict = {},  # noqa: B006
-    sample_config: dict = {},  # noqa: B006
-    pretrain_config: dict = {},  # noqa: B006
-    baseline_config: dict = {},  # noqa: B006
-    prune_config: dict = {},  # noqa: B006
-    finetune_config: dict = {},  # noqa: B006
-    evaluate_config: dict = {},  # noqa: B006
-    register_config: dict = {},  # noqa: B006
-):
-    """Audit, prune, prove, register.
 
-    Args:
-        source: Log to audit: file, folder or s3:// of Parquet or CSV, or planted:rows=60000,seed=0.
-        fields: The log's schema as JSON; `slimrec schema` drafts one. Empty only for planted logs.
-        method: Selection method that scores the fields.
-        backbone: Network behind the gate.
-        keep: Budget: share of the fields that may stay, in 0..1; 0 for no such budget.
-        threshold: Budget: score from which a field stays, in 0..1; 0 for no such budget.
-        subset_fraction: Share of the training rows that the search sees, in 0..1; 0 for what sample_config says.
-        allowed_auc_loss: AUC that the slim model may lose and still be accepted.
-        registered_model: Name in the model registry.
-        audit_date: Day this audit stands for, YYYY-MM-DD; in a schedule [[ScheduledTime.2006-01-02]].
-        audit_run: MLflow run that holds this audit's runs; "" for none.
-        workspace: Folder on a volume that outlives the steps, for checkpoints; "" for none.
-        ingest_config: Everything else about reading the log, as in a recipe.
-        sample_config: Everything else about the subset, as in a recipe.
-        pretrain_config: Everything else about the gated training, as in a recipe.
-        baseline_config: The section pretrain for the full model, its method left out.
-        prune_config: Everything else about the budget, as in a recipe.
-        finetune_config: Everything about the slim model's training, as in a recipe.
-        evaluate_config: Everything else about the comparison, as in a recipe.
-        register_config: Everything else about the registry, as in a recipe.
-    """
-    shared = {"audit": audit_run, "workspace": workspace}
-    with dsl.ExitHandler(notify(workspace=workspace), name="audit"):
-        data = ingest(config=ingest_config, source=source, fields=fields, audit_date=audit_date, **shared)
-        data.set_caching_options(False)  # the cache knows a source by its name, not by what lies there
-        dataset = data.outputs["dataset"]
+def named(name: str, task: dsl.PipelineTask) -> dsl.PipelineTask:
+    """A task under the name that its step has on every floor."""
+    return task.set_display_name(name)
 
-        chosen = sample(config=sample_config, fraction=subset_fraction, dataset=dataset, **shared)
-        subset = chosen.outputs["subset"]
-        search = pretrain(
-            config=pretrain_config, method=method, backbone=backbone, dataset=dataset, subset=subset, **shared
-        )
-        gated = search.outputs["gated"]
-        cut = prune(config=prune_config, keep=keep, threshold=threshold, gated=gated, **shared)
-        selection = cut.outputs["selection"]
-        final = finetune(
-            config=finetune_config,
-            dataset=dataset,
-            subset=subset,
-            gated=gated,
-            selection=selection,
-            slim=cut.outputs["slim"],
-            **shared,
-        )
-        baseline = pretrain(
-            config=baseline_config, method="none", backbone=backbone, dataset=dataset, **shared
-        ).set_display_name("baseline")
 
-        verdict = evaluate(
-            config=evaluate_config,
-            allowed_auc_loss=allowed_auc_loss,
-            dataset=dataset,
-            slim=final.outputs["tuned"],
-            full=baseline.outputs["gated"],
-            selection=selection,
-            **shared,
-        )
-        report = verdict.outputs["report"]
-        with dsl.If(verdict.outputs["Output"] == "accept", name="accepted"):
-            register(
-                config=register_config,
-                name=registered_model,
-                slim=final.outputs["tuned"],
-                report=report,
-                selection=selection,
-                **shared,
+def build(step: Step = named):
+    """The pipeline. `step` gets every task with its name, and settles what a place asks of it beyond that."""
+
+    @dsl.pipeline(
+        name="slimrec-audit",
+        display_name="Feature audit",
+        description="Which input fields of a CTR model earn their cost",
+    )
+    def audit(
+        source: str,
+        fields: dict = {},  # noqa: B006  KFP reads the default, nobody changes it
+        method: str = "none",
+        backbone: str = "mlp",
+        keep: float = 0.0,
+        threshold: float = 0.0,
+        subset_fraction: float = 0.0,
+        allowed_auc_loss: float = 0.001,
+        registered_model: str = "slimrec",
+        audit_date: str = "",
+        workspace: str = "",
+        ingest_config: dict = {},  # noqa: B006
+        sample_config: dict = {},  # noqa: B006
+        pretrain_config: dict = {},  # noqa: B006
+        baseline_config: dict = {},  # noqa: B006
+        prune_config: dict = {},  # noqa: B006
+        finetune_config: dict = {},  # noqa: B006
+        evaluate_config: dict = {},  # noqa: B006
+        register_config: dict = {},  # noqa: B006
+    ):
+        """Audit, prune, prove, register.
+
+        Args:
+            source: Log to audit: file, folder or s3:// of Parquet or CSV, or planted:rows=60000,seed=0.
+            fields: The log's schema as JSON; `slimrec schema` drafts one. Empty only for planted logs.
+            method: Selection method that scores the fields.
+            backbone: Network behind the gate.
+            keep: Budget: share of the fields that may stay, in 0..1; 0 for no such budget.
+            threshold: Budget: score from which a field stays, in 0..1; 0 for no such budget.
+            subset_fraction: Share of the training rows that the search sees, in 0..1; 0 for what sample_config says.
+            allowed_auc_loss: AUC that the slim model may lose and still be accepted.
+            registered_model: Name in the model registry.
+            audit_date: Day this audit stands for, YYYY-MM-DD; in a schedule [[ScheduledTime.2006-01-02]].
+            workspace: Folder on a volume that outlives the steps, for checkpoints and reasons of failures; "" for none.
+            ingest_config: Everything else about reading the log, as in a recipe.
+            sample_config: Everything else about the subset, as in a recipe.
+            pretrain_config: Everything else about the gated training, as in a recipe.
+            baseline_config: The section pretrain for the full model, its method left out.
+            prune_config: Everything else about the budget, as in a recipe.
+            finetune_config: Everything about the slim model's training, as in a recipe.
+            evaluate_config: Everything else about the comparison, as in a recipe.
+            register_config: Everything else about the registry, as in a recipe.
+        """
+        shared = {"workspace": workspace}
+        with dsl.ExitHandler(step("notify", notify(**shared)), name="audit"):
+            found = step(
+                "fingerprint", fingerprint(config=ingest_config, source=source, audit_date=audit_date, **shared)
             ).set_caching_options(False)
-        with dsl.Else(name="refused"):
-            refuse(
-                config=register_config, slim=final.outputs["tuned"], report=report, selection=selection, **shared
-            ).set_caching_options(False)
+            data = step(
+                "ingest", ingest(config=ingest_config, source=source, fields=fields, fingerprint=found.output, **shared)
+            )
+            dataset = data.outputs["dataset"]  # all that the rest of the audit knows of the log
+
+            chosen = step("sample", sample(config=sample_config, fraction=subset_fraction, dataset=dataset, **shared))
+            subset = chosen.outputs["subset"]
+            search = step(
+                "pretrain",
+                pretrain(
+                    config=pretrain_config, method=method, backbone=backbone, dataset=dataset, subset=subset, **shared
+                ),
+            )
+            gated = search.outputs["gated"]
+            cut = step("prune", prune(config=prune_config, keep=keep, threshold=threshold, gated=gated, **shared))
+            selection = cut.outputs["selection"]
+            final = step(
+                "finetune",
+                finetune(
+                    config=finetune_config,
+                    dataset=dataset,
+                    subset=subset,
+                    gated=gated,
+                    selection=selection,
+                    slim=cut.outputs["slim"],
+                    **shared,
+                ),
+            )
+            baseline = step(
+                "baseline",
+                pretrain(config=baseline_config, method="none", backbone=backbone, dataset=dataset, **shared),
+            )
+
+            verdict = step(
+                "evaluate",
+                evaluate(
+                    config=evaluate_config,
+                    allowed_auc_loss=allowed_auc_loss,
+                    dataset=dataset,
+                    slim=final.outputs["tuned"],
+                    full=baseline.outputs["gated"],
+                    selection=selection,
+                    **shared,
+                ),
+            )
+            judged = {
+                "config": register_config,
+                "slim": final.outputs["tuned"],
+                "report": verdict.outputs["report"],
+                "selection": selection,
+            }
+            with dsl.If(verdict.outputs["Output"] == "accept", name="accepted"):
+                step("register", register(name=registered_model, **judged, **shared)).set_caching_options(False)
+            with dsl.Else(name="refused"):
+                step("refuse", refuse(**judged, **shared)).set_caching_options(False)
+
+    return audit
+
+
+audit = build()
 
 
 def arguments(recipe: Recipe) -> dict[str, Any]:

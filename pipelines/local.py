@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 import time
+import uuid
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +18,12 @@ from rich.console import Console
 
 from pipelines.audit import arguments, audit
 from pipelines.summary import near, show
-from slimrec import track
-from slimrec.artifacts import read_json
+from slimrec import failures, track
 from slimrec.config import Recipe, read_recipe
-from slimrec.errors import ConfigError, InputError, SlimrecError
+from slimrec.errors import BY_EXIT_CODE, ConfigError, InputError, SlimrecError
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
 _BEGINS = re.compile(r"Executing task '(.+)'")
 _ENDS = re.compile(r"Task '(.+)' finished with status (\w+)")
 
@@ -38,40 +39,36 @@ def run(path: Path, output: Path) -> None:
     labels = _labels()
     _prepare(output, labels)
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{output.parent / 'mlflow.db'}")
+    os.environ["SLIMREC_AUDIT"] = f"a{uuid.uuid4().hex[:8]}-{_UNSAFE.sub('_', output.name)[:80]}"
     console = Console(file=sys.stdout, highlight=False)  # not the screen's redirected one
     console.print(f"slimrec audit of [bold]{recipe.ingest.source}[/], recipe {path}")
-    parent = track.start_audit(output.name, recipe.model_dump(mode="json"))
     try:
         with (output / "log.txt").open("w", encoding="utf-8") as log:
-            _execute(recipe, output, parent, Screen(console, log, labels))
-    except BaseException as error:
-        track.end_audit(parent, failed=str(error) or type(error).__name__)
+            _execute(recipe, output, Screen(console, log, labels))
+    except KeyboardInterrupt:
+        track.end_audit(failed="interrupted")
         raise
     finally:
         _link(output, labels)
-    track.end_audit(parent)
     show(console, output, recipe.register.name)
 
 
-def _execute(recipe: Recipe, output: Path, parent: str, screen: "Screen") -> None:
+def _execute(recipe: Recipe, output: Path, screen: "Screen") -> None:
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(output / "steps"))
     workspace = output / "workspace"
-    values = {**arguments(recipe), "audit_run": parent, "workspace": str(workspace)}
+    values = {**arguments(recipe), "workspace": str(workspace)}
     with _surroundings(), warnings.catch_warnings(), contextlib.redirect_stdout(screen):
         warnings.simplefilter("ignore")  # kfp warns of images without 'python' in their names and of display names
         try:
             audit(**values)
         except RuntimeError as error:
-            raise _failure(workspace / "failure.json", output / "log.txt", str(error)) from None
+            raise _failure(workspace, output / "log.txt", str(error)) from None
 
 
-def _failure(left: Path, log: Path, said: str) -> SlimrecError:
+def _failure(workspace: Path, log: Path, said: str) -> SlimrecError:
     """What the failing step left as its reason, else where to look."""
-    if left.is_file():
-        reason = read_json(left)
-        failure = SlimrecError(f"{reason['stage']}: {reason['reason']}")
-        failure.exit_code = reason["exit_code"]
-        return failure
+    if left := failures.newest(workspace):
+        return BY_EXIT_CODE[left["exit_code"]](f"{left['stage']}: {left['reason']}")
     return SlimrecError(f"{_COLOUR.sub('', said)} It left no reason; the end of {near(log)} shows what happened")
 
 
@@ -98,7 +95,7 @@ def _prepare(output: Path, labels: dict[str, str]) -> None:
     """An output folder without the traces of an earlier run, but with its checkpoints."""
     try:
         (output / "workspace").mkdir(parents=True, exist_ok=True)
-        (output / "workspace" / "failure.json").unlink(missing_ok=True)
+        shutil.rmtree(failures.folder(output / "workspace").parent, ignore_errors=True)
         for label in labels.values():
             (output / label).unlink(missing_ok=True)
         for earlier in (output / "steps").glob(f"{audit.name}-*"):

@@ -78,7 +78,8 @@ def stage(
     broken = [item for item in path if "=" not in item]
     if broken:
         raise ConfigError(f"--path takes NAME=FOLDER, got '{broken[0]}'")
-    section = getattr(read_recipe(recipe), name, None) if name in STAGES else None
+    values = read_recipe(recipe)
+    section = getattr(values, name, values.ingest) if name in STAGES else None  # a fingerprint is of ingest's source
     config = {} if section is None else section.model_dump()
     metrics = execute(name, config, workspace=workspace, **dict(item.split("=", 1) for item in path))
     typer.echo(json.dumps(metrics, indent=1, default=str))

@@ -46,6 +46,13 @@ class SecurityError(SlimrecError):
     exit_code = 60
 
 
+BY_EXIT_CODE = {
+    kind.exit_code: kind
+    for kind in (SlimrecError, InputError, ConfigError, TransientError, Preempted, ConflictError, SecurityError)
+}
+PERMANENT = {kind.exit_code for kind in (InputError, ConfigError, SecurityError)}  # trying again cannot help
+
+
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     """The tail of an error sentence: the nearest allowed word if one is near, else all of them."""
     allowed = sorted(allowed)

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from slimrec.errors import Preempted, TransientError
+from slimrec.errors import ConfigError, Preempted, TransientError
 
 PARAMS_A_BATCH, METRICS_A_BATCH, LONGEST_VALUE = 100, 1000, 6000  # MLflow's limits
 _QUIET_AND_SAFE = {
@@ -87,14 +87,22 @@ class MlflowTracker(Tracker):
                 self._client.log_artifact(self.run_id, str(path))
 
 
+def audit() -> str:
+    """What all steps of one audit have in common: SLIMREC_AUDIT, on a cluster the id of the pipeline's run; "" for none."""
+    key = os.environ.get("SLIMREC_AUDIT", "")
+    if key and not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", key, re.ASCII):
+        raise ConfigError(f"SLIMREC_AUDIT is '{key[:100]}'; give up to 100 letters, digits and _ . -")
+    return key
+
+
 @contextmanager
-def run(stage: str, audit: str, config: BaseModel) -> Iterator[Tracker]:
-    """A stage's own run, nested in the run `audit` if that is not "". A failure ends it with its reason as a tag."""
+def run(stage: str, config: BaseModel) -> Iterator[Tracker]:
+    """A stage's own run, nested in the run of the audit if there is one. A failure ends it with its reason as a tag."""
     if not enabled():
         yield Tracker()
         return
-    tags = {"mlflow.parentRunId": audit} if audit else {}
-    tracker = _create(stage, {**tags, "slimrec.stage": stage}, audit)
+    parent = _audit_run()
+    tracker = _create(stage, {"slimrec.stage": stage, **({"mlflow.parentRunId": parent} if parent else {})})
     try:
         tracker.params(config.model_dump())
         yield tracker
@@ -106,26 +114,27 @@ def run(stage: str, audit: str, config: BaseModel) -> Iterator[Tracker]:
     _end(tracker, "FINISHED")
 
 
-def start_audit(name: str, recipe: dict) -> str:
-    """The id of a new parent run for all stages of one audit; "" where tracking is off."""
-    if not enabled():
+def start_audit(settings: Mapping[str, Any]) -> str:
+    """The id of the run that holds all stages of this audit, made if it is not there: a retry makes no second one.
+
+    "" where there is no audit (SLIMREC_AUDIT) or no tracking.
+    """
+    if not audit() or not enabled():
         return ""
-    tracker = _create(name, {"slimrec.audit": name}, "")
-    tracker.params(recipe)
+    tracker = MlflowTracker(_audit_run() or _create(audit(), {"slimrec.audit": audit()}).run_id)
+    tracker.params(settings)
     return tracker.run_id
 
 
-def end_audit(run_id: str, failed: str = "") -> None:
-    """Close the parent run; `failed` is the reason if it did not go well."""
-    if not run_id or not enabled():
+def end_audit(failed: str = "") -> None:
+    """Close the run of this audit, if there is one; `failed` is the reason if it did not go well."""
+    if not audit() or not enabled():
         return
-    if not failed:
-        _end(MlflowTracker(run_id), "FINISHED")
-        return
-    with suppress(TransientError):  # the failure itself matters more
-        tracker = MlflowTracker(run_id)
-        tracker.tag("slimrec.reason", failed)
-        _end(tracker, "FAILED")
+    run_id = _audit_run()
+    if run_id and failed:
+        MlflowTracker(run_id).tag("slimrec.reason", failed)
+    if run_id:
+        _end(MlflowTracker(run_id), "FAILED" if failed else "FINISHED")
 
 
 def enabled() -> bool:
@@ -177,11 +186,20 @@ def redact(value: Any) -> str:
     return _SECRET_QUERY.sub(r"\1***", _CREDENTIALS.sub("***@", str(value)))
 
 
-def _create(name: str, tags: dict[str, str], parent: str) -> MlflowTracker:
+def _audit_run() -> str:
+    """The id of the run that was made for this audit, "" for none."""
+    if not audit():
+        return ""
     server = client()
     with reaching():
-        place = server.get_run(parent).info.experiment_id if parent else experiment(server)
-        created = server.create_run(place, tags=tags, run_name=name)
+        found = server.search_runs([experiment(server)], f"tags.`slimrec.audit` = '{audit()}'", max_results=1)
+    return found[0].info.run_id if found else ""
+
+
+def _create(name: str, tags: dict[str, str]) -> MlflowTracker:
+    server = client()
+    with reaching():
+        created = server.create_run(experiment(server), tags=tags, run_name=name)
     return MlflowTracker(created.info.run_id)
 
 

@@ -12,13 +12,15 @@ import pytest
 import yaml
 from kfp import dsl
 from kfp.compiler import Compiler
+from mlflow import MlflowClient
 
 import components
 from components.notify import notify
 from pipelines.audit import arguments, audit
 from slimrec.artifacts import read_json, verify
 from slimrec.config import Recipe, parse, read_recipe
-from slimrec.errors import ConfigError
+from slimrec.errors import ConfigError, InputError
+from slimrec.failures import Attempt
 from slimrec.stages import choose
 
 ROOT = Path(__file__).parents[1]
@@ -26,6 +28,7 @@ RECIPES = sorted((ROOT / "pipelines" / "recipes").glob("[!.]*.yaml"))
 SMALL = {
     "ingest": {
         "source": "planted:rows=6000,seed=0",
+        "audit_date": "2026-11-20",
         "split": {"by": "random", "train": 0.6, "gate": 0.1, "valid": 0.1, "test": 0.2},
     },
     "sample": {"fraction": 0.5},
@@ -39,7 +42,18 @@ SMALL = {
     "evaluate": {"allowed_auc_loss": 0.4, "latency_repeats": 2},
     "register": {"name": "small"},
 }
-STEPS = ("ingest", "sample", "pretrain", "prune", "finetune", "baseline", "evaluate", "register", "notify")
+STEPS = (
+    "fingerprint",
+    "ingest",
+    "sample",
+    "pretrain",
+    "prune",
+    "finetune",
+    "baseline",
+    "evaluate",
+    "register",
+    "notify",
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +61,14 @@ def compiled(tmp_path_factory) -> dict:
     path = tmp_path_factory.mktemp("compiled") / "audit.yaml"
     Compiler().compile(audit, str(path))
     return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def tasks_of(spec: dict) -> dict[str, dict]:
+    """Every task that is a step, by its name."""
+    graphs = [spec["root"], *spec["components"].values()]
+    tasks = [task for graph in graphs for task in graph.get("dag", {}).get("tasks", {}).values()]
+    steps = {name for name, component in spec["components"].items() if "executorLabel" in component}
+    return {task["taskInfo"]["name"]: task for task in tasks if task["componentRef"]["name"] in steps}
 
 
 def changed(**sections) -> dict:
@@ -81,7 +103,7 @@ def test_every_step_runs_in_the_image_that_the_environment_names(compiled):
     images = {
         name: executor["container"]["image"] for name, executor in compiled["deploymentSpec"]["executors"].items()
     }
-    assert len(images) == 10
+    assert len(images) == 11
     assert set(images.values()) == {components.IMAGE}
 
 
@@ -94,7 +116,7 @@ def test_another_image_needs_no_change_of_code(tmp_path):
     done = pipelines("compile", "--output", "a.yaml", cwd=tmp_path, SLIMREC_IMAGE="registry.example/slimrec@sha256:1")
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "a.yaml").read_text(encoding="utf-8")
-    assert text.count("image: registry.example/slimrec@sha256:1") == 10
+    assert text.count("image: registry.example/slimrec@sha256:1") == 11
 
 
 def test_notify_runs_however_the_audit_ends(compiled):
@@ -113,13 +135,18 @@ def test_the_decision_opens_exactly_one_of_two_branches(compiled):
     }
 
 
-def test_register_sees_the_registry_every_time_and_ingest_the_source(compiled):
-    tasks = {}
-    for component in compiled["components"].values():
-        tasks |= component.get("dag", {}).get("tasks", {})
-    assert "enableCache" not in tasks["ingest"]["cachingOptions"]
-    assert "enableCache" not in tasks["register"]["cachingOptions"]
-    assert tasks["pretrain"]["cachingOptions"]["enableCache"]
+def test_only_what_looks_at_the_world_outside_runs_every_time(compiled):
+    always = {name for name, task in tasks_of(compiled).items() if not task["cachingOptions"].get("enableCache")}
+    assert always == {"fingerprint", "register", "refuse", "notify"}
+
+
+def test_the_cache_knows_ingest_by_the_fingerprint_and_no_step_by_the_run_it_is_in(compiled):
+    tasks = tasks_of(compiled)
+    given = tasks["ingest"]["inputs"]["parameters"]["fingerprint"]
+    assert given == {"taskOutputParameter": {"outputParameterKey": "Output", "producerTask": "fingerprint"}}
+    for name in ("ingest", "sample", "pretrain", "baseline", "prune", "finetune", "evaluate"):
+        told = set(tasks[name]["inputs"]["parameters"])
+        assert not {word for word in told if "run" in word or "date" in word}, name
 
 
 def test_parameters_are_few_described_and_defaulted(compiled):
@@ -180,6 +207,16 @@ def verify_fields(folder: Path) -> set[str]:
     return {field["name"] for field in read_json(folder / "schema.json")["fields"]}
 
 
+def test_one_run_in_mlflow_holds_those_of_all_stages_and_is_closed(finished):
+    store = MlflowClient(f"sqlite:///{finished[0].parent / 'mlflow.db'}")
+    runs = store.search_runs([store.get_experiment_by_name("slimrec").experiment_id])
+    (audit_run,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert audit_run.data.params["audit_date"] == "2026-11-20"
+    assert audit_run.info.status == "FINISHED" and audit_run.data.params["source"] == SMALL["ingest"]["source"]
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs if run is not audit_run} == {audit_run.info.run_id}
+    assert len(runs) == 1 + len(STEPS) - 1  # the audit, and every step but notify
+
+
 def test_a_run_leaves_a_folder_for_every_step(finished):
     output, _ = finished
     assert {path.name for path in output.iterdir() if path.is_symlink()} == set(STEPS)
@@ -188,7 +225,7 @@ def test_a_run_leaves_a_folder_for_every_step(finished):
 def test_the_screen_shows_steps_and_summary_and_the_log_the_rest(finished):
     output, done = finished
     shown = [line.split()[1] for line in done.stdout.splitlines() if "✓" in line]
-    assert (shown[0], shown[-1], sorted(shown)) == ("ingest", "notify", sorted(STEPS))
+    assert (shown[0], shown[-1], sorted(shown)) == ("fingerprint", "notify", sorted(STEPS))
     assert "certified" in done.stdout
     assert "mlflow ui --backend-store-uri sqlite:" in done.stdout
     assert "KFP Executor" not in done.stdout
@@ -260,15 +297,16 @@ def test_a_webhook_gets_the_reason_of_a_failure_first(tmp_path, monkeypatch):
     server = HTTPServer(("127.0.0.1", 0), Hook)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("SLIMREC_WEBHOOK", f"http://127.0.0.1:{server.server_port}/")
-    (tmp_path / "failure.json").write_text(
-        '{"stage": "ingest", "exit_code": 10, "reason": "no rows"}', encoding="utf-8"
-    )
+    monkeypatch.setenv("SLIMREC_AUDIT", "run-1")
+    Attempt(tmp_path, "ingest", {}, {}).fail(InputError("no rows"))
     notify.python_func(ended("FAILED"), workspace=str(tmp_path))
     server.shutdown()
     server.server_close()
+    reason = "ingest: no rows"
     assert got == [
-        {"text": "audit failed: ingest: no rows", "state": "FAILED", "reason": "ingest: no rows", "run": "run-1"}
+        {"text": f"audit failed: {reason}", "state": "FAILED", "reason": reason, "exit_code": 10, "run": "run-1"}
     ]
+    assert next(iter(got[0])) == "text"
 
 
 def test_a_webhook_that_is_down_only_warns(monkeypatch, capsys):

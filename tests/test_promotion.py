@@ -44,7 +44,7 @@ def client(store):
 
 def register(name, slim, champion="", approval="manual") -> str:
     """One version, judged against `champion`."""
-    with track.run("register", "", RegisterConfig(name=name)) as tracker:
+    with track.run("register", RegisterConfig(name=name)) as tracker:
         decision = small.decision(champion, name)
         found = registry.register(name, slim, slim, decision, approval, tracker.run_id)
     return found["version"]

@@ -62,7 +62,7 @@ def reports(world, tmp_path_factory):
 def step(world, reports, name, approval="automatic", decision="accept"):
     """One register step under a run of its own, as the pipeline does it."""
     config = RegisterConfig(name=name, approval=approval)
-    with track.run("register", "", config) as tracker:
+    with track.run("register", config) as tracker:
         found = register.run(config, tracker, slim=world.slim, report=reports / decision, selection=world.selection)
     return found, tracker.run_id
 
@@ -179,9 +179,10 @@ def test_registering_without_a_tracking_server_says_what_to_set(world, reports, 
         register.run(RegisterConfig(), Tracker(), slim=world.slim, report=reports / "accept")
 
 
-def test_stage_runs_are_nested_under_the_audit_with_flat_params_and_no_secrets(client):
-    audit = track.start_audit("nightly", {"ingest": {"source": "s3://key:secret@bucket/x"}})
-    with track.run("pretrain", audit, Settings()) as tracker:
+def test_stage_runs_are_nested_under_the_audit_with_flat_params_and_no_secrets(client, monkeypatch):
+    monkeypatch.setenv("SLIMREC_AUDIT", "nightly-1")
+    audit = track.start_audit({"ingest": {"source": "s3://key:secret@bucket/x"}})
+    with track.run("pretrain", Settings()) as tracker:
         tracker.metrics({"valid_auc": 0.7, "loss": 0.5}, step=1)
         tracker.metric("valid_auc", 0.8, step=2)
     child = client.get_run(tracker.run_id)
@@ -196,24 +197,45 @@ def test_stage_runs_are_nested_under_the_audit_with_flat_params_and_no_secrets(c
     ("error", "status"), [(InputError("no rows"), "FAILED"), (Preempted("asked to stop"), "KILLED")]
 )
 def test_a_stage_that_fails_leaves_its_reason_on_its_run(client, error, status):
-    with pytest.raises(type(error)), track.run("ingest", "", Settings()) as tracker:
+    with pytest.raises(type(error)), track.run("ingest", Settings()) as tracker:
         raise error
     run = client.get_run(tracker.run_id)
     assert run.info.status == status and str(error) in run.data.tags["slimrec.reason"]
 
 
+def test_an_audit_has_one_run_however_often_its_first_step_is_tried_and_it_ends_with_the_reason(client, monkeypatch):
+    monkeypatch.setenv("SLIMREC_AUDIT", "one-run")
+    first = track.start_audit({"source": "x"})
+    assert track.start_audit({"source": "x"}) == first
+    track.end_audit(failed="ingest: no rows")
+    run = client.get_run(first)
+    assert (run.info.status, run.data.tags["slimrec.reason"]) == ("FAILED", "ingest: no rows")
+    monkeypatch.setenv("SLIMREC_AUDIT", "another")
+    assert track.start_audit({"source": "x"}) != first
+    track.end_audit()
+    assert client.get_run(first).info.status == "FAILED"
+
+
+@pytest.mark.parametrize("key", ["a b", "x' OR '1'='1", "-x", "x" * 101])
+def test_an_audit_key_that_could_mean_something_else_in_a_query_is_refused(key, monkeypatch):
+    monkeypatch.setenv("SLIMREC_AUDIT", key)
+    with pytest.raises(ConfigError, match="SLIMREC_AUDIT"):
+        track.audit()
+
+
 def test_without_a_tracking_uri_nothing_is_tracked(monkeypatch, tmp_path):
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     monkeypatch.chdir(tmp_path)
-    assert track.start_audit("x", {}) == ""
-    with track.run("ingest", "", Settings()) as tracker:
+    monkeypatch.setenv("SLIMREC_AUDIT", "x")
+    assert track.start_audit({}) == ""
+    with track.run("ingest", Settings()) as tracker:
         tracker.metric("a", 1.0)
         tracker.artifact(Path(__file__))
     assert tracker.run_id == "" and not list(tmp_path.iterdir())
 
 
 def test_trouble_with_tracking_does_not_hide_why_a_stage_failed(client):
-    with pytest.raises(InputError, match="no rows"), track.run("ingest", "", Settings()) as tracker:
+    with pytest.raises(InputError, match="no rows"), track.run("ingest", Settings()) as tracker:
         client.delete_run(tracker.run_id)  # from here on the run takes no tag and no status
         raise InputError("no rows")
 
@@ -222,7 +244,7 @@ def test_a_server_that_is_down_is_a_transient_error(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(TransientError, match="MLflow at http://127.0.0.1:9 failed"):
-        track.start_audit("x", {})
+        track.run("x", Settings()).__enter__()
 
 
 def test_example_rows_score_alike_through_the_stored_model(client, world, registered):

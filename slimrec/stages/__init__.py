@@ -1,11 +1,9 @@
-"""The seven stages, and `execute`: the one way in from a component or the command line."""
+"""The stages, and `execute`: the one way in from a component or the command line."""
 
 from __future__ import annotations
 
 import copy
 import importlib
-import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,24 +11,28 @@ from typing import Any
 from slimrec import track
 from slimrec.config import parse
 from slimrec.errors import ConfigError, SlimrecError, TransientError, did_you_mean
+from slimrec.failures import Attempt
 
-STAGES = ("ingest", "sample", "pretrain", "prune", "finetune", "evaluate", "register")
+STAGES = ("fingerprint", "ingest", "sample", "pretrain", "prune", "finetune", "evaluate", "register")
 
 
-def execute(stage: str, config: dict[str, Any], *, audit: str = "", workspace: str = "", **paths: str | None) -> dict:
-    """Run one stage: parse its section, open its MLflow run under `audit`, call it, log what it returns.
+def execute(stage: str, config: dict[str, Any], *, workspace: str = "", **paths: str | None) -> dict:
+    """Run one stage: parse its section, open its MLflow run, call it, log what it returns.
 
     `paths` are the artifact folders the stage reads and writes, by name. `workspace` is a folder that outlives the
-    step: checkpoints lie there, and the reason of a failure (`failure.json`). Returns the stage's metrics.
+    step: checkpoints lie there, and the reason of a failure. A step that failed for good in this audit (exit 10, 20
+    or 60) is not tried again: it ends with the same error at once. Returns the stage's metrics.
     """
     if stage not in STAGES:
         raise ConfigError(f"there is no stage '{stage}'; {did_you_mean(stage, STAGES)}")
+    given = {name: Path(path) for name, path in paths.items() if path}
+    attempt = Attempt(workspace, stage, config, given)
+    attempt.begin()
     try:
-        return _run(stage, config, audit, workspace, paths)
+        return _run(stage, config, workspace, given)
     except (SlimrecError, OSError) as error:
         failure = error if isinstance(error, SlimrecError) else TransientError(str(error))
-        if workspace:
-            _leave_reason(Path(workspace), stage, failure)
+        attempt.fail(failure)
         raise failure from error
 
 
@@ -71,20 +73,14 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _run(stage: str, config: dict, audit: str, workspace: str, paths: dict) -> dict:
+def _run(stage: str, config: dict, workspace: str, paths: dict[str, Path]) -> dict:
     module = importlib.import_module(f"slimrec.stages.{stage}")
     parsed = parse(module.CONFIG, config)
-    given = {name: Path(path) for name, path in paths.items() if path}
     if stage in ("pretrain", "finetune") and workspace:
-        given["checkpoints"] = Path(workspace) / "checkpoints"
-    with track.run(stage, audit, parsed) as tracker:
-        metrics = module.run(parsed, tracker, **given)
+        paths = {**paths, "checkpoints": Path(workspace) / "checkpoints"}
+    if stage == STAGES[0]:
+        track.start_audit(parsed.model_dump())  # the run that holds those of all stages
+    with track.run(stage, parsed) as tracker:
+        metrics = module.run(parsed, tracker, **paths)
         tracker.metrics({name: value for name, value in metrics.items() if isinstance(value, (int, float))})
     return metrics
-
-
-def _leave_reason(workspace: Path, stage: str, failure: SlimrecError) -> None:
-    workspace.mkdir(parents=True, exist_ok=True)
-    scratch = workspace / f".failure.{os.getpid()}"
-    scratch.write_text(json.dumps({"stage": stage, "exit_code": failure.exit_code, "reason": str(failure)}))
-    scratch.replace(workspace / "failure.json")
