@@ -1,4 +1,4 @@
-"""`python -m pipelines compile | run | submit`: the same audit as a file, on this machine, or on a cluster."""
+"""`python -m pipelines COMMAND`: the same audit as a file, on this machine, or on a cluster, now or on a schedule."""
 
 import argparse
 import os
@@ -6,74 +6,144 @@ import sys
 from pathlib import Path
 
 from slimrec.config import read_recipe
-from slimrec.errors import ConfigError, SlimrecError, TransientError
+from slimrec.errors import ConfigError, SlimrecError
+
+SHOWN_RUNS = 10
 
 
-def compile_pipeline(output: Path, recipe: Path | None = None) -> None:
+def compile_pipeline(given: argparse.Namespace) -> None:
     """Write the pipeline as YAML for the Kubeflow UI; a recipe's values become the defaults of its parameters."""
-    if output.suffix not in (".yaml", ".yml", ".json"):
-        raise ConfigError(f"the pipeline is written as .yaml or .json, got '{output}'")
-    values = None if recipe is None else read_recipe(recipe)
+    if given.output.suffix not in (".yaml", ".yml", ".json"):
+        raise ConfigError(f"the pipeline is written as .yaml or .json, got '{given.output}'")
+    recipe = read_recipe(given.recipe) if given.recipe else None
 
-    from kfp.compiler import Compiler
+    from pipelines.cluster import write
 
-    from pipelines.audit import arguments, audit
-
-    output.parent.mkdir(parents=True, exist_ok=True)
-    Compiler().compile(audit, str(output), pipeline_parameters=arguments(values) if values else None)
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    write(given.output, recipe, given.preset, given.allow_tag)
 
 
-def submit(recipe: Path, host: str) -> str:
-    """Start the audit on a cluster; returns the run's id."""
-    values = read_recipe(recipe)
-    if not host:
-        raise ConfigError("no host to submit to: give --host URL or set KFP_HOST to the Kubeflow Pipelines API")
+def run_here(given: argparse.Namespace) -> None:
+    """Run the audit on this machine."""
+    from pipelines.local import run
 
-    from kfp import Client
-    from kfp_server_api import ApiException
-    from urllib3.exceptions import HTTPError
+    run(given.recipe, given.output or Path("runs", given.recipe.stem))
 
-    from pipelines.audit import arguments, audit
 
-    try:
-        run = Client(host=host).create_run_from_pipeline_func(audit, arguments(values), run_name=recipe.stem)
-    except (ApiException, HTTPError, OSError) as error:
-        said = " ".join(str(error).split())[:300]
-        raise TransientError(
-            f"Kubeflow Pipelines at {host} did not take the run: {said}; check the host, try again"
-        ) from None
-    return run.run_id
+def submit(given: argparse.Namespace) -> None:
+    """Start the audit on a cluster; prints the run's id."""
+    sent = _program(given)
+    print(_cluster(given).submit(sent, given.recipe.stem, given.service_account))
+
+
+def upload(given: argparse.Namespace) -> None:
+    """Bring the pipeline to a cluster, for people to start it in the UI; prints the version's name."""
+    sent = _program(given)
+    _cluster(given).upload(sent)
+    print(sent.name)
+
+
+def schedule(given: argparse.Namespace) -> None:
+    """Start the audit on a cluster again and again; prints the name to take it off by."""
+    from pipelines.cron import check
+
+    cron, name = check(given.cron), given.name or given.recipe.stem
+    sent = _program(given)
+    _cluster(given).schedule(sent, name, cron, given.service_account)
+    print(name)
+
+
+def unschedule(given: argparse.Namespace) -> None:
+    """Take a schedule off."""
+    _cluster(given).unschedule(given.name)
+
+
+def list_all(given: argparse.Namespace) -> None:
+    """Show what is scheduled and what ran last."""
+    from rich.console import Console
+    from rich.table import Table
+
+    cluster = _cluster(given)
+    planned = Table("schedule", "when (UTC)", "state", "version", title="Schedules", title_justify="left")
+    for one in cluster.schedules():
+        cron, version = one.trigger.cron_schedule, one.pipeline_version_reference
+        planned.add_row(
+            one.display_name,
+            cron.cron if cron else "",
+            one.status or one.mode,
+            version.pipeline_version_id if version else "",
+        )
+    ran = Table("run", "begun (UTC)", "state", "id", title=f"Last {SHOWN_RUNS} runs", title_justify="left")
+    for one in cluster.runs(SHOWN_RUNS):
+        ran.add_row(one.display_name, f"{one.created_at:%Y-%m-%d %H:%M}", one.state, one.run_id)
+    for table in (planned, ran):
+        Console().print(table)
+
+
+def _program(given: argparse.Namespace):
+    """The recipe compiled: what can be wrong with it is found before a cluster is asked."""
+    from pipelines.client import program
+
+    return program(given.recipe.stem, read_recipe(given.recipe), given.preset, given.allow_tag)
+
+
+def _cluster(given: argparse.Namespace):
+    from pipelines.client import Cluster, token
+
+    return Cluster(given.host, given.namespace, token())
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipelines", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("compile", help="write the pipeline as YAML")
+    commands = parser.add_subparsers(required=True)
+
+    def command(name: str, does) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=does.__doc__.rstrip(".").lower(), description=does.__doc__)
+        one.set_defaults(does=does)
+        return one
+
+    one = command("compile", compile_pipeline)
     one.add_argument("--output", type=Path, required=True, help="file to write")
     one.add_argument("--recipe", type=Path, help="recipe whose values become the defaults")
-    one = commands.add_parser("run", help="run a recipe on this machine")
+    _add_program(one)
+    one = command("run", run_here)
     one.add_argument("recipe", type=Path)
     one.add_argument("--output", type=Path, help="folder of the run; runs/NAME-OF-RECIPE by default")
-    one = commands.add_parser("submit", help="run a recipe on a cluster")
-    one.add_argument("recipe", type=Path)
-    one.add_argument(
-        "--host", default=os.environ.get("KFP_HOST", ""), help="Kubeflow Pipelines API; KFP_HOST by default"
-    )
+    for name, does in (("submit", submit), ("upload", upload), ("schedule", schedule)):
+        one = command(name, does)
+        one.add_argument("recipe", type=Path)
+        _add_program(one)
+        _add_host(one)
+        if does is not upload:
+            one.add_argument("--service-account", default="slimrec-pipeline", help="the pods' service account")
+        if does is schedule:
+            one.add_argument("--cron", required=True, help="six fields: '0 0 3 * * 1' is every Monday at 3:00:00 UTC")
+            one.add_argument("--name", help="of the schedule; the recipe's by default")
+    one = command("unschedule", unschedule)
+    one.add_argument("name")
+    _add_host(one)
+    _add_host(command("list", list_all))
     return parser
+
+
+def _add_program(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--preset", default="S", help="size of the pods: S, M (one GPU) or L (eight); S by default")
+    one.add_argument("--allow-tag", action="store_true", help="take an image by its tag, which may be moved")
+
+
+def _add_host(one: argparse.ArgumentParser) -> None:
+    host, namespace = (os.environ.get(name, "") for name in ("KFP_HOST", "KFP_NAMESPACE"))
+    one.add_argument("--host", default=host, help="Kubeflow Pipelines API; KFP_HOST by default")
+    one.add_argument(
+        "--namespace", default=namespace, help="where many users share a cluster; KFP_NAMESPACE by default"
+    )
 
 
 def main(words: list[str] | None = None) -> None:
     """Entry point: errors meant for a person end in one sentence and their exit class."""
     given = _parser().parse_args(words)
     try:
-        if given.command == "compile":
-            compile_pipeline(given.output, given.recipe)
-        elif given.command == "submit":
-            print(submit(given.recipe, given.host))
-        else:
-            from pipelines.local import run
-
-            run(given.recipe, given.output or Path("runs", given.recipe.stem))
+        given.does(given)
     except SlimrecError as error:
         print(f"slimrec: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

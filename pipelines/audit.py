@@ -77,7 +77,7 @@ def build(step: Step = named):
             register_config: Everything else about the registry, as in a recipe.
         """
         shared = {"workspace": workspace}
-        with dsl.ExitHandler(step("notify", notify(**shared)), name="audit"):
+        with dsl.ExitHandler(step("notify", notify(**shared)).set_caching_options(False), name="audit"):
             found = step(
                 "fingerprint", fingerprint(config=ingest_config, source=source, audit_date=audit_date, **shared)
             ).set_caching_options(False)

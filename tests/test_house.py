@@ -193,13 +193,14 @@ def test_slimrec_and_its_config_import_without_kfp_and_torch():
 
 def test_the_pipeline_compiles_without_torch(tmp_path):
     words = ["compile", "--output", str(tmp_path / "audit.yaml"), "--recipe", "pipelines/recipes/demo.yaml"]
+    words += ["--preset", "L", "--allow-tag"]
     done = run_without(("torch", "numpy", "pyarrow", "mlflow"), f"from pipelines.__main__ import main\nmain({words!r})")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "audit.yaml").stat().st_size > 10_000
 
 
 def test_submitting_needs_no_torch_and_asks_for_a_host():
-    words = ["submit", "pipelines/recipes/demo.yaml", "--host", ""]
+    words = ["submit", "pipelines/recipes/demo.yaml", "--host", "", "--allow-tag"]
     done = run_without(("torch", "numpy", "pyarrow", "mlflow"), f"from pipelines.__main__ import main\nmain({words!r})")
     assert done.returncode == 20
     assert "KFP_HOST" in done.stderr

@@ -113,10 +113,10 @@ def test_no_step_installs_packages_when_it_starts(compiled):
 
 
 def test_another_image_needs_no_change_of_code(tmp_path):
-    done = pipelines("compile", "--output", "a.yaml", cwd=tmp_path, SLIMREC_IMAGE="registry.example/slimrec@sha256:1")
+    image = f"registry.example/slimrec@sha256:{'1' * 64}"
+    done = pipelines("compile", "--output", "a.yaml", cwd=tmp_path, SLIMREC_IMAGE=image)
     assert done.returncode == 0, done.stderr
-    text = (tmp_path / "a.yaml").read_text(encoding="utf-8")
-    assert text.count("image: registry.example/slimrec@sha256:1") == 11
+    assert (tmp_path / "a.yaml").read_text(encoding="utf-8").count(f"image: {image}") == 11
 
 
 def test_notify_runs_however_the_audit_ends(compiled):
@@ -268,12 +268,6 @@ def test_a_bad_recipe_is_refused_before_anything_is_written(tmp_path, recipe, co
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "small").exists()
     assert not list(tmp_path.glob("*.db"))
-
-
-def test_submit_to_a_host_that_is_not_there_is_transient(tmp_path):
-    done = pipelines("submit", written(tmp_path, SMALL), "--host", "http://127.0.0.1:9", cwd=tmp_path)
-    assert done.returncode == 30
-    assert "127.0.0.1:9 did not take the run" in done.stderr
 
 
 def ended(state: str) -> dsl.PipelineTaskFinalStatus:

@@ -1,0 +1,293 @@
+"""The client: which requests reach a Kubeflow Pipelines server, in which order, and what is said when one is refused."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines.client import Cluster, program
+from pipelines.cron import check
+from slimrec.config import read_recipe
+from slimrec.errors import ConfigError, ConflictError, TransientError
+from tests.kubeflow import BASE, Kubeflow, serving
+
+ROOT = Path(__file__).parents[1]
+RECIPE = ROOT / "pipelines" / "recipes" / "demo.yaml"
+IMAGE = f"registry.example/slimrec@sha256:{'a' * 64}"
+WEEKLY = "0 0 3 * * 1"
+
+
+@pytest.fixture
+def kubeflow():
+    with serving(Kubeflow()) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def sent():
+    return program("demo", read_recipe(RECIPE), "S", allow_tag=True)
+
+
+def pipelines(*words, **environment: str) -> subprocess.CompletedProcess:
+    """`python -m pipelines ...` as a person types it, without the settings of whoever runs the tests."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("KFP", "SLIMREC"))}
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines", *map(str, words)],
+        cwd=ROOT, env={**kept, "SLIMREC_IMAGE": IMAGE, "COLUMNS": "200", **environment},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def file_in(body: str) -> list[dict]:
+    """The YAML documents of a multipart upload with one file in it."""
+    (content,) = re.findall(r'name="uploadfile".*?\n\n(.*)\n--[0-9a-f]+--', body.replace("\r\n", "\n"), re.DOTALL)
+    return list(yaml.safe_load_all(content))
+
+
+def test_submit_makes_pipeline_version_experiment_and_run(kubeflow):
+    done = pipelines("submit", RECIPE, "--host", kubeflow.url)
+    assert done.returncode == 0, done.stderr
+    assert kubeflow.changes() == [
+        ("POST", "/pipelines"), ("POST", "/pipelines/upload_version"), ("POST", "/experiments"), ("POST", "/runs"),
+    ]  # fmt: skip
+    tables = {kind: rows[0] for kind, rows in kubeflow.tables.items() if rows}
+    assert kubeflow.sent("POST", "/pipelines") == [({}, {"name": "slimrec-audit", "display_name": "slimrec-audit"})]
+    ((query, body),) = kubeflow.sent("POST", "/pipelines/upload_version")
+    assert query["pipelineid"] == tables["pipelines"]["pipeline_id"]
+    assert re.fullmatch(r"demo-S-[0-9a-f]{12}", query["name"])
+    spec, platform = file_in(body)
+    assert spec["pipelineInfo"]["name"] == "slimrec-audit" and "kubernetes" in platform["platforms"]
+    assert {executor["container"]["image"] for executor in spec["deploymentSpec"]["executors"].values()} == {IMAGE}
+    ((query, body),) = kubeflow.sent("POST", "/runs")
+    parameters = body["runtime_config"].pop("parameters")
+    assert query == {} and body == {
+        "display_name": "demo",
+        "experiment_id": tables["experiments"]["experiment_id"],
+        "pipeline_version_reference": {
+            "pipeline_id": tables["pipelines"]["pipeline_id"],
+            "pipeline_version_id": tables["versions"]["pipeline_version_id"],
+        },
+        "runtime_config": {},
+        "service_account": "slimrec-pipeline",
+    }
+    assert parameters["source"] == "planted:rows=300000,seed=0" and parameters["workspace"] == "/workspace"
+    assert set(parameters) <= set(spec["root"]["inputDefinitions"]["parameters"])
+    assert done.stdout == f"{tables['runs']['run_id']}\n"
+
+
+def test_what_is_there_is_used_again_and_found_on_any_page(kubeflow, sent):
+    kubeflow.tables["experiments"] += [{"display_name": "slimrec", "experiment_id": "e"}]
+    kubeflow.tables["pipelines"] += [{"display_name": "slimrec-audit", "pipeline_id": "p"}]
+    kubeflow.tables["versions"] += [{"display_name": sent.name, "pipeline_version_id": "v"}]
+    Cluster(kubeflow.url).submit(sent, "again")
+    assert kubeflow.changes() == [("POST", "/runs")]
+    ((_, body),) = kubeflow.sent("POST", "/runs")
+    assert body["pipeline_version_reference"] == {"pipeline_id": "p", "pipeline_version_id": "v"}
+    for query, _ in kubeflow.sent("GET", "/pipelines/p/versions"):
+        told = {"operation": "EQUALS", "key": "display_name", "stringValue": sent.name}
+        assert json.loads(query["filter"]) == {"predicates": [told]}
+
+
+def test_a_version_that_somebody_uploads_at_the_same_moment_is_used(kubeflow, sent):
+    def somebody(method, path, query, body, usual=kubeflow.answer):
+        if path == f"{BASE}/pipelines/upload_version":
+            usual(method, path, query, body)
+            return 409, {"message": "already exists"}
+        return usual(method, path, query, body)
+
+    kubeflow.answer = somebody
+    assert Cluster(kubeflow.url).upload(sent)[1] == kubeflow.tables["versions"][0]["pipeline_version_id"]
+
+
+def test_a_version_is_named_by_its_content(sent):
+    again = program("demo", read_recipe(RECIPE), "S", allow_tag=True)
+    other = program("demo", read_recipe(RECIPE), "M", allow_tag=True)
+    assert again.name == sent.name and again.text == sent.text
+    assert other.name.startswith("demo-M-") and other.name[-12:] != sent.name[-12:]
+
+
+def test_upload_starts_nothing(kubeflow):
+    done = pipelines("upload", RECIPE, "--host", kubeflow.url, "--preset", "M")
+    assert done.returncode == 0, done.stderr
+    assert kubeflow.changes() == [("POST", "/pipelines"), ("POST", "/pipelines/upload_version")]
+    assert done.stdout.strip() == kubeflow.tables["versions"][0]["display_name"]
+
+
+def test_schedule_sends_cron_macro_and_no_catch_up(kubeflow):
+    done = pipelines("schedule", RECIPE, "--cron", WEEKLY, "--host", kubeflow.url)
+    assert done.returncode == 0, done.stderr
+    ((_, body),) = kubeflow.sent("POST", "/recurringruns")
+    assert re.fullmatch("[0-9a-f]{64}", body.pop("description"))
+    parameters = body["runtime_config"].pop("parameters")
+    assert parameters["audit_date"] == "[[ScheduledTime.2006-01-02]]"
+    assert body == {
+        "display_name": "demo",
+        "experiment_id": kubeflow.tables["experiments"][0]["experiment_id"],
+        "pipeline_version_reference": {
+            "pipeline_id": kubeflow.tables["pipelines"][0]["pipeline_id"],
+            "pipeline_version_id": kubeflow.tables["versions"][0]["pipeline_version_id"],
+        },
+        "runtime_config": {},
+        "service_account": "slimrec-pipeline",
+        "trigger": {"cron_schedule": {"cron": WEEKLY}},
+        "mode": "ENABLE",
+        "max_concurrency": 1,
+        "no_catchup": True,
+    }
+
+
+def test_the_same_schedule_again_changes_nothing_and_another_one_replaces_it(kubeflow, sent):
+    cluster = Cluster(kubeflow.url)
+    first = cluster.schedule(sent, "weekly", WEEKLY)
+    asked = len(kubeflow.changes())
+    assert cluster.schedule(sent, "weekly", WEEKLY) == first and len(kubeflow.changes()) == asked
+    other = cluster.schedule(sent, "daily", "0 0 3 * * *")
+    second = cluster.schedule(sent, "weekly", "0 0 4 * * 1")
+    assert kubeflow.changes()[-2:] == [("POST", "/recurringruns"), ("DELETE", f"/recurringruns/{first}")]
+    assert {row["recurring_run_id"] for row in kubeflow.tables["recurringruns"]} == {other, second}
+
+
+def test_a_replacement_that_is_refused_leaves_the_old_schedule(kubeflow, sent):
+    cluster = Cluster(kubeflow.url)
+    first = cluster.schedule(sent, "weekly", WEEKLY)
+    kubeflow.answers["POST", f"{BASE}/recurringruns"] = (500, {"message": "out of order"})
+    with pytest.raises(TransientError, match="out of order"):
+        cluster.schedule(sent, "weekly", "0 0 4 * * 1")
+    assert [row["recurring_run_id"] for row in kubeflow.tables["recurringruns"]] == [first]
+
+
+def test_a_replacement_that_is_cut_short_is_mended_by_the_next(kubeflow, sent):
+    cluster = Cluster(kubeflow.url)
+    first = cluster.schedule(sent, "weekly", WEEKLY)
+    kubeflow.answers["DELETE", f"{BASE}/recurringruns/{first}"] = (503, {"message": "away"})
+    with pytest.raises(TransientError):
+        cluster.schedule(sent, "weekly", "0 0 4 * * 1")
+    assert len(kubeflow.tables["recurringruns"]) == 2
+    kubeflow.answers.clear()
+    last = cluster.schedule(sent, "weekly", "0 0 4 * * 1")
+    assert [row["recurring_run_id"] for row in kubeflow.tables["recurringruns"]] == [last]
+
+
+def test_unschedule_deletes_all_of_that_name_and_says_what_there_is_otherwise(kubeflow, sent):
+    Cluster(kubeflow.url).schedule(sent, "weekly", WEEKLY)
+    done = pipelines("unschedule", "wekly", "--host", kubeflow.url)
+    assert done.returncode == 20 and done.stderr.endswith("scheduled: weekly\n")
+    kubeflow.tables["recurringruns"] *= 3
+    assert pipelines("unschedule", "weekly", "--host", kubeflow.url).returncode == 0
+    assert not kubeflow.tables["recurringruns"]
+
+
+def test_list_shows_schedules_and_runs(kubeflow, sent):
+    cluster = Cluster(kubeflow.url)
+    cluster.schedule(sent, "weekly", WEEKLY)
+    cluster.submit(sent, "by-hand")
+    done = pipelines("list", "--host", kubeflow.url)
+    assert done.returncode == 0, done.stderr
+    assert all(word in done.stdout for word in ("weekly", WEEKLY, "ENABLE", "by-hand", "2026-11-20 03:00"))
+
+
+def test_a_token_comes_from_the_environment_or_a_file_and_is_never_told(tmp_path):
+    with serving(Kubeflow(token="secret-1")) as server:
+        (tmp_path / "token").write_text("secret-1\n", encoding="utf-8")
+        assert pipelines("list", KFP_HOST=server.url, KFP_TOKEN="secret-1").returncode == 0
+        assert pipelines("list", KFP_HOST=server.url, KFP_TOKEN_FILE=str(tmp_path / "token")).returncode == 0
+        done = pipelines("submit", RECIPE, KFP_HOST=server.url, KFP_TOKEN="secret-2")
+        assert done.returncode == 20 and "(401): set KFP_TOKEN" in done.stderr
+        assert "secret" not in done.stdout + done.stderr and len(done.stderr.splitlines()) == 1
+        both = pipelines("list", KFP_HOST=server.url, KFP_TOKEN="a", KFP_TOKEN_FILE="b")
+        assert both.returncode == 20 and "both set" in both.stderr
+
+
+def test_a_cluster_of_many_users_wants_a_namespace(sent):
+    with serving(Kubeflow(multi_user=True)) as server:
+        with pytest.raises(ConfigError, match="KFP_NAMESPACE"):
+            Cluster(server.url)
+        Cluster(server.url, namespace="team").schedule(sent, "weekly", WEEKLY)
+        assert server.sent("POST", "/pipelines")[0][1]["namespace"] == "team"
+        assert server.sent("POST", "/experiments")[0][1]["namespace"] == "team"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "words"),
+    [
+        (400, {"message": "no such parameter"}, ConfigError, "answered 400: no such parameter"),
+        (403, {"message": "no"}, ConfigError, "may do this"),
+        (409, {"message": "there already"}, ConflictError, "somebody else"),
+        (429, {"message": "slowly"}, TransientError, "try again"),
+        (503, "<html>away</html>", TransientError, "answered 503"),
+    ],
+)
+def test_an_answer_that_is_an_error_has_a_class_and_one_sentence(kubeflow, sent, status, body, kind, words):
+    kubeflow.answers["POST", f"{BASE}/runs"] = (status, body)
+    with pytest.raises(kind, match=re.escape(words)) as caught:
+        Cluster(kubeflow.url).submit(sent, "x")
+    assert kubeflow.url in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_login_page_is_not_taken_for_kubeflow(kubeflow):
+    kubeflow.answers["GET", f"{BASE}/healthz"] = (200, "<html>log in</html>")
+    with pytest.raises(ConfigError, match="login page"):
+        Cluster(kubeflow.url)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (("submit", RECIPE), 20, "KFP_HOST"),
+        (("submit", RECIPE, "--host", "kubeflow.example"), 20, "https://"),
+        (("submit", RECIPE, "--host", "http://127.0.0.1:9"), 30, "127.0.0.1:9 cannot be reached"),
+        (("submit", RECIPE, "--host", "http://127.0.0.1:9", "--preset", "XL"), 20, "no preset 'XL'"),
+        (("schedule", RECIPE, "--cron", "0 3 * * 1", "--host", "http://127.0.0.1:9"), 20, "has 5 fields; six are needed"),
+        (("submit", "raw.yaml", "--host", "http://127.0.0.1:9"), 20, "macro came unreplaced"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_said_in_one_sentence(tmp_path, words, code, told):
+    raw = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+    raw["ingest"]["audit_date"] = "[[ScheduledTime.2006-01-02]]"
+    (tmp_path / "raw.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
+    done = pipelines(*(tmp_path / word if word == "raw.yaml" else word for word in words))
+    assert done.returncode == code and told in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_an_image_without_a_digest_is_refused_unless_asked_for(kubeflow):
+    done = pipelines("submit", RECIPE, "--host", kubeflow.url, SLIMREC_IMAGE="slimrec:0.1.0")
+    assert done.returncode == 20 and "@sha256:DIGEST" in done.stderr and not kubeflow.requests
+    done = pipelines("upload", RECIPE, "--host", kubeflow.url, "--allow-tag", SLIMREC_IMAGE="slimrec:0.1.0")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "cron", [WEEKLY, "0 0 3 ? * MON", "*/15 0-30/5 1,2,3 1-15 jan-MAR *", "0 5/10 * * * SUN-SAT", "0 0 0 29 2 *", "0 0 0 31 2 1"]
+)  # fmt: skip
+def test_crons_that_the_scheduler_takes_are_taken(cron):
+    assert check(cron) == cron
+
+
+@pytest.mark.parametrize(
+    ("cron", "words"),
+    [
+        ("0 3 * * 1", "has 5 fields"),
+        ("@weekly", "has 1 fields"),
+        ("", "has 0 fields"),
+        ("60 0 3 * * 1", "'60' for the second; allowed: 0 to 59"),
+        ("0 0 24 * * 1", "'24' for the hour"),
+        ("0 0 3 0 * *", "'0' for the day of the month"),
+        ("0 0 3 * 13 *", "JAN to DEC"),
+        ("0 0 3 * * 7", "allowed: 0 to 6, or SUN to SAT"),
+        ("0 0 3 * * MO", "'MO' for the day of the week"),
+        ("0 0 3 5-1 * *", "'5-1'"),
+        ("0 */0 3 * * *", "'*/0'"),
+        ("0 0,,1 3 * * *", "'' for the minute"),
+        ("0 0 3 L * *", "'L'"),
+        ("0 0 3 ² * *", "'²'"),
+        ("0 0 0 31 2,4,6 *", "never comes"),
+    ],
+)
+def test_crons_that_the_scheduler_would_misread_are_refused(cron, words):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        check(cron)

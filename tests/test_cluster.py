@@ -1,0 +1,151 @@
+"""What a cluster is told about each step: sizes, GPU nodes, volumes, secrets, retries, images, in the compiled YAML."""
+
+import re
+
+import pytest
+import yaml
+
+from components import IMAGE
+from pipelines import cluster
+from pipelines.audit import audit
+from slimrec.config import Recipe, parse
+from slimrec.errors import ConfigError
+
+DIGEST = f"registry.example/slimrec@sha256:{'a' * 64}"
+STEPS = set(cluster.KIND)
+TRAINING = {"pretrain", "baseline", "finetune"}
+
+
+def compiled(folder, preset, recipe=None) -> tuple[dict, dict]:
+    """Pipeline spec and Kubernetes settings of a preset."""
+    path = folder / f"{preset}.yaml"
+    cluster.write(path, recipe, preset, allow_tag=True)
+    spec, platform = yaml.safe_load_all(path.read_text(encoding="utf-8"))
+    return spec, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+
+
+@pytest.fixture(scope="module")
+def presets(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("presets")
+    return {name: compiled(folder, name) for name in cluster.PRESETS}
+
+
+def tasks_of(spec: dict) -> dict[str, tuple[dict, str]]:
+    """Name of each step -> its task and the label of its executor."""
+    found = {}
+    for graph in (spec["root"], *spec["components"].values()):
+        for task in graph.get("dag", {}).get("tasks", {}).values():
+            label = spec["components"][task["componentRef"]["name"]].get("executorLabel")
+            found |= {task["taskInfo"]["name"]: (task, label)} if label else {}
+    return found
+
+
+def pods(compiled_preset) -> dict[str, tuple[dict, dict]]:
+    """Name of each step -> its container and its Kubernetes settings."""
+    spec, settings = compiled_preset
+    executors = spec["deploymentSpec"]["executors"]
+    return {name: (executors[label]["container"], settings[label]) for name, (_, label) in tasks_of(spec).items()}
+
+
+@pytest.mark.parametrize("preset", cluster.PRESETS)
+def test_every_step_has_requests_and_limits(presets, preset):
+    found = pods(presets[preset])
+    assert set(found) == STEPS
+    for name, (container, _) in found.items():
+        told = container["resources"]
+        assert {"resourceCpuRequest", "resourceCpuLimit", "resourceMemoryRequest", "resourceMemoryLimit"} <= set(
+            told
+        ), name
+        assert told["resourceMemoryRequest"] == told["resourceMemoryLimit"]
+
+
+@pytest.mark.parametrize(("preset", "gpus"), [("M", "1"), ("L", "8")])
+def test_training_and_nothing_else_goes_to_gpu_nodes(presets, preset, gpus):
+    for name, (container, settings) in pods(presets[preset]).items():
+        accelerator = container["resources"].get("accelerator")
+        if name in TRAINING:
+            assert (accelerator["resourceType"], accelerator["resourceCount"]) == ("nvidia.com/gpu", gpus)
+            assert settings["nodeSelector"] == {"labels": {"nvidia.com/gpu.present": "true"}}
+            assert settings["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+            (shm,) = [mount for mount in settings["emptyDirMounts"] if mount["mountPath"] == "/dev/shm"]
+            assert shm["medium"] == "Memory" and re.fullmatch(r"\d+Gi", shm["sizeLimit"])
+        else:
+            assert accelerator is None and not {"nodeSelector", "tolerations"} & set(settings), name
+
+
+def test_the_small_preset_asks_for_no_gpu(presets):
+    for container, settings in pods(presets["S"]).values():
+        assert "accelerator" not in container["resources"] and "nodeSelector" not in settings
+
+
+def test_every_step_finds_workspace_secrets_its_audit_and_a_place_to_write_and_runs_as_nobody(presets):
+    for name, (_, settings) in pods(presets["M"]).items():
+        (claim,) = settings["pvcMount"]
+        assert (claim["constant"], claim["mountPath"]) == ("slimrec-workspace", "/workspace")
+        assert {"volumeName": "tmp", "mountPath": "/tmp"} in settings["emptyDirMounts"]
+        assert settings["fieldPathAsEnv"] == [
+            {"name": "SLIMREC_AUDIT", "fieldPath": "metadata.labels['pipeline/runid']"}
+        ]
+        assert settings["securityContext"] == {"runAsUser": "65532", "runAsGroup": "65532", "runAsNonRoot": True}
+        secrets = {secret["secretName"]: secret for secret in settings["secretAsEnv"]}
+        told = {key: [pair["envVar"] for pair in secret["keyToEnv"]] for key, secret in secrets.items()}
+        assert told.pop("slimrec-webhook", None) == (["SLIMREC_WEBHOOK"] if name == "notify" else None)
+        assert told == {
+            "slimrec-object-store": ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"],
+            "slimrec-mlflow": ["MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"],
+        }
+        assert [key for key, secret in secrets.items() if secret["optional"]] == ["slimrec-webhook"] * (
+            name == "notify"
+        )
+
+
+def test_every_step_but_the_last_word_is_tried_again_for_as_long_as_a_training_may_take(presets):
+    spec, _ = presets["L"]
+    for name, (task, _) in tasks_of(spec).items():
+        if name == "notify":
+            assert "retryPolicy" not in task
+        else:
+            assert task["retryPolicy"] == {
+                "maxRetryCount": 4,
+                "backoffDuration": "15s",
+                "backoffFactor": 2.0,
+                "backoffMaxDuration": f"{7 * 24 * 3600}s",
+            }
+
+
+def test_what_a_cluster_is_told_does_not_reach_the_audit_on_this_machine(presets):
+    executors = audit.pipeline_spec.deployment_spec["executors"]
+    assert not [label for label in executors if "resources" in executors[label]["container"]]
+    assert not audit.platform_spec.platforms
+
+
+def test_gpu_steps_run_in_the_gpu_image_and_no_image_is_latest(presets, monkeypatch, tmp_path):
+    monkeypatch.setattr(cluster, "GPU_IMAGE", "slimrec-gpu:0.1.0")
+    for name, (container, _) in pods(compiled(tmp_path, "M")).items():
+        assert container["image"] == ("slimrec-gpu:0.1.0" if name in TRAINING else IMAGE)
+    for spec, _ in presets.values():
+        images = [executor["container"]["image"] for executor in spec["deploymentSpec"]["executors"].values()]
+        assert not [image for image in images if image.endswith(":latest") or not re.search("[:@]", image)]
+
+
+@pytest.mark.parametrize(("image", "gpu_image", "refused"), [("a/b:1", DIGEST, "a/b:1"), (DIGEST, "a/b:2", "a/b:2")])
+def test_a_cluster_takes_images_by_digest(tmp_path, monkeypatch, image, gpu_image, refused):
+    monkeypatch.setattr(cluster, "IMAGE", image)
+    monkeypatch.setattr(cluster, "GPU_IMAGE", gpu_image)
+    with pytest.raises(ConfigError, match=refused):
+        cluster.write(tmp_path / "a.yaml", None, "M")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_preset_there_is_not_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="no preset 'XL'"):
+        cluster.write(tmp_path / "a.yaml", None, "XL", allow_tag=True)
+
+
+def test_a_recipe_becomes_the_defaults_that_people_see(tmp_path, presets):
+    recipe = parse(Recipe, {"ingest": {"source": "planted:rows=10,seed=0"}, "register": {"name": "mine"}})
+    spec, _ = compiled(tmp_path, "S", recipe)
+    told = spec["root"]["inputDefinitions"]["parameters"]
+    assert told["registered_model"]["defaultValue"] == "mine" and told["source"]["defaultValue"] == recipe.ingest.source
+    assert told["workspace"]["defaultValue"] == "/workspace"
+    assert "defaultValue" not in presets["S"][0]["root"]["inputDefinitions"]["parameters"]["source"]
