@@ -83,6 +83,48 @@ def check_cut(net, chosen, fill, weights=None, tolerance=1e-5, seed=0):
     return slim
 
 
+projecting_networks = pytest.mark.parametrize("name", ["deepfm", "pnn", "xdeepfm"])
+
+
+@projecting_networks
+@pytest.mark.parametrize("seed", range(3))
+def test_the_cut_is_exact_where_fields_are_mapped_to_one_width(name, seed):
+    torch.manual_seed(seed)
+    fill = torch.zeros(WIDTH) if name in INEXACT else torch.randn(WIDTH)
+    net = network(name, seed=seed, projection=5)
+    columns = some_columns(seed)
+    slim = check_cut(net, selection(columns), fill)
+    assert slim.projection.weight.shape == (sum(map(len, columns.values())), 5)
+    again = BACKBONES.create(name, slim.blocks, **json.loads(json.dumps(slim.options)))
+    again.load_state_dict(slim.state_dict())
+    x = torch.randn(9, slim.width)
+    assert torch.equal(again.eval()(x), slim(x))
+
+
+@projecting_networks
+def test_fields_mapped_to_one_width_meet_as_fields_of_that_width_do(name):
+    net, x = network(name, projection=5), torch.randn(10, WIDTH)
+    maps, parts, start = net.projection.weight.detach(), [], 0
+    for width in WIDTHS.values():
+        parts.append(x[:, start : start + width] @ maps[start : start + width])
+        start += width
+    even = tuple(Block(block.name, tuple(range(5))) for block in BLOCKS)
+    met = torch.tensor(inner_products(torch.cat(parts, 1), even), dtype=x.dtype)
+    if name == "pnn":
+        close(net(x), net.tower(torch.cat([x, met], 1)).detach().numpy())
+    elif name == "deepfm":
+        close(net(x), (net.linear(x)[:, 0] + met.sum(1) + net.tower(x)).detach().numpy())
+    else:
+        close(net(x), (net.linear(x)[:, 0] + net.cin(torch.cat(parts, 1)) + net.tower(x)).detach().numpy())
+        assert [len(grid.fields) for grid in net.cin.grids] == [len(WIDTHS)]
+
+
+@pytest.mark.parametrize("width", [-1, 2.5, "8", True])
+def test_a_projection_to_what_is_no_width_is_refused(width):
+    with pytest.raises(ConfigError, match="projection"):
+        BACKBONES.create("pnn", BLOCKS, projection=width)
+
+
 @every_network
 @with_options
 @pytest.mark.parametrize("seed", range(5))

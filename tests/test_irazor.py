@@ -233,6 +233,25 @@ def test_t8_a_model_rebuilt_with_unequal_widths_has_the_sum_of_cardinality_times
     assert model(torch.zeros(7, 3, dtype=torch.int32), torch.zeros(7, 0)).shape == (7,)
 
 
+@pytest.mark.parametrize("backbone", ["deepfm", "pnn", "xdeepfm"])
+def test_a_model_rebuilt_with_unequal_widths_maps_each_field_to_one_width_on_request(backbone):
+    """A matrix a field, as in the paper: beside the rest, sum of width times the common width numbers."""
+    gate = spread_gate(cpt=0.5)
+    selection = gate.select(Budget(), seed=0)
+    widths = [len(selection.fields[name].columns) for name in selection.kept]
+    assert widths == [3, 5]
+    rebuilt = {}
+    for projection in (0, 6):
+        plan = ModelConfig(backbone=backbone, embedding_dim=6, options={"projection": projection})
+        rebuilt[projection] = build(gate.schema.narrow(selection.kept), plan, 0, selection.blocks(gate.blocks))
+    assert count(rebuilt[6].backbone) == count(rebuilt[0].backbone) + 6 * (3 + 5)
+    assert rebuilt[6](torch.zeros(7, 2, dtype=torch.int32), torch.zeros(7, 0)).shape == (7,)
+
+
+def count(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
 def spread_gate(**options):
     gate = IRazorGate(categories({"a": 10, "b": 100, "c": 1000}), 6, candidates=[0, 1, 3, 6], **options)
     set_weights(gate, [[0.05, 0.15, 0.2, 0.6], [0.2, 0.1, 0.3, 0.4], [0.5, 0.05, 0.15, 0.3]])

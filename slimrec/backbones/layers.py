@@ -97,6 +97,46 @@ class Grid(nn.Module):
         return padded.index_select(1, self.cells).reshape(len(x), *self.shape)
 
 
+class Projection(nn.Module):
+    """Every field mapped to the same width by a matrix of its own, (B, W) -> (B, F width); 0 leaves x as it is.
+
+    What i-Razor's paper does to fields of unequal width before they meet. There is no bias, so that zeros stay zeros.
+    """
+
+    def __init__(self, blocks: Sequence[Block], width: int):
+        super().__init__()
+        if not isinstance(width, (int, float)) or isinstance(width, bool) or width < 0 or width != int(width):
+            raise ValueError(f"`projection` must be a width, or 0 for none, got {width!r}")
+        self.width = int(width)
+        self._lay(blocks)
+        self.weight = nn.Parameter(torch.empty(sum(block.width for block in blocks), self.width)) if width else None
+        for matrix in self.weight.data.split([block.width for block in blocks]) if width else ():
+            nn.init.xavier_uniform_(matrix)
+
+    def _lay(self, blocks: Sequence[Block]) -> None:
+        """Learn the layout: `blocks` after the map, and where the columns of each field lie (F, widest), W where none."""
+        self.blocks = tuple(Block(block.name, tuple(range(self.width))) for block in blocks) if self.width else blocks
+        *starts, total = accumulate((block.width for block in blocks), initial=0)
+        widest = max(block.width for block in blocks)
+        cells = [[s + c if c < block.width else total for c in range(widest)] for s, block in zip(starts, blocks)]
+        self.register_buffer("cells", torch.tensor(cells), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.width:
+            return x
+        fields = F.pad(x, (0, 1)).index_select(1, self.cells.flatten()).unflatten(1, self.cells.shape)
+        maps = F.pad(self.weight, (0, 0, 0, 1)).index_select(0, self.cells.flatten()).unflatten(0, self.cells.shape)
+        return torch.einsum("bfc,fcd->bfd", fields, maps).flatten(1)
+
+    def narrow(self, blocks: Sequence[Block], kept: Tensor) -> Projection:
+        """The maps of the columns `kept`, which are laid out as `blocks`. Exact."""
+        slim = copy.deepcopy(self)
+        slim._lay(blocks)
+        if self.width:
+            slim.weight = nn.Parameter(self.weight.detach()[kept].clone())
+        return slim.to(kept.device)
+
+
 def holders(blocks: Sequence[Block], fields: Sequence[int]) -> dict[int, tuple[int, ...]]:
     """Which of the fields have a native column, for every column number that any has, ascending."""
     held: dict[int, tuple[int, ...]] = {}

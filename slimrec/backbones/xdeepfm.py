@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from slimrec.backbones.base import Backbone, fold, initialise, narrow_linear
-from slimrec.backbones.layers import Grid, Tower, holders, sizes
+from slimrec.backbones.layers import Grid, Projection, Tower, holders, sizes
 from slimrec.schema import Block
 from slimrec.selection import Selection
 
@@ -73,6 +73,7 @@ class XDeepFM(Backbone):
 
     The cut is exact for zeros. Of constants, what they add to the value and the slope of the CIN at zero moves into
     the linear head: exact with one CIN layer, with more not, for their products with two kept columns are lost.
+    Fields of unequal width meet column by column, or mapped to the width `projection` (see `Projection`).
     """
 
     def __init__(
@@ -83,18 +84,21 @@ class XDeepFM(Backbone):
         dropout: float = 0.0,
         batch_norm: bool = False,
         cin_layers: Sequence[int] = (16, 16),
+        projection: int = 0,
     ):
         hidden, cin_layers = sizes("hidden", hidden), sizes("cin_layers", cin_layers)
         if not cin_layers:
             raise ValueError("`cin_layers` needs one layer at least; without any use widedeep")
-        super().__init__(blocks, hidden=hidden, dropout=dropout, batch_norm=batch_norm, cin_layers=cin_layers)
+        options = {"hidden": hidden, "dropout": dropout, "batch_norm": batch_norm, "cin_layers": cin_layers}
+        super().__init__(blocks, **options, projection=projection)
         self.linear = initialise(nn.Linear(self.width, 1))
-        self.cin = CIN(self.blocks, cin_layers)
+        self.projection = Projection(self.blocks, projection)
+        self.cin = CIN(self.projection.blocks, cin_layers)
         self.tower = Tower(self.width, hidden, dropout, batch_norm)
 
     def forward(self, x: Tensor, pairs: Tensor | None = None) -> Tensor:
         self.refuse_pairs(pairs)
-        return self.linear(x).squeeze(1) + self.cin(x) + self.tower(x)
+        return self.linear(x).squeeze(1) + self.cin(self.projection(x)) + self.tower(x)
 
     def first_layers(self) -> tuple[nn.Linear, ...]:
         return (self.linear, self.tower.first)
@@ -103,9 +107,10 @@ class XDeepFM(Backbone):
         self.refuse_pairs(selection.pairs)
         slim, kept = self.start_cut(selection)
         slim.linear = narrow_linear(self.linear, kept, fill)
-        fold(self.cin, slim.linear, kept, fill)
+        fold(lambda x: self.cin(self.projection(x)), slim.linear, kept, fill)
         left = {block.name for block in slim.blocks}
         fields = [i for i, block in enumerate(self.blocks) if block.name in left]
-        slim.cin.narrow(kept.new_tensor(fields), slim.blocks)
+        slim.projection = self.projection.narrow(slim.blocks, kept)
+        slim.cin.narrow(kept.new_tensor(fields), slim.projection.blocks)
         slim.tower = self.tower.narrow(kept, fill)
         return slim

@@ -49,8 +49,9 @@ class IRazorGate(RegionGate):
     default steps the gate on held-out rows at every `every`-th step, because on memorised rows it keeps noise. Search
     for one pass either way: in later epochs held-out rows also turn against useful fields that the network overfits
     (users of MovieLens-1M at temperature 0.2: score 0.96 after one epoch, 0.25 after four). The paper retrains from
-    scratch (`finetune.start: fresh`); going on from the pruned weights is an extension, and so is a backbone that pads
-    narrow fields with zeros where the paper learns a projection.
+    scratch (`finetune.start: fresh`); going on from the pruned weights is an extension. Where fields of unequal width
+    meet, the paper maps each to one width by a learned matrix, which is the option `projection` of deepfm, pnn and
+    xdeepfm (here the search has these maps too); by default columns that a field lacks count as zeros.
 
     `reference: code` is the released program where it differs: normalisation that does nothing, 0.01 a field in
     the penalty, the threshold to be exceeded by rounded weights. Feeding one branch of a network ungated is not copied.
