@@ -17,7 +17,7 @@ import torch
 from slimrec.data import files
 from slimrec.data.encode import Encoder
 from slimrec.data.storage import list_files
-from slimrec.data.values import Where
+from slimrec.data.values import Where, csv_schema
 from slimrec.errors import InputError
 from slimrec.metrics import probability
 from slimrec.model import Model
@@ -132,12 +132,11 @@ def predict_file(folder: str | Path, path: str | Path, output: str | Path | None
 def _predictions(predictor: Predictor, path: str) -> Iterator[np.ndarray]:
     """Read as ingest reads, so that a CSV cell means to the model what it meant in training."""
     system, names = list_files(path, files.PARQUET + files.TEXT)
-    numeric = {field.column for field in predictor.model.schema.fields if field.kind == "number"}
     for name in names:
         found, rows = files.inspect(system, name)
         predictor.check(found.names)
-        csv_type = {column: pa.float64() if column in numeric else pa.string() for column in predictor.columns}
-        types = csv_type if rows is None else {column: found.field(column).type for column in predictor.columns}
+        typed = csv_schema(predictor.model.schema, found) if rows is None else found
+        types = {column: typed.field(column).type for column in predictor.columns}
         start = 0
         for batch in files.read(system, name, pa.schema(list(types.items())), ROWS_AT_ONCE):
             yield predictor.predict(pa.Table.from_batches([batch]), lambda i, n=name, s=start: f"{n}, row {s + i + 1}")

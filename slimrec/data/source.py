@@ -14,7 +14,7 @@ from slimrec.config import IngestConfig, read_schema
 from slimrec.data import files, planted
 from slimrec.data.keys import check_key_types
 from slimrec.data.storage import list_files
-from slimrec.data.values import check_type, family
+from slimrec.data.values import check_type, csv_schema, family
 from slimrec.errors import ConfigError, InputError, did_you_mean
 from slimrec.schema import Schema
 
@@ -98,7 +98,7 @@ class Files(Source):
         counts = []
         for name in self.names:
             found, rows = files.inspect(self.system, name)
-            found = self._typed(found) if rows is None else found
+            found = csv_schema(self.schema, found) if rows is None else found
             check_columns(self.schema, self.columns, found, name)
             self._schemas[name] = found
             counts.append(rows)
@@ -110,14 +110,6 @@ class Files(Source):
                         f"column '{column}' is {here} in {name} and {there} in {other}; write it with one type"
                     )
         self._total = None if None in counts else sum(counts)
-
-    def _typed(self, found: pa.Schema) -> pa.Schema:
-        """A CSV's columns with the types that the schema needs; a time column keeps what its first block looks like."""
-        numeric = {field.column for field in self.schema.fields if field.kind == "number"}
-        numeric |= {self.schema.label.column, self.schema.weight}
-        plain = {name for field in self.schema.fields for name in field.columns} | {self.schema.group}
-        kinds = dict.fromkeys(plain, pa.string()) | dict.fromkeys(numeric, pa.float64())
-        return pa.schema([pa.field(field.name, kinds.get(field.name, field.type)) for field in found])
 
     def fingerprint(self) -> str:
         return files.digest(self.system, self.names)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pyarrow import types
 
 from slimrec.errors import InputError
-from slimrec.schema import Field
+from slimrec.schema import Field, Schema
 
 Where = Callable[[int], str]  # position in the batch -> what to call that row in an error
 
@@ -47,6 +47,15 @@ def family(kind: pa.DataType) -> str:
     if types.is_temporal(kind):
         return "time"
     return "nothing" if types.is_null(kind) else str(kind)
+
+
+def csv_schema(schema: Schema, found: pa.Schema) -> pa.Schema:
+    """A CSV's columns with the types that the schema needs; a time column keeps what its first block looks like."""
+    numeric = {field.column for field in schema.fields if field.kind == "number"}
+    numeric |= {schema.label.column, schema.weight}
+    plain = {name for field in schema.fields for name in field.columns} | {schema.group}
+    kinds = dict.fromkeys(plain, pa.string()) | dict.fromkeys(numeric, pa.float64())
+    return pa.schema([pa.field(field.name, kinds.get(field.name, field.type)) for field in found])
 
 
 def check_type(field: Field, kind: pa.DataType, place: str = "", column: str = "") -> None:
