@@ -1,6 +1,6 @@
 """All methods and baselines on the same splits and budgets: what each keeps, what that is worth, what the search costs.
 
-python -m benchmarks.methods --data ../shared/data --dataset movielens_1m|census|planted --seeds N [--json F] [--plot F]
+python -m benchmarks.methods --data ../shared/data --dataset movielens_1m|census|planted --seeds N [--fields N ...] [--json F]
 
 Every method searches with the training of the dataset's recipe; every selection is retrained from new weights, with the
 same seeds for all methods; equal selections are retrained once. Normalised AUKC is our definition: the area under
@@ -13,7 +13,7 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from statistics import mean
@@ -49,6 +49,7 @@ ASKED = {
         "train": {"epochs": 1},
     },  # the paper's value for Criteo; one epoch, see irazor.py
     "autodim": {"train": {"epochs": 1}},
+    "optfeature": {"options": {"grain": "field"}},  # a static list of pairs
 }
 ITSELF = "itself"  # the budget under which a method decides by its own rule
 ALL = "all"  # no cut
@@ -57,8 +58,9 @@ ALL = "all"  # no cut
 class Bench:
     """One dataset, one folder; what was searched or trained before is used again."""
 
-    def __init__(self, dataset: str, data: Path, folder: Path):
-        name, log, self.counts = DATASETS[dataset]
+    def __init__(self, dataset: str, data: Path, folder: Path, counts: Sequence[int] | None = None):
+        name, log, usual = DATASETS[dataset]
+        self.counts = tuple(counts or usual)
         self.folder, self.recipe = folder, read_recipe(RECIPES / f"{name}.yaml")
         source = self.recipe.ingest.source
         if log:
@@ -78,7 +80,7 @@ class Bench:
         return "pnn" if GATES.load(method).weighs_pairs and not BACKBONES.load(name).meets_pairs else name
 
     def search(self, method: str, backbone: str, seed: int) -> tuple[Path, float]:
-        """The gated model and the seconds of its search (as first run)."""
+        """The gated model and the processor seconds of its search (as first run): neighbours do not count in them."""
         folder = self.folder / f"{method}-{backbone}-{seed}"
         gated, clock = folder / "gated", folder / "seconds.json"
         if not clock.exists():
@@ -86,11 +88,11 @@ class Bench:
             asked = ASKED.get(method, {})
             options = section["options"] if method == section["method"] else asked.get("options", {})
             train = {**section["train"], **asked.get("train", {}), "seed": seed}
-            began = time.monotonic()
+            began = time.process_time()
             model = {**section["model"], "backbone": backbone}
             config = {"method": method, "options": options, "model": model, "train": train}
             self._once("pretrain", gated, config, dataset=self.dataset, gated=gated)
-            clock.write_text(json.dumps(time.monotonic() - began))
+            clock.write_text(json.dumps(time.process_time() - began))
         return gated, read_json(clock)
 
     def select(self, gated: Path, budget: dict, label: str) -> tuple[dict, Path]:
@@ -229,12 +231,11 @@ def plot(rows: list[dict], total: int, file: Path) -> None:
     pyplot.close(figure)
 
 
-def run(dataset: str, data: Path, folder: Path, seeds: int, methods: list[str]) -> Iterator[list[dict]]:
+def run(bench: Bench, seeds: int, methods: list[str]) -> Iterator[list[dict]]:
     """The rows of the uncut networks, then those of each method."""
-    bench = Bench(dataset, data, folder)
     full = {name: uncut(bench, name, seeds) for name in dict.fromkeys(map(bench.backbone_for, methods))}
     yield list(full.values())
-    for method in tqdm(methods, desc=dataset):
+    for method in tqdm(methods, desc="methods"):
         draws = max(3, seeds) if method == "random" else seeds
         yield measure(bench, method, draws, full[bench.backbone_for(method)])
 
@@ -245,6 +246,7 @@ def main() -> None:
     parser.add_argument("--dataset", choices=DATASETS, default="planted")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--methods", nargs="+", choices=[m for m in GATES.table if m != "none"])
+    parser.add_argument("--fields", type=int, nargs="+", help="numbers of fields to retrain at, the table's first")
     parser.add_argument("--folder", type=Path, help="keep artifacts here and use again what lies there")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
@@ -254,13 +256,14 @@ def main() -> None:
         folder = given.folder or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         rows: list[dict] = []
-        for found in run(given.dataset, given.data, folder, given.seeds, methods):
+        bench = Bench(given.dataset, given.data, folder, given.fields)
+        for found in run(bench, given.seeds, methods):
             rows += found
             if given.json:
                 given.json.write_text(json.dumps(rows, indent=1))
             if given.plot:
                 plot(rows, int(rows[0]["fields"]), given.plot)
-    show(rows, given.dataset, str(DATASETS[given.dataset][2][0]))
+    show(rows, given.dataset, str(bench.counts[0]))
 
 
 if __name__ == "__main__":
