@@ -221,9 +221,9 @@ def plot(rows: list[dict], total: int, file: Path) -> None:
             (r["fields"] / total, r["auc"]) for r in rows if r["method"] == method and r["budget"] != ITSELF
         )
         axes.plot(*zip(*points), markersize=4, linewidth=1.2, label=method)
-    for row in (r for r in rows if r["budget"] == ALL):
+    for row, side in zip((r for r in rows if r["budget"] == ALL), ("bottom", "top")):
         axes.axhline(row["auc"], linestyle=":", color="grey", linewidth=1)
-        axes.annotate(row["method"], (0, row["auc"]), fontsize="x-small", color="grey", va="bottom")
+        axes.annotate(row["method"], (0, row["auc"]), fontsize="x-small", color="grey", va=side)
     axes.set(xlabel="share of the fields kept", ylabel="test AUC", xlim=(0, 1))
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))

@@ -385,8 +385,8 @@ def test_a_retrained_model_serves_with_its_selector(audited):
     assert 0 < float(weights.mean()) < 1
 
 
-def surveyed(rows, **options):
-    """A surveyed PNN of four categories whose pairs of `a` are off: 3 of 6 go."""
+def surveyed(rows, off=1.0, **options):
+    """A surveyed PNN of four categories whose pairs of `a` are off for this share of its values: at 1, 3 of 6 go."""
     fields = [Field(name=name, kind="category", statistics=Statistics(rows=rows)) for name in "abcd"]
     schema = Schema(label="click", fields=fields)
     model = build(schema, ModelConfig(backbone="pnn", embedding_dim=2, options={"hidden": [1000]}), seed=0)
@@ -397,7 +397,7 @@ def surveyed(rows, **options):
         for table in (model.gate.raw.values, model.gate.raw.fields):
             if table is not None:
                 table.zero_()
-                table[: (rows if len(table) > 4 else 1)] = row
+                table[: (int(off * rows) if len(table) > 4 else 1)] = row
     ids = torch.randint(0, rows, (50, 4))
     model.gate.survey(model, lambda: [Batch(ids, torch.zeros(50, 0), torch.zeros(50), torch.ones(50))])
     return model
@@ -425,6 +425,14 @@ def test_a_selector_that_pays_for_itself_stays_and_one_that_does_not_falls_back_
         assert (slim.gate is not None) == stays
         ids, dense = torch.randint(0, rows, (20, 4)), torch.zeros(20, 0)
         assert torch.allclose(slim(ids, dense), model(ids, dense), atol=1e-5)
+
+
+def test_where_the_selector_goes_a_pair_stays_if_it_is_on_for_most_rows():
+    for off, stays in ((0.3, True), (0.8, False)):
+        fallen = surveyed(rows=5000, off=off, dim=1, rank=1).gate
+        assert 0 < float(fallen.share[0]) < 1 and bool(fallen.static)
+        assert (("a", "b") in (fallen.select(Budget(), seed=0).pairs or fallen.names)) == stays
+        assert surveyed(rows=5000, off=off, dim=1, rank=1, fall_back=False).gate.met.all()
 
 
 def test_field_grain_decides_with_a_static_list_and_leaves_nothing_behind():

@@ -45,8 +45,8 @@ class OptFeatureGate(Gate):
     ones highest in mean raw logit (both options are ours). Fields go only where a budget asks; their score is the mean
     share of rows on which their pairs are on. With grain field the decision is a static list of pairs. Else the
     selector has to stay in the slim model, with `dim` numbers a value: unless the pairs that go save more bytes and
-    more multiply-adds than it costs, the decision falls back to field grain, a static list too, the pairs that stay being
-    always on (`fall_back`).
+    more multiply-adds than it costs, the decision falls back to field grain, a static list too, of the pairs that stay
+    and are on for most rows (`fall_back`).
 
     The paper trains everything on the same rows; here pairs step on the held-out gate slice (`stream`), as on rows
     that the network has memorised noise looks useful. The code's learning rate, 3e-5, moves no pair in a few hundred
@@ -144,6 +144,8 @@ class OptFeatureGate(Gate):
         self.met.copy_(self._decide())
         self.costs.copy_(self._weigh(model, ids))
         self.static.fill_(self.grain == "field" or (self.fall_back and min(self._net()) < 0))
+        if self.static and self.grain != "field":
+            self.met.mul_(self.share > 0.5)
 
     def _decide(self) -> Tensor:
         """1 for the pairs (P,) that stay, by share and by `max_pairs`."""
