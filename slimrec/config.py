@@ -141,11 +141,13 @@ class EvaluateConfig(_Config):
     allowed_auc_loss: float = Option(0.001, ge=0, lt=0.5)
     confidence: float = Option(0.95, gt=0.5, lt=1)
     latency_repeats: int = Option(50, ge=1)
+    champion: str = ""  # registered model whose champion the slim model is compared with too; "" for none
 
 
 class RegisterConfig(_Config):
     name: str = Option("slimrec", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     approval: Literal["automatic", "manual"] = "automatic"  # who moves `champion`: the verdict, or `slimrec promote`
+    window: str = ""  # of the audit, from the pipeline's first step; "" when the audit stands for no day
 
 
 warnings.filterwarnings("ignore", message='Field name "register" in "Recipe" shadows')  # of ABCMeta: harmless

@@ -10,6 +10,7 @@ from pathlib import Path
 import slimrec
 from slimrec import promotion
 from slimrec.artifacts import digest
+from slimrec.errors import ConfigError
 from slimrec.serve import Predictor, example_rows
 from slimrec.track import client, reaching
 from slimrec.versions import CHALLENGER, CHAMPION, DIGEST, JUDGED, NONE, check_round_trip, connect, version_at
@@ -32,11 +33,15 @@ def register(name: str, slim: Path, report: Path, decision: dict, approval: str,
     """Make the slim model a version of `name` under the MLflow run `run_id`, or find the version that it already is.
 
     `decision` is the content of report.json. Alias `challenger` always; `champion` too where `approval` is automatic and
-    the verdict allows it. A retry makes no second version and no second promotion. Raises ConfigError without a
-    registry, ConflictError when the stored model scores otherwise than the folder, or when another became champion
-    since this one was judged.
+    the model is certified against the present champion. A retry makes no second version and no second promotion. Raises
+    ConfigError without a registry or where the report is about the champion of another model, ConflictError when the
+    stored model scores otherwise than the folder, or when another became champion since this one was judged.
     """
-    content = digest(slim)
+    content, champion = digest(slim), decision["champion"]
+    if champion and champion["model"] != name:
+        raise ConfigError(
+            f"judged against the champion of '{champion['model']}', to be registered as '{name}': use one"
+        )
     server = connect()
     with reaching():
         found = _version_of(server, name, content)
@@ -48,10 +53,13 @@ def register(name: str, slim: Path, report: Path, decision: dict, approval: str,
             server.set_model_version_tag(name, found, key, value)
         server.update_model_version(name, found, description=decision["reason"])
         server.set_registered_model_alias(name, CHALLENGER, found)
-    if approval == "automatic" and not promotion.was_champion(server, name, found):
+    reason = decision["reason"]
+    if champion and champion["verdict"] != "certified":
+        reason += f"; version {champion['version']} stays champion: {champion['reason']}"
+    elif approval == "automatic" and not promotion.was_champion(server, name, found):
         promotion.promote(name, found, "approved automatically")
     aliases = [alias for alias in (CHALLENGER, CHAMPION) if version_at(server, name, alias) == found]
-    return {"registered": True, "version": found, "aliases": aliases, "reason": decision["reason"]}
+    return {"registered": True, "version": found, "aliases": aliases, "reason": reason}
 
 
 def refuse(reason: str, run_id: str) -> dict:
@@ -121,7 +129,7 @@ def _create_version(server, name: str, model, run_id: str, content: str) -> str:
 
 def _tags(decision: dict) -> dict[str, str]:
     """What a person wants to know of a version at a glance."""
-    auc, size, champion = decision["auc"], decision["size"], decision.get("champion")
+    auc, size, champion = decision["auc"], decision["size"], decision["champion"]
     kept = sum(field["kept"] for field in decision["fields"])
     return {
         "slimrec.verdict": decision["verdict"],

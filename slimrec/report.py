@@ -37,6 +37,8 @@ def html(facts: Facts) -> str:
         ranked=sorted(facts["fields"], key=lambda field: (-field["score"], field["name"])),
         top_score=max(1.0, *(field["score"] for field in facts["fields"])),
         axis=axis(facts),
+        against_champion=against_champion(facts),
+        changes=changes(facts),
     )
 
 
@@ -59,6 +61,11 @@ def markdown(facts: Facts) -> str:
             f"| {_literal(field['name'])} | {field['kind']} | {field['score']:.3f} | {fate} "
             f"| {field['columns']} / {field['width']} | {whole(field['rows'])} | {size(field['bytes'])} |"
         )
+    if said := against_champion(facts):
+        lines += ["", "## Against the champion", "", said]
+    if facts["diff"] is not None:
+        lines += ["", "## Since the champion's audit", ""]
+        lines += [f"- {_literal(name)}: {what}" for name, what in changes(facts)] or ["No field changed its fate."]
     made = facts["made"]
     lines += ["", f"Method {_literal(made['method'])}, seed {made['seed']}, data `{facts['dataset'][:16]}`."]
     return "\n".join(lines) + "\n"
@@ -113,6 +120,36 @@ def before_after(facts: Facts) -> list[tuple[str, str, str, str]]:
     rows.append(("Predicted / observed", *_difference(quality["full"]["ratio"], quality["slim"]["ratio"])))
     rows.append(("Calibration error (ECE)", *_difference(quality["full"]["error"], quality["slim"]["error"])))
     return rows
+
+
+def against_champion(facts: Facts) -> str:
+    """How the slim model compares with the model that serves now; "" where there is none."""
+    champion = facts["champion"]
+    if not champion:
+        return ""
+    start = f"{champion['model']} version {champion['version']} is champion"
+    if not champion["auc"] or champion["auc"]["difference"] is None:
+        return f"{start}. {_sentence(champion['reason'])}"
+    auc = champion["auc"]
+    return (
+        f"{start}, with an AUC of {figure(auc['champion'])} on the same rows, a change of {signed(auc['difference'])} to "
+        f"the slim model: {champion['verdict']}, {champion['reason']}."
+    )
+
+
+def changes(facts: Facts) -> list[tuple[str, str]]:
+    """Fields whose fate changed since the champion's audit, and how; those that need a decision first."""
+    found = facts["diff"]["changes"] if facts["diff"] else {}
+    order = ("died", "revived", "born", "gone", "unstable")
+    ranked = sorted(found.items(), key=lambda item: (order.index(item[1]["what"]), item[0]))
+    return [(name, _change(change)) for name, change in ranked]
+
+
+def _change(change: Facts) -> str:
+    scores = [f"{change[name]:.3f}" for name in ("score_before", "score_after") if change[name] is not None]
+    fates = [change[name] for name in ("before", "after") if change[name]]
+    turn = " to ".join(dict.fromkeys(fates))
+    return f"{change['what']}, {turn}, score {' to '.join(scores)}"
 
 
 def axis(facts: Facts) -> dict[str, float] | None:

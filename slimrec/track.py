@@ -165,11 +165,16 @@ def reaching() -> Iterator[None]:
         raise TransientError(f"MLflow at {where} failed: {redact(error)[:500]}; check the server, run again") from error
 
 
+def experiment_name() -> str:
+    """Of the experiment that holds all runs."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME", "slimrec")
+
+
 def experiment(server) -> str:
-    """The id of the experiment that holds all runs, named by MLFLOW_EXPERIMENT_NAME, `slimrec` by default."""
+    """The id of the experiment that holds all runs; made on first use."""
     from mlflow.exceptions import MlflowException
 
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "slimrec")
+    name = experiment_name()
     found = server.get_experiment_by_name(name)
     if found is None:
         try:

@@ -100,6 +100,14 @@ def fetch(server, name: str, version: str, folder: Path) -> Path:
     return slim
 
 
+def audit_file(server, name: str, version: str, file: str, folder: Path) -> Path | None:
+    """Download what the register step kept beside a version, by its path there; None where it did not."""
+    run = read(server, name, version).run_id
+    with reaching():
+        there = run and any(item.path == file for item in server.list_artifacts(run, str(Path(file).parent)))
+        return Path(server.download_artifacts(run, file, str(folder))) if there else None
+
+
 def check_round_trip(model: str, slim: Path) -> None:
     """Load the logged model back and score raw rows: they must come out as from the folder."""
     import mlflow

@@ -106,9 +106,9 @@ def variant(slim: Path, folder: Path, shift: float) -> Path:
     return folder
 
 
-def decision(champion: str | None = None, name: str = "ctr", **changed) -> dict:
-    """What the registry reads of a report.json; `champion` is the version judged against."""
-    judged = {"model": name, "version": champion} if champion is not None else None
+def decision(champion: str = "", name: str = "ctr", **changed) -> dict:
+    """What the registry reads of a report.json; `champion` is the version judged against, "" for none."""
+    judged = {"model": name, "version": champion, "verdict": "certified"} if champion else None
     return {
         "decision": "accept",
         "verdict": "certified",

@@ -60,6 +60,8 @@ def facts(count=12, verdict="certified", names=None, threshold=None):
         "fields": fields,
         "stoppable": [field["name"] for field in fields if not field["kept"]],
         "threshold": threshold,
+        "champion": None,
+        "diff": None,
         "dataset": "a1b2" * 16,
         "slim_digest": "c3d4" * 16,
         "made": {

@@ -1,14 +1,16 @@
-"""Evaluate: slim against full on the certification slice; a verdict, a report for people and a contract for machines."""
+"""Evaluate: slim against full, and against the champion, on the certification slice; verdict, report and contract."""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from slimrec import certify, metrics
+from slimrec import certify, metrics, reaudit
 from slimrec.artifacts import digest, publish, read_json, verify, write_json
+from slimrec.champion import judge, reigning
 from slimrec.config import EvaluateConfig, parse
 from slimrec.data.dataset import Dataset, Split
 from slimrec.errors import InputError
@@ -27,7 +29,7 @@ LATENCY_BATCHES = (1, 4096)
 def run(
     config: EvaluateConfig, tracker: Tracker, dataset: Path, slim: Path, full: Path, selection: Path, report: Path
 ) -> dict:
-    """Write the artifact `report`: report.html, report.md, report.json, contract.json.
+    """Write the artifact `report`: report.html, report.md, report.json, contract.json, and diff.json where there is a champion.
 
     Each model reads only its own fields of the split `test`, which no search and no early stop has seen.
     """
@@ -46,14 +48,28 @@ def run(
         **_judged(config, comparison, outcome, reason, test),
         **_measured(config, models, tests, logits),
         **_made(chosen, models["full"], data["full"], digest(slim)),
+        **_since(config, chosen, dataset, test, logits["slim"]),
     }
     contract = _contract(facts, chosen, Dataset.open(dataset).schema)
     facts["stoppable"] = [entry["column"] for entry in contract["safe_to_stop_computing"] or contract["candidates"]]
     with publish(report, "report", slim=digest(slim), dataset=data["slim"].fingerprint) as folder:
         write_report(folder, facts)
         write_json(folder / "contract.json", contract)
+        if facts["diff"] is not None:
+            write_json(folder / "diff.json", facts["diff"])
     tracker.artifact(report)
     return _summary(facts)
+
+
+def _since(config: EvaluateConfig, chosen: Selection, dataset: Path, test: Split, slim: np.ndarray) -> Facts:
+    """Against the champion: how the new model compares, and what changed since the audit that made that one."""
+    with tempfile.TemporaryDirectory() as scratch:
+        champion = reigning(config.champion, Path(scratch))
+        if champion is None:
+            return {"champion": None, "diff": None}
+        judged = judge(config, champion, dataset, test, slim)
+    diff = None if champion.selection is None else reaudit.compare(champion.selection, chosen).model_dump(mode="json")
+    return {"champion": judged, "diff": diff}
 
 
 def _same_data(name: str, folder: Path, fingerprint: str) -> None:
@@ -185,5 +201,7 @@ def _summary(facts: Facts) -> dict:
         metrics[f"{name}_calibration_error"] = quality[name]["error"]
         metrics |= {f"{name}_{what}": sizes[name][what] for what in ("bytes", "embedding_bytes", "multiply_adds")}
         metrics |= {f"{name}_ms_{entry['batch']}": entry[f"{name}_ms"] for entry in facts["latency"]}
+    if facts["champion"] and facts["champion"]["auc"]:
+        metrics |= {f"champion_auc_{name}": facts["champion"]["auc"][name] for name in ("difference", "low", "high")}
     outcome = {name: facts[name] for name in ("decision", "verdict", "reason")}
     return {**{name: value for name, value in metrics.items() if value is not None}, **outcome}

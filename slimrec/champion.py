@@ -1,0 +1,97 @@
+"""The champion in a new audit: what it was decided on, and how it scores this audit's test rows through its own encoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from slimrec import certify, versions
+from slimrec.artifacts import digest, read_json
+from slimrec.config import EvaluateConfig, IngestConfig, parse
+from slimrec.data.dataset import Split
+from slimrec.data.keys import read_keys
+from slimrec.data.source import open_source
+from slimrec.errors import ConfigError, InputError, SecurityError
+from slimrec.selection import Selection
+from slimrec.serve import Predictor
+from slimrec.track import enabled
+
+
+@dataclass(frozen=True)
+class Champion:
+    """A registered model's champion, fetched and verified."""
+
+    model: str
+    version: str
+    slim: Path
+    selection: Selection | None  # of the audit that it came from; None where that was not kept
+
+
+def reigning(name: str, folder: Path) -> Champion | None:
+    """The champion of `name` with its files in `folder`; None without a registry, a model of that name or a champion."""
+    if not name or not enabled():
+        return None
+    server = versions.connect()
+    version = versions.version_at(server, name, versions.CHAMPION)
+    if not version:
+        return None
+    slim = versions.fetch(server, name, version, folder / "model")
+    selection = versions.audit_file(server, name, version, "selection.json", folder)
+    chosen = None if selection is None else parse(Selection, read_json(selection), SecurityError)
+    return Champion(name, version, slim, chosen)
+
+
+def judge(config: EvaluateConfig, champion: Champion, dataset: Path, test: Split, slim: np.ndarray) -> dict:
+    """The new model, by its logits (n,) on the rows of `test`, against the champion: verdict, reason, figures.
+
+    Inconclusive where the log lacks a column that the champion needs. Raises InputError where the source no longer is
+    what was ingested.
+    """
+    facts = {"model": champion.model, "version": champion.version, "digest": digest(champion.slim), "auc": None}
+    try:
+        logits = score(champion.slim, dataset, test)
+    except _CannotRead as error:
+        return {**facts, "verdict": "inconclusive", "reason": f"the champion cannot read this log: {error}"}
+    found = certify.compare(test.label, logits, slim, test.weight, test.group, config.confidence)
+    outcome, reason = certify.verdict(found, config.allowed_auc_loss)
+    auc = {"champion": found.full_auc, "slim": found.slim_auc}
+    auc |= {name: getattr(found, name) for name in ("difference", "error", "low", "high")}
+    return {**facts, "verdict": outcome, "reason": reason, "auc": auc}
+
+
+class _CannotRead(InputError):
+    """The log lacks what the champion needs, or has it with another type."""
+
+
+def score(slim: Path, dataset: Path, test: Split) -> np.ndarray:
+    """Logits (n,) float64 that a slim model gives the raw rows of a test split, read once more from the source.
+
+    The dataset holds ids of its own vocabularies, which mean nothing to a model of another audit.
+    """
+    predictor = Predictor.load(slim)
+    schema = predictor.model.schema.model_copy(
+        update={"label": test.schema.label, "weight": None, "time": None, "group": None}
+    )
+    address = read_json(dataset / "manifest.json")["source"]["address"]
+    try:
+        source, _ = open_source(IngestConfig(source=address, fields=schema.model_dump(mode="json")))
+    except (InputError, ConfigError) as error:
+        raise _CannotRead(str(error)) from None
+    order = np.argsort(test.row, kind="stable")
+    wanted, logits, done = test.row[order], np.full(len(test), np.nan), 0
+    for chunk in source.chunks():
+        end = int(np.searchsorted(wanted, chunk.start + chunk.data.num_rows))
+        if end > done:
+            local = wanted[done:end] - chunk.start
+            rows = chunk.data.take(pa.array(local))
+            keys = read_keys(schema, rows, wanted[done:end], lambda i, c=chunk, at=local: c.where(int(at[i])))
+            if not np.array_equal(keys.label, test.label[order[done:end]]):
+                break
+            logits[order[done:end]] = predictor.logits(pa.Table.from_batches([rows]))
+            done = end
+        if done == len(wanted):
+            return logits
+    raise InputError(f"{address} is no longer the log that was ingested: run the audit again")

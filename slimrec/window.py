@@ -1,0 +1,53 @@
+"""The window of an audit: the data of one day under one recipe. An audit of the same window again has nothing to do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from slimrec import versions
+from slimrec.track import client, enabled, experiment_name, reaching
+
+KEY, VERSION, JUDGED = "slimrec.window", "slimrec.version", "slimrec.judged_against"  # tags of the run that registers
+
+
+def key(fingerprint: str, audit_date: str, recipe: dict[str, Any]) -> str:
+    """SHA-256 of source, day and everything that was set; "" for an audit that stands for no day, which always runs."""
+    if not audit_date:
+        return ""
+    content = json.dumps([fingerprint, audit_date, recipe], sort_keys=True, allow_nan=False)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def record(run_id: str, window: str, version: str, champion: str) -> None:
+    """Note on a run that it ended the audit of a window: with which version, "" for none, and judged against which."""
+    if not window or not run_id:
+        return
+    with reaching():
+        for name, value in ((VERSION, version), (JUDGED, champion), (KEY, window)):
+            client().set_tag(run_id, name, value)
+
+
+def audited(name: str, window: str) -> str:
+    """One sentence about the first audit of this window; "" when there is none that still holds.
+
+    It no longer holds when the champion of `name` is neither the one it was judged against nor its own version, or when
+    that version was deleted: then the same data has to be judged again.
+    """
+    if not window or not enabled():
+        return ""
+    server = client()
+    with reaching():
+        place = server.get_experiment_by_name(experiment_name())
+        runs = place and server.search_runs(
+            [place.experiment_id], f"tags.`{KEY}` = '{window}'", order_by=["start_time"]
+        )
+    champion = versions.version_at(server, name, versions.CHAMPION)
+    for run in runs or ():
+        version, judged = run.data.tags[VERSION], run.data.tags[JUDGED]
+        if champion in (version, judged) and (not version or versions.exists(server, name, version)):
+            audit = run.data.tags.get("mlflow.parentRunId", run.info.run_id)
+            outcome = f"it registered version {version} of '{name}'" if version else "it registered nothing"
+            return f"this window was audited already, by MLflow run {audit}: {outcome}"
+    return ""

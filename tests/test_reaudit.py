@@ -1,0 +1,223 @@
+"""Re-audit: the newest window of a drifting log against the champion; what died and revived, told, promoted, rolled back."""
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from mlflow import MlflowClient
+from sklearn.metrics import roc_auc_score
+from typer.testing import CliRunner
+
+from slimrec import champion, promotion, reaudit, window
+from slimrec.artifacts import publish, read_json, verify
+from slimrec.cli import app
+from slimrec.data.dataset import Dataset
+from slimrec.data.encode import Encoder
+from slimrec.data.planted import generate
+from slimrec.errors import InputError
+from slimrec.reaudit import compare
+from slimrec.selection import Budget, Decision, Selection
+from slimrec.serve import Predictor
+from slimrec.stages import execute
+from slimrec.weights import load_model, save_model
+
+TRAIN = {"epochs": 2, "patience": 0, "batch_size": 256, "embedding_learning_rate": 0.005, "threads": 1}
+MODEL = {"backbone": "widedeep", "options": {"hidden": [16]}, "embedding_dim": 4, "embedding_std": 0.05}
+ROWS, LATEST = 20_000, 60_000  # rows of a window, and where the second begins
+
+
+def selection(method: str = "by hand", spread: float | None = None, **scores: float) -> Selection:
+    """Fields with these scores, kept from 0.5 on."""
+    fields = {
+        name: Decision(columns=(0,) if score >= 0.5 else (), width=1, score=score, bytes=4, spread=spread)
+        for name, score in scores.items()
+    }
+    return Selection(method=method, seed=0, budget=Budget(threshold=0.5), fields=fields)
+
+
+def kinds(diff: reaudit.Diff) -> dict[str, str]:
+    return {name: change.what for name, change in diff.changes.items()}
+
+
+def test_a_field_that_was_kept_and_is_dropped_died_and_the_other_way_round_revived():
+    before = selection(a=0.9, b=0.1, c=0.8, d=0.2, old=0.7)
+    after = selection(a=0.1, b=0.9, c=0.81, d=0.21, new=0.3)
+    diff = compare(before, after)
+    assert kinds(diff) == {"a": "died", "b": "revived", "new": "born", "old": "gone"} and diff.unchanged == 2
+    assert diff.changes["a"].score_before == 0.9 and diff.changes["a"].score_after == 0.1
+    assert diff.changes["a"].noise == pytest.approx(0.01)  # what `c` and `d` moved
+
+
+def test_a_field_that_turned_by_less_than_scores_usually_move_is_unstable():
+    before = selection(a=0.52, b=0.95, c=0.80, d=0.20)
+    after = selection(a=0.48, b=0.90, c=0.85, d=0.25)
+    diff = compare(before, after)
+    assert kinds(diff) == {"a": "unstable"}
+    assert diff.changes["a"].margin == pytest.approx(0.48 - (0.85 + 0.48) / 2)
+
+
+def test_repeats_of_the_search_say_better_what_is_chance():
+    before, after = selection(spread=0.01, a=0.60, b=0.95, c=0.1), selection(spread=0.1, a=0.40, b=0.95, c=0.1)
+    assert kinds(compare(before, after)) == {"a": "unstable"}
+    sure = compare(selection(spread=0.001, a=0.60, b=0.95, c=0.1), selection(spread=0.001, a=0.40, b=0.95, c=0.1))
+    assert kinds(sure) == {"a": "died"}
+
+
+def test_a_field_on_the_edge_is_unstable_though_it_did_not_turn():
+    before, after = (selection(spread=0.1, a=a, b=0.95, c=0.40) for a in (0.62, 0.58))
+    assert kinds(compare(before, after)) == {"a": "unstable", "c": "unstable"}
+
+
+def test_the_same_audit_twice_changes_nothing():
+    both = selection(a=0.9, b=0.1, c=0.5)
+    assert compare(both, both).changes == {}
+
+
+def test_scores_of_two_methods_are_not_compared_but_fates_are():
+    diff = compare(selection("one", a=0.51, b=0.6, c=0.9), selection("other", a=0.49, b=0.9, c=0.6))
+    assert kinds(diff) == {"a": "died"}
+    assert diff.changes["a"].noise is None
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mlflow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        yield folder
+
+
+def audit(folder: Path, source: Path, fields: dict, approval: str = "automatic", key: str = "") -> dict:
+    """All stages on one window; returns what register said, with the folders."""
+    names = ("dataset", "subset", "gated", "selection", "slim", "tuned", "full", "report")
+    made = {name: str(folder / name) for name in names}
+
+    def stage(name, config, *paths, **others):
+        return execute(name, config, **{path: made[path] for path in paths}, **others)
+
+    split = {"by": "random", "train": 0.6, "gate": 0.1, "valid": 0.1, "test": 0.2}
+    search = {"method": "permutation", "model": MODEL, "train": TRAIN}
+    stage("ingest", {"source": str(source), "fields": fields, "split": split}, "dataset")
+    stage("sample", {}, "dataset", "subset")
+    stage("pretrain", search, "dataset", "subset", "gated")
+    stage("prune", {"budget": {"fields": 8}}, "gated", "selection", "slim")
+    stage("finetune", {"train": TRAIN}, "dataset", "subset", "gated", "selection", "slim", "tuned")
+    stage("pretrain", {**search, "method": "none"}, "dataset", gated=made["full"])
+    config = {"allowed_auc_loss": 0.02, "latency_repeats": 1, "champion": "drifting"}
+    stage("evaluate", config, "dataset", "full", "selection", "report", slim=made["tuned"])
+    config = {"name": "drifting", "approval": approval, "window": key}
+    found = stage("register", config, "report", "selection", slim=made["tuned"])
+    return {**found, **{name: folder / name for name in names}}
+
+
+@pytest.fixture(scope="module")
+def windows(store, tmp_path_factory):
+    """The first and the last stretch of one log in which `fades` loses its effect and `rises` gains one."""
+    folder = tmp_path_factory.mktemp("windows")
+    table, schema = generate(LATEST + ROWS, seed=2, drift=1.0)
+    fields = schema.model_dump(mode="json", exclude={"time"})
+    found = []
+    for i, start in enumerate((0, LATEST)):
+        source = folder / f"window{i}.parquet"
+        pq.write_table(table.slice(start, ROWS), source)
+        found.append(audit(folder / f"audit{i}", source, fields, key=f"key{i}"))
+    return found
+
+
+def test_the_report_of_the_second_window_names_the_field_that_died_and_the_one_that_revived(windows):
+    first, second = windows
+    assert read_json(first["report"] / "report.json")["diff"] is None
+    assert not (first["report"] / "diff.json").exists()
+    verify(second["report"], "report")
+    changes = read_json(second["report"] / "diff.json")["changes"]
+    assert changes["fades"]["what"] == "died" and changes["rises"]["what"] == "revived"
+    for name in ("report.md", "report.html"):
+        text = (second["report"] / name).read_text()
+        assert "died, kept to dropped" in text and "revived, dropped to kept" in text
+
+
+def test_the_new_model_is_judged_against_the_champion_on_the_new_rows(windows):
+    first, second = windows
+    judged = read_json(second["report"] / "report.json")["champion"]
+    rows = Dataset.open(second["dataset"]).split("test").row
+    source = read_json(second["dataset"] / "manifest.json")["source"]["address"]
+    raw = pq.read_table(source).take(pa.array(rows))
+    expected = {name: Predictor.load(made["tuned"]).predict(raw) for name, made in zip(("champion", "slim"), windows)}
+    for name, scores in expected.items():
+        assert judged["auc"][name] == pytest.approx(roc_auc_score(raw["click"], scores), abs=1e-6)
+    assert judged["version"] == "1" and judged["verdict"] == "certified" and judged["auc"]["difference"] > 0
+    assert first["aliases"] == second["aliases"] == ["challenger", "champion"]
+
+
+def test_one_command_rolls_back_and_history_tells_all(windows):
+    said = CliRunner().invoke(app, ["rollback", "drifting", "--why", "clicks fell at night"])
+    assert said.exit_code == 0 and "champion of drifting: version 1, before: version 2" in said.output
+    told = CliRunner().invoke(app, ["history", "drifting"]).output
+    assert "commit promote 1 -> 2" in told and "commit rollback 2 -> 1  clicks fell at night" in told
+    assert promotion.promote("drifting", "2").moved  # still judged against version 1
+
+
+def crippled(folder: Path, copy: Path) -> Path:
+    """The model of a folder, deaf to its inputs."""
+    model, facts = load_model(folder), verify(folder)
+    for parameter in model.backbone.parameters():
+        parameter.data *= 0
+    with publish(copy, facts["kind"], dataset=facts["dataset"]) as scratch:
+        save_model(model, scratch, Encoder.load(folder))
+    return copy
+
+
+def test_a_model_that_is_worse_than_the_champion_waits_for_a_person(windows, store, tmp_path):
+    """It is as good as its own full model, which has learnt nothing."""
+    _, second = windows
+    reigned = MlflowClient(os.environ["MLFLOW_TRACKING_URI"]).get_model_version_by_alias("drifting", "champion").version
+    slim, full = (str(crippled(second[name], tmp_path / name)) for name in ("tuned", "full"))
+    report, selection = str(tmp_path / "report"), str(second["selection"])
+    config = {"allowed_auc_loss": 0.02, "latency_repeats": 1, "champion": "drifting"}
+    execute(
+        "evaluate", config, dataset=str(second["dataset"]), full=full, selection=selection, slim=slim, report=report
+    )
+    found = execute("register", {"name": "drifting"}, slim=slim, report=report, selection=selection)
+    assert found["aliases"] == ["challenger"] and f"version {reigned} stays champion" in found["reason"]
+    assert "AUC falls by more than is allowed" in found["reason"]
+    assert (
+        MlflowClient(os.environ["MLFLOW_TRACKING_URI"]).get_model_version_by_alias("drifting", "champion").version
+        == reigned
+    )
+
+
+def test_a_log_that_lacks_what_the_champion_reads_leaves_the_comparison_open(windows, tmp_path):
+    first, second = windows
+    source = read_json(second["dataset"] / "manifest.json")["source"]["address"]
+    table = pq.read_table(source)
+    assert "site" in Predictor.load(first["tuned"]).columns
+    pq.write_table(table.drop_columns(["site"]), source)
+    try:
+        test = Dataset.open(second["dataset"]).split("test")
+        with pytest.raises(InputError, match="no column 'site'"):
+            champion.score(first["tuned"], second["dataset"], test)
+        pq.write_table(table.slice(1), source)
+        with pytest.raises(InputError, match="no longer the log that was ingested"):
+            champion.score(first["tuned"], second["dataset"], test)
+    finally:
+        pq.write_table(table, source)
+
+
+def test_the_same_window_again_points_to_the_first_audit_as_long_as_its_judgement_holds(windows):
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    assert "registered version 2 of 'drifting'" in window.audited("drifting", "key1")
+    assert window.audited("drifting", "another") == "" == window.audited("drifting", "")
+    assert window.audited("drifting", "key0") == ""  # judged against none, and its own version is not champion
+    client.set_registered_model_alias("drifting", "champion", "1")
+    assert "version 1" in window.audited("drifting", "key0")
+    client.set_registered_model_alias("drifting", "champion", "2")
+
+
+def test_a_window_is_data_day_and_recipe():
+    same = window.key("f", "2026-01-01", {"a": 1, "b": 2})
+    assert same == window.key("f", "2026-01-01", {"b": 2, "a": 1}) != ""
+    others = [("g", "2026-01-01", {"a": 1, "b": 2}), ("f", "2026-01-02", {"a": 1, "b": 2}), ("f", "2026-01-01", {})]
+    assert same not in {window.key(*other) for other in others}
+    assert window.key("f", "", {}) == ""
