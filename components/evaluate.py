@@ -17,6 +17,7 @@ def evaluate(
     metrics: dsl.Output[dsl.Metrics],
     config: dict,
     allowed_auc_loss: float = 0.001,
+    champion: str = "",
     workspace: str = "",
 ) -> str:
     """Compare, report, decide.
@@ -26,12 +27,13 @@ def evaluate(
         slim: The trained slim model, from finetune.
         full: The full model, from the baseline.
         selection: From prune.
-        report: report.html, report.md, report.json and contract.json.
+        report: report.html, report.md, report.json, contract.json, and diff.json where there is a champion.
         page: The report for the Kubeflow UI.
         summary: The report in short for the Kubeflow UI.
         metrics: The figures of both models.
         config: The recipe's section `evaluate`.
         allowed_auc_loss: How much AUC the slim model may lose.
+        champion: Registered model whose champion the slim model is compared with too; "" for what the section says.
         workspace: Folder that outlives the step.
 
     Returns:
@@ -45,7 +47,7 @@ def evaluate(
     figures = execute_or_exit(
         "evaluate",
         config,
-        choices={"allowed_auc_loss": allowed_auc_loss},
+        choices={"allowed_auc_loss": allowed_auc_loss, "champion": champion or None},
         workspace=workspace,
         dataset=dataset.path,
         slim=slim.path,

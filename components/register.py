@@ -12,6 +12,7 @@ def register(
     selection: dsl.Input[dsl.Artifact],
     config: dict,
     name: str = "",
+    window: str = "",
     workspace: str = "",
 ) -> dict:
     """Put the model with its report into the registry and move the aliases.
@@ -22,6 +23,7 @@ def register(
         selection: From prune.
         config: The recipe's section `register`.
         name: Registered model; "" for what the section says.
+        window: What this audit stands for, from the step window.
         workspace: Folder that outlives the step.
 
     Returns:
@@ -32,7 +34,7 @@ def register(
     return execute_or_exit(
         "register",
         config,
-        choices={"name": name or None},
+        choices={"name": name or None, "window": window},
         workspace=workspace,
         slim=slim.path,
         report=report.path,
@@ -46,6 +48,7 @@ def refuse(
     report: dsl.Input[dsl.Artifact],
     selection: dsl.Input[dsl.Artifact],
     config: dict,
+    window: str = "",
     workspace: str = "",
 ) -> str:
     """Leave the registry alone and say why. An outcome, not a failure: the same stage sees the verdict and refuses.
@@ -55,6 +58,7 @@ def refuse(
         report: From evaluate.
         selection: From prune.
         config: The recipe's section `register`.
+        window: What this audit stands for, from the step window.
         workspace: Folder that outlives the step.
 
     Returns:
@@ -65,6 +69,7 @@ def refuse(
     outcome = execute_or_exit(
         "register",
         config,
+        choices={"window": window},
         workspace=workspace,
         slim=slim.path,
         report=report.path,

@@ -1,4 +1,4 @@
-"""The audit: seven stages, a baseline beside them, a decision, and a word to whoever waits."""
+"""The audit: is there anything new, seven stages, a baseline beside them, a decision, and a word to whoever waits."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +14,7 @@ from components.pretrain import pretrain
 from components.prune import prune
 from components.register import refuse, register
 from components.sample import sample
+from components.window import window
 from slimrec.config import Recipe
 
 Step = Callable[[str, dsl.PipelineTask], dsl.PipelineTask]
@@ -81,61 +82,97 @@ def build(step: Step = named):
             found = step(
                 "fingerprint", fingerprint(config=ingest_config, source=source, audit_date=audit_date, **shared)
             ).set_caching_options(False)
-            data = step(
-                "ingest", ingest(config=ingest_config, source=source, fields=fields, fingerprint=found.output, **shared)
-            )
-            dataset = data.outputs["dataset"]  # all that the rest of the audit knows of the log
-
-            chosen = step("sample", sample(config=sample_config, fraction=subset_fraction, dataset=dataset, **shared))
-            subset = chosen.outputs["subset"]
-            search = step(
-                "pretrain",
-                pretrain(
-                    config=pretrain_config, method=method, backbone=backbone, dataset=dataset, subset=subset, **shared
-                ),
-            )
-            gated = search.outputs["gated"]
-            cut = step("prune", prune(config=prune_config, keep=keep, threshold=threshold, gated=gated, **shared))
-            selection = cut.outputs["selection"]
-            final = step(
-                "finetune",
-                finetune(
-                    config=finetune_config,
-                    dataset=dataset,
-                    subset=subset,
-                    gated=gated,
-                    selection=selection,
-                    slim=cut.outputs["slim"],
-                    **shared,
-                ),
-            )
-            baseline = step(
-                "baseline",
-                pretrain(config=baseline_config, method="none", backbone=backbone, dataset=dataset, **shared),
-            )
-
-            verdict = step(
-                "evaluate",
-                evaluate(
-                    config=evaluate_config,
+            seen = step(
+                "window",
+                window(
+                    fingerprint=found.output,
+                    audit_date=audit_date,
+                    name=registered_model,
+                    source=source,
+                    fields=fields,
+                    method=method,
+                    backbone=backbone,
+                    keep=keep,
+                    threshold=threshold,
+                    subset_fraction=subset_fraction,
                     allowed_auc_loss=allowed_auc_loss,
-                    dataset=dataset,
-                    slim=final.outputs["tuned"],
-                    full=baseline.outputs["gated"],
-                    selection=selection,
+                    ingest_config=ingest_config,
+                    sample_config=sample_config,
+                    pretrain_config=pretrain_config,
+                    baseline_config=baseline_config,
+                    prune_config=prune_config,
+                    finetune_config=finetune_config,
+                    evaluate_config=evaluate_config,
+                    register_config=register_config,
                     **shared,
                 ),
-            )
-            judged = {
-                "config": register_config,
-                "slim": final.outputs["tuned"],
-                "report": verdict.outputs["report"],
-                "selection": selection,
-            }
-            with dsl.If(verdict.outputs["Output"] == "accept", name="accepted"):
-                step("register", register(name=registered_model, **judged, **shared)).set_caching_options(False)
-            with dsl.Else(name="refused"):
-                step("refuse", refuse(**judged, **shared)).set_caching_options(False)
+            ).set_caching_options(False)
+            with dsl.If(seen.output != "audited", name="new"):
+                data = step(
+                    "ingest",
+                    ingest(config=ingest_config, source=source, fields=fields, fingerprint=found.output, **shared),
+                )
+                dataset = data.outputs["dataset"]  # all that the rest of the audit knows of the log
+
+                chosen = step(
+                    "sample", sample(config=sample_config, fraction=subset_fraction, dataset=dataset, **shared)
+                )
+                subset = chosen.outputs["subset"]
+                search = step(
+                    "pretrain",
+                    pretrain(
+                        config=pretrain_config,
+                        method=method,
+                        backbone=backbone,
+                        dataset=dataset,
+                        subset=subset,
+                        **shared,
+                    ),
+                )
+                gated = search.outputs["gated"]
+                cut = step("prune", prune(config=prune_config, keep=keep, threshold=threshold, gated=gated, **shared))
+                selection = cut.outputs["selection"]
+                final = step(
+                    "finetune",
+                    finetune(
+                        config=finetune_config,
+                        dataset=dataset,
+                        subset=subset,
+                        gated=gated,
+                        selection=selection,
+                        slim=cut.outputs["slim"],
+                        **shared,
+                    ),
+                )
+                baseline = step(
+                    "baseline",
+                    pretrain(config=baseline_config, method="none", backbone=backbone, dataset=dataset, **shared),
+                )
+
+                verdict = step(
+                    "evaluate",
+                    evaluate(
+                        config=evaluate_config,
+                        allowed_auc_loss=allowed_auc_loss,
+                        champion=registered_model,
+                        dataset=dataset,
+                        slim=final.outputs["tuned"],
+                        full=baseline.outputs["gated"],
+                        selection=selection,
+                        **shared,
+                    ),
+                ).set_caching_options(False)  # it sees who is champion now
+                judged = {
+                    "config": register_config,
+                    "slim": final.outputs["tuned"],
+                    "report": verdict.outputs["report"],
+                    "selection": selection,
+                    "window": seen.output,
+                }
+                with dsl.If(verdict.outputs["Output"] == "accept", name="accepted"):
+                    step("register", register(name=registered_model, **judged, **shared)).set_caching_options(False)
+                with dsl.Else(name="refused"):
+                    step("refuse", refuse(**judged, **shared)).set_caching_options(False)
 
     return audit
 

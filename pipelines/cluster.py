@@ -63,7 +63,7 @@ PRESETS = {
     },
 }
 KIND = {
-    **dict.fromkeys(("fingerprint", "notify"), "light"),
+    **dict.fromkeys(("fingerprint", "window", "notify"), "light"),
     **dict.fromkeys(("ingest", "sample"), "data"),
     **dict.fromkeys(("prune", "evaluate", "register", "refuse"), "model"),
     **dict.fromkeys(("pretrain", "finetune", "baseline"), "train"),

@@ -50,7 +50,8 @@ def run(path: Path, output: Path) -> None:
         raise
     finally:
         _link(output, labels)
-    show(console, output, recipe.register.name)
+    if (output / "evaluate").exists():  # else this window was audited before
+        show(console, output, recipe.register.name)
 
 
 def _execute(recipe: Recipe, output: Path, screen: "Screen") -> None:

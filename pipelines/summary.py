@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from slimrec.artifacts import read_json
-from slimrec.report import before_after, headline
+from slimrec.report import against_champion, before_after, changes, headline
 
 
 def show(console: Console, output: Path, name: str) -> None:
@@ -25,6 +25,10 @@ def show(console: Console, output: Path, name: str) -> None:
     console.print(f"Verdict   {facts['verdict']}: {facts['reason']}", markup=False)
     console.print(f"Kept      {_names(facts, kept=True)}", markup=False)
     console.print(f"Dropped   {_names(facts, kept=False)}", markup=False)
+    if said := against_champion(facts):
+        console.print(f"Champion  {said}", markup=False)
+    for field, what in changes(facts):
+        console.print(f"Changed   {field}: {what}", markup=False)
     console.print(f"Registry  {_registered(output, name)}", markup=False)
     console.print(f"Report    {near(output / 'evaluate' / 'report' / 'report.html')}", markup=False, soft_wrap=True)
     store = os.environ["MLFLOW_TRACKING_URI"]

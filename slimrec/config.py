@@ -150,6 +150,15 @@ class RegisterConfig(_Config):
     window: str = ""  # of the audit, from the pipeline's first step; "" when the audit stands for no day
 
 
+class WindowConfig(_Config):
+    """What an audit stands for; no section of a recipe, it is made of all of them."""
+
+    fingerprint: str
+    audit_date: str = ""
+    name: str  # registered model
+    recipe: list[Any]
+
+
 warnings.filterwarnings("ignore", message='Field name "register" in "Recipe" shadows')  # of ABCMeta: harmless
 
 

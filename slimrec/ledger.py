@@ -20,7 +20,8 @@ from slimrec.config import parse
 from slimrec.errors import ConflictError, SecurityError
 from slimrec.track import experiment, reaching
 
-RUN = "slimrec.ledger"  # tag of the experiment: id of the run
+RUNS = "slimrec-ledgers"  # experiment that holds the runs
+RUN = "slimrec.ledger"  # tag of an experiment that leads to a ledger: id of its run
 LONGEST_REASON = 2000  # characters; a param takes 6000
 
 
@@ -91,7 +92,7 @@ class Ledger:
 
         with reaching():
             offered = self._server.create_run(
-                experiment(self._server), tags={RUN: self.name}, run_name=f"ledger of {self.name}"
+                experiment(self._server, RUNS), tags={RUN: self.name}, run_name=f"ledger of {self.name}"
             ).info.run_id
             try:
                 self._server.create_experiment(_place(self.name), tags={RUN: offered})

@@ -50,7 +50,8 @@ def register(name: str, slim: Path, report: Path, decision: dict, approval: str,
             check_round_trip(model.model_uri, slim)
             found = _create_version(server, name, model, run_id, content)
         for key, value in _tags(decision).items():
-            server.set_model_version_tag(name, found, key, value)
+            if key != JUDGED or value != found:  # the champion found again is not judged against itself
+                server.set_model_version_tag(name, found, key, value)
         server.update_model_version(name, found, description=decision["reason"])
         server.set_registered_model_alias(name, CHALLENGER, found)
     reason = decision["reason"]

@@ -170,11 +170,11 @@ def experiment_name() -> str:
     return os.environ.get("MLFLOW_EXPERIMENT_NAME", "slimrec")
 
 
-def experiment(server) -> str:
-    """The id of the experiment that holds all runs; made on first use."""
+def experiment(server, name: str = "") -> str:
+    """The id of an experiment, by default of the one that holds all runs; made on first use."""
     from mlflow.exceptions import MlflowException
 
-    name = experiment_name()
+    name = name or experiment_name()
     found = server.get_experiment_by_name(name)
     if found is None:
         try:

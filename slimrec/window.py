@@ -12,8 +12,8 @@ from slimrec.track import client, enabled, experiment_name, reaching
 KEY, VERSION, JUDGED = "slimrec.window", "slimrec.version", "slimrec.judged_against"  # tags of the run that registers
 
 
-def key(fingerprint: str, audit_date: str, recipe: dict[str, Any]) -> str:
-    """SHA-256 of source, day and everything that was set; "" for an audit that stands for no day, which always runs."""
+def key(fingerprint: str, audit_date: str, recipe: Any) -> str:
+    """SHA-256 of source, day and everything that was set (`recipe`, JSON); "" for an audit that stands for no day, which always runs."""
     if not audit_date:
         return ""
     content = json.dumps([fingerprint, audit_date, recipe], sort_keys=True, allow_nan=False)

@@ -44,6 +44,7 @@ SMALL = {
 }
 STEPS = (
     "fingerprint",
+    "window",
     "ingest",
     "sample",
     "pretrain",
@@ -103,7 +104,7 @@ def test_every_step_runs_in_the_image_that_the_environment_names(compiled):
     images = {
         name: executor["container"]["image"] for name, executor in compiled["deploymentSpec"]["executors"].items()
     }
-    assert len(images) == 11
+    assert len(images) == 12
     assert set(images.values()) == {components.IMAGE}
 
 
@@ -116,7 +117,7 @@ def test_another_image_needs_no_change_of_code(tmp_path):
     image = f"registry.example/slimrec@sha256:{'1' * 64}"
     done = pipelines("compile", "--output", "a.yaml", cwd=tmp_path, SLIMREC_IMAGE=image)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "a.yaml").read_text(encoding="utf-8").count(f"image: {image}") == 11
+    assert (tmp_path / "a.yaml").read_text(encoding="utf-8").count(f"image: {image}") == 12
 
 
 def test_notify_runs_however_the_audit_ends(compiled):
@@ -126,7 +127,7 @@ def test_notify_runs_however_the_audit_ends(compiled):
 
 
 def test_the_decision_opens_exactly_one_of_two_branches(compiled):
-    branches = compiled["components"]["comp-condition-branches-2"]["dag"]["tasks"]
+    branches = compiled["components"]["comp-condition-branches-3"]["dag"]["tasks"]
     conditions = {task["taskInfo"]["name"]: task["triggerPolicy"]["condition"] for task in branches.values()}
     wanted = "inputs.parameter_values['pipelinechannel--evaluate-Output'] == 'accept'"
     assert {name: " ".join(text.split()) for name, text in conditions.items()} == {
@@ -137,14 +138,14 @@ def test_the_decision_opens_exactly_one_of_two_branches(compiled):
 
 def test_only_what_looks_at_the_world_outside_runs_every_time(compiled):
     always = {name for name, task in tasks_of(compiled).items() if not task["cachingOptions"].get("enableCache")}
-    assert always == {"fingerprint", "register", "refuse", "notify"}
+    assert always == {"fingerprint", "window", "evaluate", "register", "refuse", "notify"}
 
 
 def test_the_cache_knows_ingest_by_the_fingerprint_and_no_step_by_the_run_it_is_in(compiled):
     tasks = tasks_of(compiled)
     given = tasks["ingest"]["inputs"]["parameters"]["fingerprint"]
-    assert given == {"taskOutputParameter": {"outputParameterKey": "Output", "producerTask": "fingerprint"}}
-    for name in ("ingest", "sample", "pretrain", "baseline", "prune", "finetune", "evaluate"):
+    assert given == {"componentInputParameter": "pipelinechannel--fingerprint-Output"}
+    for name in ("ingest", "sample", "pretrain", "baseline", "prune", "finetune"):
         told = set(tasks[name]["inputs"]["parameters"])
         assert not {word for word in told if "run" in word or "date" in word}, name
 
@@ -230,6 +231,21 @@ def test_the_screen_shows_steps_and_summary_and_the_log_the_rest(finished):
     assert "mlflow ui --backend-store-uri sqlite:" in done.stdout
     assert "KFP Executor" not in done.stdout
     assert "KFP Executor" in (output / "log.txt").read_text(encoding="utf-8")
+
+
+def test_the_same_window_again_is_not_audited_and_points_to_the_first_audit(finished):
+    output, _ = finished
+    done = pipelines("run", output.parent / "small.yaml", "--output", "again", cwd=output.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "this window was audited already" in done.stdout and "registered version 1 of 'small'" in done.stdout
+    left = {path.name for path in (output.parent / "again").iterdir() if path.is_symlink()}
+    assert left == {"fingerprint", "window", "notify"}
+
+
+def test_everything_that_decides_an_audit_belongs_to_its_window(compiled):
+    told = set(tasks_of(compiled)["window"]["inputs"]["parameters"])
+    given = set(compiled["root"]["inputDefinitions"]["parameters"]) - {"registered_model"}
+    assert told == given | {"fingerprint", "name"}
 
 
 def test_a_rejected_candidate_is_an_outcome(tmp_path):

@@ -13,7 +13,7 @@ from slimrec.config import parse
 from slimrec.errors import ConfigError, SlimrecError, TransientError, did_you_mean
 from slimrec.failures import Attempt
 
-STAGES = ("fingerprint", "ingest", "sample", "pretrain", "prune", "finetune", "evaluate", "register")
+STAGES = ("fingerprint", "window", "ingest", "sample", "pretrain", "prune", "finetune", "evaluate", "register")
 
 
 def execute(stage: str, config: dict[str, Any], *, workspace: str = "", **paths: str | None) -> dict:

@@ -1,0 +1,21 @@
+"""Window: the key of what this audit stands for, or that the same was audited before and nothing is left to do."""
+
+from __future__ import annotations
+
+from slimrec import window
+from slimrec.config import WindowConfig
+from slimrec.track import Tracker
+
+CONFIG = WindowConfig
+AUDITED = "audited"
+
+
+def run(config: WindowConfig, tracker: Tracker) -> dict:
+    """Returns `window`: the key, "" for an audit that stands for no day, AUDITED where an earlier audit still holds."""
+    found = window.key(config.fingerprint, config.audit_date, [config.name, *config.recipe])
+    earlier = window.audited(config.name, found)
+    if not earlier:
+        return {"window": found}
+    tracker.tag("slimrec.audited", earlier)
+    print(f"slimrec: {earlier}; nothing is left to do")
+    return {"window": AUDITED}
