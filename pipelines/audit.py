@@ -15,6 +15,7 @@ from components.prune import prune
 from components.register import refuse, register
 from components.sample import sample
 from components.window import window
+from pipelines.fanout import ingest_in_parts
 from slimrec.config import Recipe
 
 Step = Callable[[str, dsl.PipelineTask], dsl.PipelineTask]
@@ -25,8 +26,11 @@ def named(name: str, task: dsl.PipelineTask) -> dsl.PipelineTask:
     return task.set_display_name(name)
 
 
-def build(step: Step = named):
-    """The pipeline. `step` gets every task with its name, and settles what a place asks of it beyond that."""
+def build(step: Step = named, in_parts: bool = False):
+    """The pipeline. `step` gets every task with its name, and settles what a place asks of it beyond that.
+
+    `in_parts` lets ingest fan out over the files of the source, to the same dataset.
+    """
 
     @dsl.pipeline(
         name="slimrec-audit",
@@ -108,10 +112,8 @@ def build(step: Step = named):
                 ),
             ).set_caching_options(False)
             with dsl.If(seen.output != "audited", name="new"):
-                data = step(
-                    "ingest",
-                    ingest(config=ingest_config, source=source, fields=fields, fingerprint=found.output, **shared),
-                )
+                log = {"config": ingest_config, "source": source, "fields": fields, "fingerprint": found.output}
+                data = ingest_in_parts(step, log, shared) if in_parts else step("ingest", ingest(**log, **shared))
                 dataset = data.outputs["dataset"]  # all that the rest of the audit knows of the log
 
                 chosen = step(

@@ -64,7 +64,7 @@ PRESETS = {
 }
 KIND = {
     **dict.fromkeys(("fingerprint", "window", "notify"), "light"),
-    **dict.fromkeys(("ingest", "sample"), "data"),
+    **dict.fromkeys(("ingest", "plan", "count", "merge", "encode", "gather", "sample"), "data"),
     **dict.fromkeys(("prune", "evaluate", "register", "refuse"), "model"),
     **dict.fromkeys(("pretrain", "finetune", "baseline"), "train"),
 }
@@ -73,6 +73,8 @@ KIND = {
 def write(path: Path, recipe: Recipe | None, preset: str = "S", allow_tag: bool = False) -> None:
     """Compile the audit for a cluster; a recipe's values become the defaults of its parameters.
 
+    Ingest fans out where the recipe asks for `parts`.
+
     Raises ConfigError for a preset there is not, and for an image that is not named by its digest.
     """
     if preset not in PRESETS:
@@ -80,7 +82,8 @@ def write(path: Path, recipe: Recipe | None, preset: str = "S", allow_tag: bool 
     for image in {IMAGE, GPU_IMAGE} if PRESETS[preset]["train"].gpus else {IMAGE}:
         require_digest(image, allow_tag)
     values = arguments(recipe) if recipe else {}
-    Compiler().compile(build(placed(preset)), str(path), pipeline_parameters={**values, "workspace": WORKSPACE})
+    audit = build(placed(preset), in_parts=recipe is not None and recipe.ingest.parts > 1)
+    Compiler().compile(audit, str(path), pipeline_parameters={**values, "workspace": WORKSPACE})
 
 
 def placed(preset: str) -> Step:

@@ -66,10 +66,19 @@ def verify(folder: Annotated[Path, typer.Argument(help="any artifact folder")]) 
 
 @app.command()
 def stage(
-    name: Annotated[str, typer.Argument(help="ingest, sample, pretrain, prune, finetune, evaluate or register")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="ingest, sample, pretrain, prune, finetune, evaluate or register; "
+            "plan, count, merge, encode and gather are ingest in parts"
+        ),
+    ],
     recipe: Annotated[Path, typer.Argument(help="recipe YAML; the stage reads its own section")],
-    path: Annotated[list[str], typer.Option(help="NAME=FOLDER, one for each artifact read or written")],
+    path: Annotated[
+        list[str], typer.Option(help="NAME=FOLDER, one for each artifact read or written; NAME+=FOLDER for one of many")
+    ],
     workspace: Annotated[str, typer.Option(help="folder for checkpoints, kept between tries")] = "",
+    part: Annotated[int | None, typer.Option(help="which part to count or encode, from 0 on")] = None,
 ) -> None:
     """Run one stage by hand, or under torchrun."""
     from slimrec.config import read_recipe
@@ -79,10 +88,23 @@ def stage(
     if broken:
         raise ConfigError(f"--path takes NAME=FOLDER, got '{broken[0]}'")
     values = read_recipe(recipe)
-    section = getattr(values, name, values.ingest) if name in STAGES else None  # a fingerprint is of ingest's source
+    # the plan's settings, and the source of a fingerprint, are those of ingest; the other parts have none of their own
+    section = getattr(values, name, values.ingest) if name in (*STAGES, "plan") else None
     config = {} if section is None else section.model_dump()
-    metrics = execute(name, config, workspace=workspace, **dict(item.split("=", 1) for item in path))
+    if part is not None:
+        config["part"] = part
+    metrics = execute(name, config, workspace=workspace, **_folders(path))
     typer.echo(json.dumps(metrics, indent=1, default=str))
+
+
+def _folders(path: list[str]) -> dict[str, str | list[str]]:
+    folders: dict[str, str | list[str]] = {}
+    for name, folder in (item.split("=", 1) for item in path):
+        if name.endswith("+"):
+            folders.setdefault(name[:-1], []).append(folder)
+        else:
+            folders[name] = folder
+    return folders
 
 
 Name = Annotated[str, typer.Argument(help="registered model, in the registry at MLFLOW_TRACKING_URI")]

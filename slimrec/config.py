@@ -49,6 +49,7 @@ class IngestConfig(_Config):
     max_vocabulary: int = Option(20_000_000, ge=1)  # distinct values a field may have before `hash_rows` is demanded
     max_rows: int | None = Option(None, ge=1)  # read no further
     audit_date: str | None = None  # day the audit stands for, as YYYY-MM-DD
+    parts: int = Option(1, ge=1)  # of the files, each read by a pod of its own on a cluster; the dataset is the same
 
     @field_validator("audit_date")
     @classmethod
@@ -58,6 +59,14 @@ class IngestConfig(_Config):
         if value:
             date.fromisoformat(value)
         return value
+
+
+class PlannedConfig(_Config):
+    """Steps of an ingest in parts: all their settings stand in the plan."""
+
+
+class PartConfig(PlannedConfig):
+    part: int = Option(ge=0)  # which of the plan's
 
 
 class SampleConfig(_Config):

@@ -21,7 +21,7 @@ class Attempt:
     audit only: the next one may well succeed, with a right granted or a source repaired in the meantime.
     """
 
-    def __init__(self, workspace: str | Path, stage: str, config: Any, paths: Mapping[str, Path]):
+    def __init__(self, workspace: str | Path, stage: str, config: Any, paths: Mapping[str, Path | list[Path]]):
         self.stage = stage
         key = hashlib.sha256(json.dumps([config, _content(paths)], sort_keys=True, default=str).encode())
         self._path = folder(workspace) / f"{stage}-{key.hexdigest()[:16]}.json" if workspace else None
@@ -57,7 +57,10 @@ def newest(workspace: str | Path) -> dict[str, Any] | None:
     return read_json(max(left, key=lambda path: path.stat().st_mtime_ns)) if left else None
 
 
-def _content(paths: Mapping[str, Path]) -> dict[str, str]:
+def _content(paths: Mapping[str, Path | list[Path]]) -> dict[str, list[str]]:
     """Digests of the artifacts that are there before the step: those it reads."""
-    manifests = {name: path / MANIFEST for name, path in paths.items()}
-    return {name: sha256(manifest) for name, manifest in manifests.items() if manifest.is_file()}
+    manifests = {
+        name: [folder / MANIFEST for folder in (given if isinstance(given, list) else [given])]
+        for name, given in paths.items()
+    }
+    return {name: [sha256(file) for file in files if file.is_file()] for name, files in manifests.items()}

@@ -10,9 +10,10 @@ from pipelines import cluster
 from pipelines.audit import audit
 from slimrec.config import Recipe, parse
 from slimrec.errors import ConfigError
+from slimrec.stages import INGEST_IN_PARTS
 
 DIGEST = f"registry.example/slimrec@sha256:{'a' * 64}"
-STEPS = set(cluster.KIND)
+STEPS = set(cluster.KIND) - set(INGEST_IN_PARTS)  # those are in tests/test_ingest_parts.py
 TRAINING = {"pretrain", "baseline", "finetune"}
 
 

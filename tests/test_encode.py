@@ -26,7 +26,7 @@ def fit(table: pa.Table, *fields: dict, max_vocabulary: int = 1000) -> Encoder:
     for start, piece in ((0, table.slice(0, half)), (half, table.slice(half))):
         rows = np.arange(start, start + piece.num_rows)
         fitting.add(piece, rows, lambda i, start=start: f"row {start + i + 1}")
-    return Encoder(*fitting.finish())
+    return fitting.finish().encoder
 
 
 def ids_of(values: pa.Array, **options) -> tuple[list, Encoder]:

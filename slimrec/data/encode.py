@@ -39,7 +39,7 @@ class Encoder:
         """Read `schema.json` and `vocab/` of a dataset or model folder."""
         folder = Path(folder)
         schema = parse(Schema, read_json(folder / "schema.json"), SecurityError)
-        files = {f.name: _vocabulary_file(folder, f.name) for f in schema.embedded if has_vocabulary(f)}
+        files = {f.name: vocabulary_file(folder, f.name) for f in schema.embedded if has_vocabulary(f)}
         absent = [file for file in files.values() if not file.is_file()]
         if absent:
             raise InputError(f"no such file: {absent[0]}; the folder lacks a vocabulary, make it again")
@@ -52,7 +52,7 @@ class Encoder:
         write_json(folder / "schema.json", self.schema.model_dump(mode="json"))
         for name, values in self.vocabularies.items():
             table = pa.table({"value": pa.array(values, pa.string())})
-            pq.write_table(table, _vocabulary_file(folder, name), compression="zstd")
+            pq.write_table(table, vocabulary_file(folder, name), compression="zstd")
 
     def narrow(self, names: Iterable[str]) -> Encoder:
         """The same encoder over fewer fields."""
@@ -145,5 +145,6 @@ def _scale(field: Field, values: np.ndarray, out: np.ndarray, where: Where) -> N
         raise InputError(f"{where(row)}: field '{field.name}' is too large for float32; use `scale: log`")
 
 
-def _vocabulary_file(folder: Path, name: str) -> Path:
+def vocabulary_file(folder: Path, name: str) -> Path:
+    """Where the values of a field lie in a folder."""
     return folder / "vocab" / f"{quote(name, safe='')}.parquet"

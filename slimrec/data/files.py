@@ -45,16 +45,15 @@ def read(system: fs.FileSystem, file: str, schema: pa.Schema, batch_rows: int) -
         raise reading_error(file, error) from error
 
 
-def digest(system: fs.FileSystem, files: list[str]) -> str:
-    """SHA-256 over the bytes of the files, in order."""
+def digest(system: fs.FileSystem, file: str) -> str:
+    """SHA-256 over the bytes of a file."""
     total = hashlib.sha256()
-    for file in files:
-        try:
-            with system.open_input_stream(file, compression=None) as stream:
-                while piece := stream.read(_BUFFER):
-                    total.update(piece)
-        except (OSError, pa.ArrowException) as error:
-            raise reading_error(file, error) from error
+    try:
+        with system.open_input_stream(file, compression=None) as stream:
+            while piece := stream.read(_BUFFER):
+                total.update(piece)
+    except (OSError, pa.ArrowException) as error:
+        raise reading_error(file, error) from error
     return total.hexdigest()
 
 

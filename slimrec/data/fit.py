@@ -1,12 +1,22 @@
-"""What ingest learns from the training rows: vocabularies, means and deviations, quantiles, shares of missing values."""
+"""What ingest learns from the training rows: vocabularies, means and deviations, quantiles, shares of missing values.
+
+All of it is kept so that parts of a log can be counted on their own and joined: the result is the same to the bit.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from slimrec.data.encode import column_of, has_vocabulary
+from slimrec.artifacts import read_json, write_json
+from slimrec.data.encode import Encoder, column_of, has_vocabulary, vocabulary_file
 from slimrec.data.hashing import hash_numbers
+from slimrec.data.moments import Moments
 from slimrec.data.values import Categories, Where, bags, field_categories, numbers
 from slimrec.errors import InputError
 from slimrec.schema import RESERVED_ROWS, Field, Schema, Statistics
@@ -23,8 +33,12 @@ class RowSample:
 
     def add(self, rows: np.ndarray, values: np.ndarray) -> None:
         """Take values (n,) of the rows numbered `rows` (n,)."""
-        self._parts.append((hash_numbers(rows, 0x5A3F), values))
-        self._held += len(rows)
+        self.add_hashed(hash_numbers(rows, 0x5A3F), values)
+
+    def add_hashed(self, hashes: np.ndarray, values: np.ndarray) -> None:
+        """Take values (n,) whose rows have these hashes (n,), as `hashed` gives them."""
+        self._parts.append((hashes, values))
+        self._held += len(hashes)
         if self._held > 2 * self.capacity:
             self._shrink()
 
@@ -35,35 +49,16 @@ class RowSample:
             hashes, values = hashes[lowest], values[lowest]
         self._parts, self._held = [(hashes, values)], len(hashes)
 
+    def hashed(self) -> tuple[np.ndarray, np.ndarray]:
+        """Hashes (n,) and values (n,) of the sample, in no order that matters."""
+        if not self._parts:
+            return np.empty(0, np.uint64), np.empty(0)
+        self._shrink()
+        return self._parts[0]
+
     def sorted(self) -> np.ndarray:
         """The sample, ascending."""
-        if not self._parts:
-            return np.empty(0)
-        self._shrink()
-        return np.sort(self._parts[0][1])
-
-
-class _Moments:
-    """Mean and deviation a column, joined batch by batch (Chan, Golub, LeVeque 1979); NaN is left out."""
-
-    def __init__(self, width: int):
-        self.count, self.mean, self.square = np.zeros(width), np.zeros(width), np.zeros(width)
-
-    def add(self, values: np.ndarray) -> None:
-        present = ~np.isnan(values)
-        count = present.sum(axis=0)
-        filled = np.where(present, values, 0.0)
-        mean = filled.sum(axis=0) / np.maximum(count, 1)
-        square = (np.where(present, values - mean, 0.0) ** 2).sum(axis=0)
-        total = np.maximum(self.count + count, 1)
-        step = mean - self.mean
-        self.square += square + step**2 * self.count * count / total
-        self.mean += step * count / total
-        self.count += count
-
-    def deviation(self) -> np.ndarray:
-        deviation = np.sqrt(self.square / np.maximum(self.count, 1))
-        return np.where(deviation > 1e-12 * np.maximum(1.0, np.abs(self.mean)), deviation, 1.0)
+        return np.sort(self.hashed()[1])
 
 
 class _FieldFit:
@@ -73,7 +68,7 @@ class _FieldFit:
         self.field, self.max_vocabulary = field, max_vocabulary
         self.rows = self.missing = self.cut = 0
         self.counts: dict[str, int] = {}
-        self.moments = _Moments(field.dense_width)
+        self.moments = Moments(field.dense_width)
         self.sample = RowSample(_QUANTILE_ROWS)
 
     def add(self, column: pa.Array, rows: np.ndarray, where: Where) -> None:
@@ -96,15 +91,17 @@ class _FieldFit:
             if field.embedded:
                 present = ~np.isnan(values[:, 0])
                 self.sample.add(rows[present], values[present, 0])
-            else:
+            elif _scaled(field):
                 self.moments.add(values)
 
     def _count(self, found: Categories) -> None:
         if self.field.hash_rows:
             return
-        seen = np.bincount(found.codes[found.codes >= 0], minlength=len(found.values)).tolist()
+        self._add_counts(found.values, np.bincount(found.codes[found.codes >= 0], minlength=len(found.values)).tolist())
+
+    def _add_counts(self, values: list[str | None], seen: list[int]) -> None:
         counts = self.counts
-        for value, count in zip(found.values, seen):
+        for value, count in zip(values, seen):
             if count and value is not None:
                 counts[value] = counts.get(value, 0) + count
         if len(counts) > self.max_vocabulary:
@@ -112,6 +109,30 @@ class _FieldFit:
                 f"field '{self.field.name}' has more than {self.max_vocabulary} distinct values, the most that "
                 "`max_vocabulary` allows; give the field `hash_rows`, or leave it out"
             )
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Write the long part of the figures to a file of the folder; returns the short part, as JSON."""
+        if self.field.discretise == "quantile":
+            hashes, values = self.sample.hashed()
+            pq.write_table(pa.table({"hash": hashes, "value": values}), vocabulary_file(folder, self.field.name))
+        elif has_vocabulary(self.field):
+            values, counts = pa.array(self.counts.keys(), pa.string()), pa.array(self.counts.values(), pa.int64())
+            table = pa.table({"value": values, "count": counts})
+            pq.write_table(table, vocabulary_file(folder, self.field.name), compression="zstd")
+        return {"rows": self.rows, "missing": self.missing, "cut": self.cut, "moments": self.moments.state()}
+
+    def join(self, folder: Path, figures: dict[str, Any]) -> None:
+        """Add what another fit of this field has saved."""
+        self.rows += figures["rows"]
+        self.missing += figures["missing"]
+        self.cut += figures["cut"]
+        self.moments.join(figures["moments"])
+        if self.field.discretise == "quantile":
+            table = pq.read_table(vocabulary_file(folder, self.field.name))
+            self.sample.add_hashed(table["hash"].to_numpy(), table["value"].to_numpy())
+        elif has_vocabulary(self.field):
+            for batch in pq.ParquetFile(vocabulary_file(folder, self.field.name)).iter_batches():
+                self._add_counts(batch["value"].to_pylist(), batch["count"].to_pylist())
 
     def vocabulary(self) -> list[str]:
         """Values seen often enough, the most frequent first, equals in alphabetical order."""
@@ -128,7 +149,7 @@ class _FieldFit:
         return tuple(edges[edges > values[0]].tolist())
 
     def statistics(self, vocabulary: list[str]) -> Statistics:
-        field, edges, scaled = self.field, (), (self.field.scale or _DEFAULT_SCALE.get(self.field.kind)) != "none"
+        field, edges, scaled = self.field, (), _scaled(self.field)
         if field.discretise == "quantile":
             edges = self.boundaries()
             rows = RESERVED_ROWS + len(edges) + 1
@@ -138,8 +159,8 @@ class _FieldFit:
             rows=rows,
             distinct=len(self.counts),
             missing_share=self.missing / max(self.rows, 1),
-            mean=tuple(self.moments.mean.tolist()) if scaled and not field.embedded else (),
-            deviation=tuple(self.moments.deviation().tolist()) if scaled and not field.embedded else (),
+            mean=tuple(self.moments.mean()) if scaled else (),
+            deviation=tuple(self.moments.deviation()) if scaled else (),
             boundaries=edges,
         )
 
@@ -147,28 +168,59 @@ class _FieldFit:
 _DEFAULT_SCALE = {"number": "standard", "vector": "none"}
 
 
+def _scaled(field: Field) -> bool:
+    return not field.embedded and (field.scale or _DEFAULT_SCALE[field.kind]) != "none"
+
+
+class Fitted(NamedTuple):
+    """What `Fitting` ends in."""
+
+    encoder: Encoder
+    cut: dict[str, int]  # values of bags beyond `max_length`, by field, where there are any
+
+
 class Fitting:
-    """All fields of a schema over the training rows, seen once, batch by batch."""
+    """All fields of a schema over training rows, seen once, batch by batch."""
 
     def __init__(self, schema: Schema, max_vocabulary: int):
         self.schema = schema
-        self._fits = {field.name: _FieldFit(field, max_vocabulary) for field in schema.fields}
+        self._fits = [_FieldFit(field, max_vocabulary) for field in schema.fields]
 
     def add(self, batch: pa.RecordBatch, rows: np.ndarray, where: Where) -> None:
         """Take training rows; `rows` (n,) are their numbers in the source, `where` names one in errors."""
-        for field in self.schema.fields:
-            self._fits[field.name].add(column_of(batch, field), rows, where)
+        for fit in self._fits:
+            fit.add(column_of(batch, fit.field), rows, where)
 
-    def finish(self) -> tuple[Schema, dict[str, list[str]]]:
-        """The fitted schema, and the vocabulary of each field that has one."""
-        words = {name: fit.vocabulary() for name, fit in self._fits.items() if has_vocabulary(fit.field)}
-        fields = tuple(
-            field.model_copy(update={"statistics": self._fits[field.name].statistics(words.get(field.name, []))})
-            for field in self.schema.fields
-        )
-        return self.schema.model_copy(update={"fields": fields}), words
+    def finish(self) -> Fitted:
+        """The encoder over the fitted schema."""
+        return _finish(self.schema, self._fits)
 
-    @property
-    def cut(self) -> dict[str, int]:
-        """Values of bags beyond `max_length`, by field, where there are any."""
-        return {name: fit.cut for name, fit in self._fits.items() if fit.cut}
+    def save(self, folder: Path) -> None:
+        """Write what `join` reads: `fields.json`, and values with their counts under `vocab/`."""
+        (folder / "vocab").mkdir()
+        write_json(folder / "fields.json", {fit.field.name: fit.save(folder) for fit in self._fits})
+
+
+def join(schema: Schema, max_vocabulary: int, folders: Iterable[Path]) -> Fitted:
+    """What one Fitting over the rows of all the saved ones would end in; holds one field's counts at a time."""
+    saved = {folder: read_json(folder / "fields.json") for folder in folders}
+
+    def joined(field: Field) -> _FieldFit:
+        fit = _FieldFit(field, max_vocabulary)
+        for folder, figures in saved.items():
+            fit.join(folder, figures[field.name])
+        return fit
+
+    return _finish(schema, map(joined, schema.fields))
+
+
+def _finish(schema: Schema, fits: Iterable[_FieldFit]) -> Fitted:
+    fields, words, cut = [], {}, {}
+    for fit in fits:
+        field, found = fit.field, fit.vocabulary()
+        if has_vocabulary(field):
+            words[field.name] = found
+        if fit.cut:
+            cut[field.name] = fit.cut
+        fields.append(field.model_copy(update={"statistics": fit.statistics(found)}))
+    return Fitted(Encoder(schema.model_copy(update={"fields": tuple(fields)}), words), cut)

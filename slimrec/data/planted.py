@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -116,9 +116,14 @@ def write(path: str | Path, rows: int, seed: int = 0, drift: float = 0.0) -> Sch
     return schema(log)
 
 
-def batches(log: Log) -> Iterator[pa.RecordBatch]:
-    """The log in order of time, in pieces."""
-    for start in range(0, log.rows, _PIECE):
+def starts(log: Log) -> range:
+    """First rows of the pieces that the log is generated in."""
+    return range(0, log.rows, _PIECE)
+
+
+def batches(log: Log, pieces: Iterable[int] | None = None) -> Iterator[pa.RecordBatch]:
+    """The log in order of time, or those of its pieces that start at these rows."""
+    for start in starts(log) if pieces is None else pieces:
         columns, effects, rng = _piece(log, start)
         logit = _INTERCEPT + sum(effects.values())
         click = (rng.random(len(logit)) < 1 / (1 + np.exp(-logit))).astype(np.int8)
@@ -131,7 +136,7 @@ def batches(log: Log) -> Iterator[pa.RecordBatch]:
 
 def contributions(log: Log) -> dict[str, np.ndarray]:
     """What each field adds to the logit of each row, float64 (rows,); the interaction stands under `query`."""
-    pieces = [_piece(log, start)[1] for start in range(0, log.rows, _PIECE)]
+    pieces = [_piece(log, start)[1] for start in starts(log)]
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 

@@ -31,10 +31,13 @@ class ShardWriter:
 
     def append(self, ids: np.ndarray, dense: np.ndarray, keys: Keys, rows: np.ndarray) -> None:
         """Take ids (n, S), dense (n, N), keys and row numbers (n,)."""
-        if not len(rows):
-            return
-        self._held.append(self._pack(ids, dense, keys, rows))
-        self._count += len(rows)
+        if len(rows):
+            self.add(self._pack(ids, dense, keys, rows))
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Take rows as a writer over the same schema has written them."""
+        self._held.append(batch)
+        self._count += batch.num_rows
         while self._count >= self.piece:
             joined = pa.concat_batches(self._held)
             self._write(joined.slice(0, self.piece))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+from tqdm import tqdm
 
 from slimrec.config import IngestConfig, read_schema
 from slimrec.data import files, planted
 from slimrec.data.keys import check_key_types
-from slimrec.data.storage import list_files
+from slimrec.data.storage import filesystem, list_files
 from slimrec.data.values import check_type, csv_schema, family
 from slimrec.errors import ConfigError, InputError, did_you_mean
 from slimrec.schema import Schema
@@ -37,33 +40,53 @@ class Chunk(NamedTuple):
         return f"{self.file}, row {self.first + position + 1}"
 
 
-class Source(ABC):
-    """Files of one format in sorted order, or the planted log; `columns` are all that is ever read."""
+class Part(BaseModel):
+    """Files that one machine reads, and the number of their first row in the source."""
 
-    def __init__(self, config: IngestConfig, schema: Schema):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    files: tuple[str, ...]
+    start: int
+
+
+class Source(ABC):
+    """Files of one format in sorted order, or the pieces of the planted log; `columns` are all that is ever read.
+
+    A part of a source has some of its `files`, one after the other, and rows numbered from `start` on.
+    """
+
+    def __init__(self, config: IngestConfig, schema: Schema, files: Iterable[str], start: int):
         self.schema, self.limit, self.batch_rows = schema, config.max_rows, config.batch_rows
+        self.files, self.start = tuple(files), start
         self.columns = columns_of(schema)
 
-    @property
     @abstractmethod
-    def total(self) -> int | None:
-        """Rows there are, if that is known before reading."""
+    def rows_of(self, file: str) -> int | None:
+        """Rows of a file, if that is known before reading it."""
 
     @abstractmethod
     def check(self) -> None:
         """Raise InputError for what can be seen to be wrong before reading rows."""
 
     @abstractmethod
-    def fingerprint(self) -> str:
-        """SHA-256 of the raw content."""
+    def digest(self, file: str) -> str:
+        """SHA-256 of a file's raw content."""
 
     @abstractmethod
     def _stream(self, columns: list[str]) -> Iterator[tuple[str, Iterator[pa.RecordBatch]]]:
         """Each file's name with its rows."""
 
+    @property
+    def total(self) -> int | None:
+        """Rows that will be read, if that is known before reading."""
+        counts = [self.rows_of(file) for file in self.files]
+        if None in counts:
+            return None
+        return min(sum(counts), sum(counts) if self.limit is None else self.limit - self.start)
+
     def chunks(self, columns: list[str] | None = None) -> Iterator[Chunk]:
         """The rows in order, in pieces of `batch_rows` within each file; a file without rows is an InputError."""
-        start = 0
+        start = self.start
         for file, batches in self._stream(columns or self.columns):
             first = 0
             for batch in _evenly(batches, self.batch_rows):
@@ -77,31 +100,46 @@ class Source(ABC):
             if first == 0:
                 raise InputError(f"{file} has no rows; remove the file or fill it")
 
+    def shown(self, what: str, columns: list[str] | None = None) -> Iterator[Chunk]:
+        """The chunks, with a bar over rows on a terminal and a line every ten seconds elsewhere."""
+        terminal = sys.stderr.isatty()
+        with tqdm(
+            total=self.total,
+            desc=f"ingest: {what}",
+            unit=" rows",
+            unit_scale=True,
+            mininterval=0.2 if terminal else 10,
+            delay=0 if terminal else 10,
+        ) as bar:
+            for chunk in self.chunks(columns):
+                yield chunk
+                bar.update(chunk.data.num_rows)
+
 
 class Files(Source):
     """Parquet or CSV files of a path or an s3:// address."""
 
-    def __init__(self, config: IngestConfig, schema: Schema):
-        super().__init__(config, schema)
-        self.system, self.names = list_files(config.source, files.PARQUET + files.TEXT)
-        if len({name.endswith(files.PARQUET) for name in self.names}) > 1:
+    def __init__(self, config: IngestConfig, schema: Schema, part: Part | None):
+        if part:
+            self.system, found = filesystem(config.source)[0], part.files
+        else:
+            self.system, found = list_files(config.source, files.PARQUET + files.TEXT)
+        super().__init__(config, schema, found, part.start if part else 0)
+        if len({name.endswith(files.PARQUET) for name in self.files}) > 1:
             raise InputError(f"{config.source} holds Parquet and CSV files; give a folder with one format")
         self._schemas: dict[str, pa.Schema] = {}
-        self._total: int | None = None
+        self._rows: dict[str, int | None] = {}
 
-    @property
-    def total(self) -> int | None:
-        return self._total and min(self._total, self.limit or self._total)
+    def rows_of(self, file: str) -> int | None:
+        return self._rows.get(file)
 
     def check(self) -> None:
         families: dict[str, tuple[str, str]] = {}
-        counts = []
-        for name in self.names:
+        for name in self.files:
             found, rows = files.inspect(self.system, name)
             found = csv_schema(self.schema, found) if rows is None else found
             check_columns(self.schema, self.columns, found, name)
-            self._schemas[name] = found
-            counts.append(rows)
+            self._schemas[name], self._rows[name] = found, rows
             for column in self.columns:
                 here = family(found.field(column).type)
                 other, there = families.setdefault(column, (name, here))
@@ -109,47 +147,46 @@ class Files(Source):
                     raise InputError(
                         f"column '{column}' is {here} in {name} and {there} in {other}; write it with one type"
                     )
-        self._total = None if None in counts else sum(counts)
 
-    def fingerprint(self) -> str:
-        return files.digest(self.system, self.names)
+    def digest(self, file: str) -> str:
+        return files.digest(self.system, file)
 
     def _stream(self, columns: list[str]) -> Iterator[tuple[str, Iterator[pa.RecordBatch]]]:
-        for name in self.names:
+        for name in self.files:
             schema = pa.schema([self._schemas[name].field(column) for column in columns])
             yield name, files.read(self.system, name, schema, self.batch_rows)
 
 
 class Planted(Source):
-    """The generated log of `planted:rows=...,seed=...`."""
+    """The generated log of `planted:rows=...,seed=...`; its pieces stand for files."""
 
-    def __init__(self, config: IngestConfig, schema: Schema, log: planted.Log):
-        super().__init__(config, schema)
-        self.name, self.log = config.source, log
+    def __init__(self, config: IngestConfig, schema: Schema, log: planted.Log, part: Part | None):
+        self.log, self._starts = log, {f"{config.source}, from row {s + 1}": s for s in planted.starts(log)}
+        super().__init__(config, schema, part.files if part else self._starts, part.start if part else 0)
 
-    @property
-    def total(self) -> int:
-        return min(self.log.rows, self.limit or self.log.rows)
+    def rows_of(self, file: str) -> int:
+        return min(self._starts[file] + planted.starts(self.log).step, self.log.rows) - self._starts[file]
 
     def check(self) -> None:
-        check_columns(self.schema, self.columns, next(planted.batches(self.log)).schema, self.name)
+        check_columns(self.schema, self.columns, next(planted.batches(self.log)).schema, self.files[0])
 
-    def fingerprint(self) -> str:
-        return hashlib.sha256(repr(self.log).encode()).hexdigest()
+    def digest(self, file: str) -> str:
+        return hashlib.sha256(f"{self.log} {self._starts[file]}".encode()).hexdigest()
 
     def _stream(self, columns: list[str]) -> Iterator[tuple[str, Iterator[pa.RecordBatch]]]:
-        yield self.name, (batch.select(columns) for batch in planted.batches(self.log))
+        for file in self.files:
+            yield file, (batch.select(columns) for batch in planted.batches(self.log, [self._starts[file]]))
 
 
-def open_source(config: IngestConfig) -> tuple[Source, Schema]:
-    """The source with its schema, checked as far as that goes without reading rows."""
+def open_source(config: IngestConfig, part: Part | None = None) -> Source:
+    """The source or a part of it, with its schema, checked as far as that goes without reading rows."""
     log = planted.parse_source(config.source) if config.source.startswith("planted:") else None
     if config.fields is None and log is None:
         raise ConfigError("IngestConfig needs 'fields': a schema YAML; `slimrec schema PATH` drafts one from the data")
     schema = planted.schema(log) if config.fields is None else read_schema(config.fields)
-    source = Planted(config, schema, log) if log else Files(config, schema)
+    source = Planted(config, schema, log, part) if log else Files(config, schema, part)
     source.check()
-    return source, schema
+    return source
 
 
 def columns_of(schema: Schema) -> list[str]:

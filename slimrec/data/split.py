@@ -1,8 +1,8 @@
-"""Which split a row belongs to: by time, by group hash or by row hash, the same in every run."""
+"""Which split a row belongs to: by time, by group hash or by row hash, the same in every run; and what each split holds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from slimrec.config import SplitConfig
 from slimrec.data.fit import RowSample
 from slimrec.data.hashing import hash_numbers, uniform
 from slimrec.data.keys import Keys
-from slimrec.errors import ConfigError
+from slimrec.errors import ConfigError, InputError
 from slimrec.schema import Schema
 
 SPLITS = ("train", "gate", "valid", "test")  # in order of time
@@ -30,7 +30,7 @@ def resolve(config: SplitConfig, schema: Schema) -> str:
 class Splitter:
     """Assigns rows to splits; `thresholds` (3,) are the first times of gate, valid and test."""
 
-    def __init__(self, by: str, config: SplitConfig, seed: int, thresholds: np.ndarray | None = None):
+    def __init__(self, by: str, config: SplitConfig, seed: int, thresholds: Sequence[int] | None = None):
         self.by, self.seed, self.thresholds = by, seed, thresholds
         self.edges = np.cumsum([config.train, config.gate, config.valid])
 
@@ -40,6 +40,50 @@ class Splitter:
             return np.searchsorted(self.thresholds, keys.time, side="right")
         owner = keys.group if self.by == "group" else rows
         return np.searchsorted(self.edges, uniform(hash_numbers(owner, self.seed, 0x51)), side="right")
+
+
+class Tally:
+    """Rows, positives and weight of each split."""
+
+    def __init__(self):
+        self.rows, self.positive = np.zeros(len(SPLITS), np.int64), np.zeros(len(SPLITS), np.int64)
+        self.weight = np.zeros(len(SPLITS))  # only its being 0 counts: a sum of floats depends on their order
+
+    def add(self, keys: Keys, split: np.ndarray) -> None:
+        """Take rows with their positions (n,) in SPLITS."""
+        self.rows += np.bincount(split, minlength=len(SPLITS))
+        self.positive += np.bincount(split[keys.label > 0], minlength=len(SPLITS))
+        self.weight += np.bincount(split, keys.weight, len(SPLITS))
+
+    def state(self) -> dict[str, list]:
+        """What `joined` takes, as JSON."""
+        return {name: values.tolist() for name, values in vars(self).items()}
+
+    @classmethod
+    def joined(cls, states: Iterable[dict[str, list]]) -> Tally:
+        """One tally of all the rows that these have taken."""
+        tally = cls()
+        for state in states:
+            for name, values in vars(tally).items():
+                values += np.array(state[name], values.dtype)
+        return tally
+
+    def check(self, config: SplitConfig, by: str) -> None:
+        """Raise InputError for a split that cannot serve: no rows, no weight, or labels of one class."""
+        for name, rows, positive, weight in zip(SPLITS, self.rows, self.positive, self.weight):
+            share = getattr(config, name)
+            if share and not rows:
+                raise InputError(
+                    f"the split '{name}' gets none of the {self.rows.sum()} rows when split by {by}; "
+                    "give more rows or another `split`"
+                )
+            if share and not weight:
+                raise InputError(f"the weights of the split '{name}' sum to zero; at least one row must count")
+            if name != "gate" and positive in (0, rows):
+                raise InputError(
+                    f"all {rows} labels of the split '{name}' are {int(positive > 0)}; both classes are needed, "
+                    "check the label column or split otherwise"
+                )
 
 
 def time_thresholds(config: SplitConfig, times: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

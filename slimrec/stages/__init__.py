@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import importlib
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +16,22 @@ from slimrec.errors import ConfigError, SlimrecError, TransientError, did_you_me
 from slimrec.failures import Attempt
 
 STAGES = ("fingerprint", "window", "ingest", "sample", "pretrain", "prune", "finetune", "evaluate", "register")
+INGEST_IN_PARTS = ("plan", "count", "merge", "encode", "gather")  # together the same as `ingest`, for many machines
 
 
-def execute(stage: str, config: dict[str, Any], *, workspace: str = "", **paths: str | None) -> dict:
+def execute(
+    stage: str, config: dict[str, Any], *, workspace: str = "", **paths: str | os.PathLike | Sequence[str] | None
+) -> dict:
     """Run one stage: parse its section, open its MLflow run, call it, log what it returns.
 
-    `paths` are the artifact folders the stage reads and writes, by name. `workspace` is a folder that outlives the
-    step: checkpoints lie there, and the reason of a failure. A step that failed for good in this audit (exit 10, 20
-    or 60) is not tried again: it ends with the same error at once. Returns the stage's metrics.
+    `paths` are the artifact folders the stage reads and writes, by name; a list where it reads one of each part.
+    `workspace` is a folder that outlives the step: checkpoints lie there, and the reason of a failure. A step that
+    failed for good in this audit (exit 10, 20 or 60) is not tried again: it ends with the same error at once. Returns
+    the stage's metrics.
     """
-    if stage not in STAGES:
-        raise ConfigError(f"there is no stage '{stage}'; {did_you_mean(stage, STAGES)}")
-    given = {name: Path(path) for name, path in paths.items() if path}
+    if stage not in STAGES + INGEST_IN_PARTS:
+        raise ConfigError(f"there is no stage '{stage}'; {did_you_mean(stage, STAGES + INGEST_IN_PARTS)}")
+    given = {name: _folders(path) for name, path in paths.items() if path}
     attempt = Attempt(workspace, stage, config, given)
     attempt.begin()
     try:
@@ -73,14 +79,20 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _run(stage: str, config: dict, workspace: str, paths: dict[str, Path]) -> dict:
+def _folders(path: str | os.PathLike | Sequence[str]) -> Path | list[Path]:
+    return Path(path) if isinstance(path, str | os.PathLike) else [Path(each) for each in path]
+
+
+def _run(stage: str, config: dict, workspace: str, paths: dict[str, Path | list[Path]]) -> dict:
     module = importlib.import_module(f"slimrec.stages.{stage}")
     parsed = parse(module.CONFIG, config)
     if stage in ("pretrain", "finetune") and workspace:
         paths = {**paths, "checkpoints": Path(workspace) / "checkpoints"}
     if stage == STAGES[0]:
         track.start_audit(parsed.model_dump())  # the run that holds those of all stages
-    with track.run(stage, parsed) as tracker:
+    if stage in INGEST_IN_PARTS[:-1]:  # of hundreds of parts, only what they come to is worth a run
+        return module.run(parsed, track.Tracker(), **paths)
+    with track.run("ingest" if stage in INGEST_IN_PARTS else stage, parsed) as tracker:
         metrics = module.run(parsed, tracker, **paths)
         tracker.metrics({name: value for name, value in metrics.items() if isinstance(value, (int, float))})
     return metrics

@@ -1,0 +1,62 @@
+"""Ingest in parts, fourth: one part's rows -> encoded rows by split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from slimrec import artifacts
+from slimrec.config import PartConfig
+from slimrec.data.encode import Encoder
+from slimrec.data.keys import Keys, read_keys
+from slimrec.data.plan import Plan
+from slimrec.data.shards import ShardWriter
+from slimrec.data.source import Source
+from slimrec.data.split import SPLITS, Tally
+from slimrec.errors import TransientError
+from slimrec.schema import MISSING, UNSEEN
+
+CONFIG = PartConfig
+
+
+class Found(NamedTuple):
+    """Of the rows outside train, by slot of the ids, int64 (S,): how many values are unseen, and how many there are."""
+
+    unseen: np.ndarray
+    present: np.ndarray
+
+
+def run(config: PartConfig, tracker, plan: Path, encoding: Path, encoded: Path) -> dict:
+    """Publish the encoded rows, in shards of the part's own; returns the number of rows."""
+    settled, about = Plan.load(plan), artifacts.verify(encoding, "encoding")
+    source, rows = settled.source(config.part), about["tallies"][config.part]["rows"]
+    with artifacts.publish(encoded, "encoded", of=artifacts.digest(encoding), part=config.part) as folder:
+        found = encode(settled, source, Encoder.load(encoding), rows, folder)
+        artifacts.write_json(folder / "found.json", {name: each.tolist() for name, each in found._asdict().items()})
+    return {"rows": sum(rows)}
+
+
+def encode(plan: Plan, source: Source, encoder: Encoder, expected: list[int], folder: Path) -> Found:
+    """Read the rows again, and write them to `folder`/<split>; TransientError where a split has not `expected` rows."""
+    schema, splitter, config = encoder.schema, plan.splitter, plan.config
+    writers = [ShardWriter(folder / name, schema, config.shard_rows, config.batch_rows) for name in SPLITS]
+    slots, tally = sum(field.slots for field in schema.fields), Tally()
+    found = Found(np.zeros(slots, np.int64), np.zeros(slots, np.int64))
+    for chunk in source.shown("encode"):
+        keys = read_keys(schema, chunk.data, chunk.rows, chunk.where)
+        split = splitter.assign(keys, chunk.rows)
+        tally.add(keys, split)
+        ids, dense = encoder.encode(chunk.data, chunk.where)
+        found.unseen[:] += (ids[split > 0] == UNSEEN).sum(axis=0)
+        found.present[:] += (ids[split > 0] > MISSING).sum(axis=0)
+        for index, writer in enumerate(writers):
+            rows = np.flatnonzero(split == index)
+            part = Keys(*(None if values is None else values[rows] for values in keys))
+            writer.append(ids[rows], dense[rows], part, chunk.rows[rows])
+    for writer in writers:
+        writer.close()
+    if tally.rows.tolist() != expected:
+        raise TransientError(f"{config.source} changed while it was read; run the step again")
+    return found
