@@ -56,14 +56,24 @@ def verify(folder: str | Path, kind: str | None = None) -> dict[str, Any]:
     facts = read_json(manifest)
     if kind is not None and facts.get("kind") != kind:
         raise InputError(f"{folder} holds a '{facts.get('kind')}', a '{kind}' is needed here")
-    for name, entry in facts.get("files", {}).items():
-        parts = PurePosixPath(name)
-        path = folder / parts
-        if parts.is_absolute() or ".." in parts.parts or "\\" in name or "\0" in name or path.is_symlink():
-            raise SecurityError(f"{manifest} lists '{name}', which is not a plain path inside the folder")
+    for name, entry in listed(folder).items():
+        path = folder / name
+        if path.is_symlink():
+            raise SecurityError(f"{path} is a link: an artifact holds plain files only")
         if not path.is_file() or path.stat().st_size != entry["bytes"] or sha256(path) != entry["sha256"]:
             raise SecurityError(f"{path} is not the file its manifest describes; make the artifact again")
     return facts
+
+
+def listed(folder: str | Path) -> dict[str, dict[str, Any]]:
+    """The files that a manifest lists, `bytes` and `sha256` of each; none of them may lie outside the folder."""
+    manifest = Path(folder) / MANIFEST
+    files = read_json(manifest).get("files", {})
+    for name in files:
+        parts = PurePosixPath(name)
+        if parts.is_absolute() or ".." in parts.parts or "\\" in name or "\0" in name:
+            raise SecurityError(f"{manifest} lists '{name}', which is not a plain path inside the folder")
+    return files
 
 
 def digest(folder: str | Path) -> str:

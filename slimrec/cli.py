@@ -1,4 +1,4 @@
-"""The command line: `slimrec schema | predict | planted | verify | stage | promote | rollback | history`."""
+"""The command line: `slimrec schema | predict | planted | verify | stage | push | pull | promote | rollback | history`."""
 
 from __future__ import annotations
 
@@ -105,6 +105,28 @@ def _folders(path: list[str]) -> dict[str, str | list[str]]:
         else:
             folders[name] = folder
     return folders
+
+
+@app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="any artifact folder")],
+    address: Annotated[str, typer.Argument(help="s3://BUCKET/FOLDER; credentials and endpoint as AWS_... say")],
+) -> None:
+    """Publish an artifact at an s3:// address, once: another content there is a conflict."""
+    from slimrec import remote
+
+    typer.echo("pushed" if remote.push(folder, address) else "the same content was there already")
+
+
+@app.command()
+def pull(
+    address: Annotated[str, typer.Argument(help="s3:// address of an artifact")],
+    folder: Annotated[Path, typer.Argument(help="folder to make")],
+) -> None:
+    """Bring an artifact from an s3:// address, every file checked against its manifest."""
+    from slimrec import remote
+
+    remote.pull(address, folder)
 
 
 Name = Annotated[str, typer.Argument(help="registered model, in the registry at MLFLOW_TRACKING_URI")]
