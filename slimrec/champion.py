@@ -77,7 +77,7 @@ def score(slim: Path, dataset: Path, test: Split) -> np.ndarray:
     )
     address = read_json(dataset / "manifest.json")["source"]["address"]
     try:
-        source, _ = open_source(IngestConfig(source=address, fields=schema.model_dump(mode="json")))
+        source = open_source(IngestConfig(source=address, fields=schema.model_dump(mode="json")))
     except (InputError, ConfigError) as error:
         raise _CannotRead(str(error)) from None
     order = np.argsort(test.row, kind="stable")
