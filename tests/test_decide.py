@@ -15,6 +15,7 @@ from slimrec.config import ModelConfig, PretrainConfig, PruneConfig, TrainConfig
 from slimrec.data.dataset import Dataset
 from slimrec.decide import decide, jaccard
 from slimrec.findings import Change, Findings, Presence, Twins, _judge, _missed, find, usual
+from slimrec.model import build, with_gate
 from slimrec.schema import Field
 from slimrec.selection import Budget
 from slimrec.stages import pretrain, prune
@@ -125,6 +126,21 @@ def test_importance_is_the_loss_that_shuffling_adds(world):
     change = found.importance["price"]
     assert float(loss(dense) - loss(batch.dense)) == pytest.approx(change.mean, abs=4 * change.error)
     assert change.certain and not found.importance["noise"].certain
+
+
+@pytest.mark.parametrize("backbone", ["mlp", "widedeep", "deepfm", "dcn"])
+def test_what_shuffling_a_field_changes_is_found_without_a_whole_forward_pass(world, backbone, monkeypatch):
+    monkeypatch.setattr("slimrec.findings._PIECE", 256)
+    data = Dataset.open(world / "dataset")
+    model = build(data.schema, ModelConfig(backbone=backbone, embedding_dim=4, embedding_std=0.5), seed=1)
+    model = with_gate(model, "leap", {}, seed=1).eval()
+    quick = find(model, data.split("gate"), 0, torch.device("cpu")).importance
+    model.gate.weighs_pairs = True  # such gates look at ids again, so there every field is shuffled from the start
+    slow = find(model, data.split("gate"), 0, torch.device("cpu")).importance
+    assert {name: change.mean for name, change in quick.items()} == pytest.approx(
+        {name: change.mean for name, change in slow.items()}, abs=1e-6
+    )
+    assert all(change.mean != 0 for change in quick.values())
 
 
 def test_twins_that_matter_are_never_both_dropped_and_the_cheaper_one_comes_back():
