@@ -15,6 +15,7 @@ def evaluate(
     page: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
     metrics: dsl.Output[dsl.Metrics],
+    curve: dsl.Output[dsl.ClassificationMetrics],
     config: dict,
     allowed_auc_loss: float = 0.001,
     champion: str = "",
@@ -27,10 +28,11 @@ def evaluate(
         slim: The trained slim model, from finetune.
         full: The full model, from the baseline.
         selection: From prune.
-        report: report.html, report.md, report.json, contract.json, and diff.json where there is a champion.
+        report: report.html, report.md, report.json, contract.json, roc.json, and diff.json where there is a champion.
         page: The report for the Kubeflow UI.
         summary: The report in short for the Kubeflow UI.
         metrics: The figures of both models.
+        curve: The slim model's ROC curve for the Kubeflow UI.
         config: The recipe's section `evaluate`.
         allowed_auc_loss: How much AUC the slim model may lose.
         champion: Registered model whose champion the slim model is compared with too; "" for what the section says.
@@ -39,6 +41,7 @@ def evaluate(
     Returns:
         "accept", or why not in one word.
     """
+    import json
     import shutil
     from pathlib import Path
 
@@ -57,6 +60,7 @@ def evaluate(
     )
     shutil.copyfile(Path(report.path) / "report.html", page.path)
     shutil.copyfile(Path(report.path) / "report.md", summary.path)
+    curve.log_roc_curve(**json.loads((Path(report.path) / "roc.json").read_text(encoding="utf-8")))
     report.metadata.update(figures)
     metrics.metadata.update({name: value for name, value in figures.items() if not isinstance(value, str)})
     return figures["decision"]

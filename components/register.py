@@ -12,6 +12,7 @@ def register(
     selection: dsl.Input[dsl.Artifact],
     config: dict,
     name: str = "",
+    approval: str = "",
     window: str = "",
     workspace: str = "",
 ) -> dict:
@@ -23,6 +24,7 @@ def register(
         selection: From prune.
         config: The recipe's section `register`.
         name: Registered model; "" for what the section says.
+        approval: Who moves the champion, automatic or manual; "" for what the section says.
         window: What this audit stands for, from the step window.
         workspace: Folder that outlives the step.
 
@@ -34,7 +36,7 @@ def register(
     return execute_or_exit(
         "register",
         config,
-        choices={"name": name or None, "window": window},
+        choices={"name": name or None, "approval": approval or None, "window": window},
         workspace=workspace,
         slim=slim.path,
         report=report.path,

@@ -21,9 +21,13 @@ from slimrec.config import Recipe
 Step = Callable[[str, dsl.PipelineTask], dsl.PipelineTask]
 
 
+# These look at what no parameter and no artifact tells: the source, the registry, who waits for word.
+ALWAYS_RUN = {"fingerprint", "window", "evaluate", "register", "refuse", "notify"}
+
+
 def named(name: str, task: dsl.PipelineTask) -> dsl.PipelineTask:
-    """A task under the name that its step has on every floor."""
-    return task.set_display_name(name)
+    """A task under the name that its step has on every floor; cached, unless it has to see for itself."""
+    return task.set_display_name(name).set_caching_options(name not in ALWAYS_RUN)
 
 
 def build(step: Step = named, in_parts: bool = False):
@@ -47,6 +51,7 @@ def build(step: Step = named, in_parts: bool = False):
         subset_fraction: float = 0.0,
         allowed_auc_loss: float = 0.001,
         registered_model: str = "slimrec",
+        approval: str = "automatic",
         audit_date: str = "",
         workspace: str = "",
         ingest_config: dict = {},  # noqa: B006
@@ -70,8 +75,9 @@ def build(step: Step = named, in_parts: bool = False):
             subset_fraction: Share of the training rows that the search sees, in 0..1; 0 for what sample_config says.
             allowed_auc_loss: AUC that the slim model may lose and still be accepted.
             registered_model: Name in the model registry.
+            approval: Who makes an accepted model champion: automatic, or manual by `slimrec promote`.
             audit_date: Day this audit stands for, YYYY-MM-DD; in a schedule [[ScheduledTime.2006-01-02]].
-            workspace: Folder on a volume that outlives the steps, for checkpoints and reasons of failures; "" for none.
+            workspace: Folder that outlives the steps, for checkpoints and reasons of failures; "" for none.
             ingest_config: Everything else about reading the log, as in a recipe.
             sample_config: Everything else about the subset, as in a recipe.
             pretrain_config: Everything else about the gated training, as in a recipe.
@@ -82,10 +88,10 @@ def build(step: Step = named, in_parts: bool = False):
             register_config: Everything else about the registry, as in a recipe.
         """
         shared = {"workspace": workspace}
-        with dsl.ExitHandler(step("notify", notify(**shared)).set_caching_options(False), name="audit"):
+        with dsl.ExitHandler(step("notify", notify(**shared)), name="audit"):
             found = step(
                 "fingerprint", fingerprint(config=ingest_config, source=source, audit_date=audit_date, **shared)
-            ).set_caching_options(False)
+            )
             seen = step(
                 "window",
                 window(
@@ -110,7 +116,7 @@ def build(step: Step = named, in_parts: bool = False):
                     register_config=register_config,
                     **shared,
                 ),
-            ).set_caching_options(False)
+            )
             with dsl.If(seen.output != "audited", name="new"):
                 log = {"config": ingest_config, "source": source, "fields": fields, "fingerprint": found.output}
                 data = ingest_in_parts(step, log, shared) if in_parts else step("ingest", ingest(**log, **shared))
@@ -163,7 +169,7 @@ def build(step: Step = named, in_parts: bool = False):
                         selection=selection,
                         **shared,
                     ),
-                ).set_caching_options(False)  # it sees who is champion now
+                )
                 judged = {
                     "config": register_config,
                     "slim": final.outputs["tuned"],
@@ -172,9 +178,9 @@ def build(step: Step = named, in_parts: bool = False):
                     "window": seen.output,
                 }
                 with dsl.If(verdict.outputs["Output"] == "accept", name="accepted"):
-                    step("register", register(name=registered_model, **judged, **shared)).set_caching_options(False)
+                    step("register", register(name=registered_model, approval=approval, **judged, **shared))
                 with dsl.Else(name="refused"):
-                    step("refuse", refuse(**judged, **shared)).set_caching_options(False)
+                    step("refuse", refuse(**judged, **shared))
 
     return audit
 
@@ -198,6 +204,7 @@ def arguments(recipe: Recipe) -> dict[str, Any]:
         "subset_fraction": recipe.sample.fraction or 0.0,
         "allowed_auc_loss": recipe.evaluate.allowed_auc_loss,
         "registered_model": recipe.register.name,
+        "approval": recipe.register.approval,
         "audit_date": recipe.ingest.audit_date or "",
         "baseline_config": {**search, "train": section.pop("baseline", search.get("train", {}))},
         **{f"{name}_config": values for name, values in section.items()},

@@ -40,14 +40,15 @@ class Size:
     shared_memory: str = ""
 
 
-LIGHT = Size(cpu=("250m", "1"), memory="2Gi")
-# S: up to some ten million rows and tables that fit a laptop, without a GPU. M: one GPU. L: a node with eight.
+LIGHT = Size(cpu=("250m", "1"), memory="1Gi")
+# S: ten million rows or so, and tables that fit a laptop. M: one GPU a training. L: one training on a node with eight.
+# Each step fits the quota of the overlay in manifests/ that it is for, S the one of a single machine.
 PRESETS = {
     "S": {
         "light": LIGHT,
-        "data": Size(cpu=("2", "4"), memory="8Gi"),
-        "model": Size(cpu=("1", "4"), memory="8Gi"),
-        "train": Size(cpu=("2", "8"), memory="16Gi"),
+        "data": Size(cpu=("1", "4"), memory="4Gi"),
+        "model": Size(cpu=("1", "4"), memory="4Gi"),
+        "train": Size(cpu=("2", "8"), memory="8Gi"),
     },
     "M": {
         "light": LIGHT,

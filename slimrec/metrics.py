@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from sklearn.metrics import log_loss as _log_loss
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -42,6 +42,20 @@ def auc(label: np.ndarray, score: np.ndarray, weight: np.ndarray | None = None) 
     if len(np.unique(np.asarray(label)[carrying])) < 2:
         return None
     return float(roc_auc_score(label, score, sample_weight=weight))
+
+
+def roc(label: np.ndarray, logits: np.ndarray, weight: np.ndarray, points: int = 101) -> dict[str, list[float]]:
+    """The ROC curve to look at: `fpr`, `tpr` and the probability `threshold` (falling), at evenly spaced fpr.
+
+    All empty where only one class carries weight.
+    """
+    if auc(label, logits, weight) is None:
+        return {"fpr": [], "tpr": [], "threshold": []}
+    fpr, tpr, threshold = roc_curve(label, probability(logits), sample_weight=weight)
+    threshold[0] = 1.0  # infinite in scikit-learn: nothing is called positive
+    at = np.linspace(0, 1, points)
+    curve = {"fpr": at, "tpr": np.interp(at, fpr, tpr), "threshold": np.interp(at, fpr, threshold)}
+    return {name: values.tolist() for name, values in curve.items()}
 
 
 def log_loss(label: np.ndarray, logits: np.ndarray, weight: np.ndarray | None = None) -> float:

@@ -58,7 +58,7 @@ def markdown(facts: Facts) -> str:
     for field in sorted(facts["fields"], key=lambda field: (-field["score"], field["name"])):
         fate = "kept" if field["kept"] else "dropped"
         lines.append(
-            f"| {_literal(field['name'])} | {field['kind']} | {field['score']:.3f} | {fate} "
+            f"| {literal(field['name'])} | {field['kind']} | {field['score']:.3f} | {fate} "
             f"| {field['columns']} / {field['width']} | {whole(field['rows'])} | {size(field['bytes'])} |"
         )
     if said := against_champion(facts):
@@ -67,7 +67,7 @@ def markdown(facts: Facts) -> str:
         lines += ["", "## Since the champion's audit", ""]
         lines += [f"- {_literal(name)}: {what}" for name, what in changes(facts)] or ["No field changed its fate."]
     made = facts["made"]
-    lines += ["", f"Method {_literal(made['method'])}, seed {made['seed']}, data `{facts['dataset'][:16]}`."]
+    lines += ["", f"Method {literal(made['method'])}, seed {made['seed']}, data `{facts['dataset'][:16]}`."]
     return "\n".join(lines) + "\n"
 
 
@@ -203,6 +203,6 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """Text that Markdown shows as it is: no markup, no HTML, no new cell."""
     return re.sub(r"([\\`*_\[\]()#+!|~])", r"\\\1", _html.escape(" ".join(text.split())))

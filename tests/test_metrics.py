@@ -51,6 +51,15 @@ def test_auc_of_one_class_is_undefined_and_not_a_number():
     assert metrics.auc(label, logits, np.where(label == 1, 0, weight)) is None
 
 
+def test_the_curve_to_look_at_has_the_area_that_the_auc_says():
+    label, logits, weight = rows(5000)
+    curve = metrics.roc(label, logits, weight)
+    assert len(curve["fpr"]) == len(curve["tpr"]) == len(curve["threshold"]) == 101
+    assert abs(np.trapezoid(curve["tpr"], curve["fpr"]) - metrics.auc(label, logits, weight)) < 0.005
+    assert curve["threshold"] == sorted(curve["threshold"], reverse=True) and 0 <= min(curve["threshold"])
+    assert metrics.roc(np.ones(9), np.arange(9.0), np.ones(9)) == {"fpr": [], "tpr": [], "threshold": []}
+
+
 def test_probability_survives_extreme_logits():
     found = metrics.probability(np.array([-1000.0, 0.0, 1000.0, -3.0]))
     assert found == pytest.approx([0, 0.5, 1, 1 / (1 + np.exp(3))], abs=1e-15)

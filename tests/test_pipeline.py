@@ -218,6 +218,16 @@ def test_one_run_in_mlflow_holds_those_of_all_stages_and_is_closed(finished):
     assert len(runs) == 1 + len(STEPS) - 1  # the audit, and every step but notify
 
 
+def test_what_people_look_at_in_the_browser_is_there(finished):
+    output, _ = finished
+    assert (output / "evaluate" / "page").read_text(encoding="utf-8").lstrip().lower().startswith("<!doctype html")
+    assert (output / "evaluate" / "summary").read_text(encoding="utf-8").startswith("# ")
+    assert " fields stay" in (output / "prune" / "summary").read_text(encoding="utf-8")
+    told = read_json(output / "evaluate" / "executor_output.json")["artifacts"]
+    assert len(told["curve"]["artifacts"][0]["metadata"]["confidenceMetrics"]) == 101
+    assert told["metrics"]["artifacts"][0]["metadata"]["slim_auc"] > 0.5
+
+
 def test_a_run_leaves_a_folder_for_every_step(finished):
     output, _ = finished
     assert {path.name for path in output.iterdir() if path.is_symlink()} == set(STEPS)

@@ -29,7 +29,8 @@ LATENCY_BATCHES = (1, 4096)
 def run(
     config: EvaluateConfig, tracker: Tracker, dataset: Path, slim: Path, full: Path, selection: Path, report: Path
 ) -> dict:
-    """Write the artifact `report`: report.html, report.md, report.json, contract.json, and diff.json where there is a champion.
+    """Write the artifact `report`: report.html, report.md, report.json, contract.json, roc.json, and diff.json where there is
+    a champion.
 
     Each model reads only its own fields of the split `test`, which no search and no early stop has seen.
     """
@@ -55,6 +56,7 @@ def run(
     with publish(report, "report", slim=digest(slim), dataset=data["slim"].fingerprint) as folder:
         write_report(folder, facts)
         write_json(folder / "contract.json", contract)
+        write_json(folder / "roc.json", metrics.roc(test.label, logits["slim"], test.weight))
         if facts["diff"] is not None:
             write_json(folder / "diff.json", facts["diff"])
     tracker.artifact(report)

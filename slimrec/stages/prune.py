@@ -16,6 +16,7 @@ from slimrec.decide import decide
 from slimrec.errors import ConfigError, SecurityError
 from slimrec.findings import FINDINGS, Findings
 from slimrec.model import Model
+from slimrec.report import literal
 from slimrec.selection import Selection
 from slimrec.track import Tracker
 from slimrec.weights import load_model, save_model
@@ -24,7 +25,10 @@ CONFIG = PruneConfig
 
 
 def run(config: PruneConfig, tracker: Tracker, gated: Path, selection: Path, slim: Path) -> dict:
-    """Write the artifacts `selection` (selection.json, scores.parquet) and `slim` (the cut model, weights carried over)."""
+    """Write the artifacts `selection` and `slim` (the cut model, weights carried over).
+
+    The selection is there for machines (selection.json), for tables (scores.parquet) and for people (selection.md).
+    """
     facts = verify(gated, "gated")
     model = load_model(gated, "gated")
     findings = parse(Findings, read_json(gated / FINDINGS), SecurityError)
@@ -36,6 +40,7 @@ def run(config: PruneConfig, tracker: Tracker, gated: Path, selection: Path, sli
     with publish(selection, "selection", **source) as folder:
         write_json(folder / "selection.json", decided.model_dump(mode="json"))
         pq.write_table(_scores(decided), folder / "scores.parquet")
+        (folder / "selection.md").write_text(_page(decided), encoding="utf-8")
     with publish(slim, "slim", **source, selection=digest(selection)) as folder:
         save_model(cut, folder, Encoder.load(gated))
     tracker.artifact(selection / "selection.json")
@@ -68,6 +73,21 @@ def _scores(decided: Selection) -> pa.Table:
             "note": [decision.note for _, decision in decisions],
         }
     )
+
+
+def _page(decided: Selection) -> str:
+    """What stays and why, as a Markdown table, the highest score first."""
+    lines = [
+        f"{len(decided.kept)} of {len(decided.fields)} fields stay",
+        "",
+        "| field | stays | columns | score | remark |",
+        "|---|---|---:|---:|---|",
+    ]
+    for name, decision in sorted(decided.fields.items(), key=lambda item: (-item[1].score, item[0])):
+        stays = "yes" if decision.kept else "no"
+        columns = f"{len(decision.columns)} of {decision.width}"
+        lines.append(f"| {literal(name)} | {stays} | {columns} | {decision.score:.3g} | {literal(decision.note)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _units(model: Model, findings: Findings, keep: float) -> dict[int, tuple[int, ...]]:
