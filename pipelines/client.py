@@ -21,6 +21,7 @@ from pipelines.cluster import SERVICE_ACCOUNT, WORKSPACE, write
 from pipelines.cron import check
 from slimrec.config import Recipe
 from slimrec.errors import ConfigError, ConflictError, SlimrecError, TransientError
+from slimrec.track import redact
 
 EXPERIMENT = "slimrec"
 SCHEDULED_DAY = "[[ScheduledTime.2006-01-02]]"  # Kubeflow Pipelines puts the day of a scheduled run in its place
@@ -63,13 +64,15 @@ class Cluster:
 
     def __init__(self, host: str, namespace: str = "", token: str = ""):
         """Raises ConfigError for a host that is no server of ours or refuses the token, TransientError for one that is down."""
-        if not host.startswith(("http://", "https://")):
+        if not host.startswith(("http://", "https://")) or "@" in host:
             raise ConfigError(
-                f"the host of Kubeflow Pipelines is '{host}'; give --host URL or set KFP_HOST, "
-                "for example to https://kubeflow.example/pipeline"
+                f"the host of Kubeflow Pipelines is '{redact(host)}'; give --host URL or set KFP_HOST, "
+                "for example to https://kubeflow.example/pipeline, a token by KFP_TOKEN"
             )
         self.host, self.namespace = host.rstrip("/"), namespace or None
+        trusted = os.environ.get("SSL_CERT_FILE") or None  # a cluster of one's own often has a certificate of its own
         settings = api.Configuration(host=self.host)
+        settings.ssl_ca_cert = trusted
         if token:
             settings.api_key, settings.api_key_prefix = {"authorization": token}, {"authorization": "Bearer"}
         self._pipelines = api.PipelineServiceApi(api.ApiClient(settings))
@@ -77,7 +80,12 @@ class Cluster:
             self._check_health(api.HealthzServiceApi(api.ApiClient(settings)))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # it always says with which servers it works
-                self._client = Client(self.host, namespace=namespace or "kubeflow", existing_token=token or None)
+                self._client = Client(
+                    self.host,
+                    namespace=namespace or "kubeflow",
+                    existing_token=token or None,
+                    ssl_ca_cert=trusted,
+                )
 
     def upload(self, sent: Program) -> tuple[str, str]:
         """The ids of the pipeline and of the version that holds this program, uploaded only if it is not there."""

@@ -42,7 +42,7 @@ class Size:
 
 LIGHT = Size(cpu=("250m", "1"), memory="1Gi")
 # S: ten million rows or so, and tables that fit a laptop. M: one GPU a training. L: one training on a node with eight.
-# Each step fits the quota of the overlay in manifests/ that it is for, S the one of a single machine.
+# The quotas of the overlays in manifests/ leave room for them, those of a single machine for S.
 PRESETS = {
     "S": {
         "light": LIGHT,

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,15 @@ class Attempt:
         self._path.unlink()
 
     def fail(self, failure: SlimrecError) -> None:
-        """Leave the reason, whole or not at all."""
+        """Leave the reason, without credentials in URLs, whole or not at all."""
         if self._path is None:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        left = {"stage": self.stage, "exit_code": failure.exit_code, "reason": track.redact(failure)}
         scratch = self._path.with_suffix(f".{os.getpid()}")
-        left = {"stage": self.stage, "exit_code": failure.exit_code, "reason": str(failure)}
-        scratch.write_text(json.dumps(left), encoding="utf-8")
-        scratch.replace(self._path)
+        with suppress(OSError):  # a workspace that takes nothing must not hide why the step failed
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            scratch.write_text(json.dumps(left), encoding="utf-8")
+            scratch.replace(self._path)
 
 
 def folder(workspace: str | Path) -> Path:

@@ -240,6 +240,7 @@ def test_a_login_page_is_not_taken_for_kubeflow(kubeflow):
     [
         (("submit", RECIPE), 20, "KFP_HOST"),
         (("submit", RECIPE, "--host", "kubeflow.example"), 20, "https://"),
+        (("submit", RECIPE, "--host", "https://me:pass@kubeflow.example"), 20, "'https://***@kubeflow.example'"),
         (("submit", RECIPE, "--host", "http://127.0.0.1:9"), 30, "127.0.0.1:9 cannot be reached"),
         (("submit", RECIPE, "--host", "http://127.0.0.1:9", "--preset", "XL"), 20, "no preset 'XL'"),
         (("schedule", RECIPE, "--cron", "0 3 * * 1", "--host", "http://127.0.0.1:9"), 20, "has 5 fields; six are needed"),

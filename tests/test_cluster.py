@@ -1,7 +1,6 @@
 """What a cluster is told about each step: sizes, GPU nodes, volumes, secrets, retries, images, in the compiled YAML."""
 
 import re
-from pathlib import Path
 
 import pytest
 import yaml
@@ -13,7 +12,6 @@ from slimrec.config import Recipe, parse
 from slimrec.errors import ConfigError
 from slimrec.stages import INGEST_IN_PARTS
 
-MANIFESTS = Path(__file__).parents[1] / "manifests"
 DIGEST = f"registry.example/slimrec@sha256:{'a' * 64}"
 STEPS = set(cluster.KIND) - set(INGEST_IN_PARTS)  # those are in tests/test_ingest_parts.py
 TRAINING = {"pretrain", "baseline", "finetune"}
@@ -79,43 +77,6 @@ def test_training_and_nothing_else_goes_to_gpu_nodes(presets, preset, gpus):
 def test_the_small_preset_asks_for_no_gpu(presets):
     for container, settings in pods(presets["S"]).values():
         assert "accelerator" not in container["resources"] and "nodeSelector" not in settings
-
-
-@pytest.mark.parametrize(("preset", "overlay"), [("S", "local"), ("S", "base"), ("M", "gpu"), ("L", "gpu")])
-def test_every_step_fits_the_quota_of_the_overlay_it_is_for(presets, preset, overlay):
-    quota = quota_of(overlay)
-    for name, (container, _) in pods(presets[preset]).items():
-        told = container["resources"]
-        asked = {
-            "requests.cpu": told["resourceCpuRequest"],
-            "requests.memory": told["resourceMemoryRequest"],
-            "limits.memory": told["resourceMemoryLimit"],
-            "requests.nvidia.com/gpu": told.get("accelerator", {}).get("resourceCount", "0"),
-        }
-        room = {"requests.memory": 1 << 30}  # for what Kubeflow Pipelines runs beside it
-        for what, much in asked.items():
-            assert amount(much) + room.get(what, 0) <= amount(quota[what]), (name, what)
-
-
-def quota_of(overlay: str) -> dict[str, str]:
-    """Hard limits of the namespace, with an overlay's own figures in the place of the base's."""
-    (base,) = [
-        one for one in yaml.safe_load_all((MANIFESTS / "base" / "limits.yaml").read_text()) if "hard" in one["spec"]
-    ]
-    hard = dict(base["spec"]["hard"])
-    if overlay != "base":
-        told = yaml.safe_load((MANIFESTS / "overlays" / overlay / "kustomization.yaml").read_text())
-        for patch in told["patches"]:
-            if patch["target"]["kind"] == "ResourceQuota":
-                changes = yaml.safe_load(patch["patch"])
-                hard |= {one["path"].removeprefix("/spec/hard/").replace("~1", "/"): one["value"] for one in changes}
-    return hard
-
-
-def amount(text: str) -> float:
-    """A Kubernetes quantity as a number."""
-    number, unit = re.fullmatch(r"([\d.]+)(m|[KMGT]i)?", text).groups()
-    return float(number) * {None: 1, "m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}[unit]
 
 
 def test_every_step_finds_workspace_secrets_its_audit_and_a_place_to_write_and_runs_as_nobody(presets):

@@ -74,6 +74,17 @@ def test_the_newest_reason_is_told(tmp_path):
     assert failures.newest(tmp_path)["reason"] == "second"
 
 
+def test_a_reason_holds_no_credentials(tmp_path):
+    attempt(tmp_path).fail(TransientError("reading s3://key:secret@bucket/x?token=secret failed"))
+    assert failures.newest(tmp_path)["reason"] == "reading s3://***@bucket/x?token=*** failed"
+
+
+def test_a_workspace_that_takes_nothing_does_not_hide_why_a_stage_failed(tmp_path):
+    (tmp_path / "workspace").touch()
+    with pytest.raises(ConfigError, match="needs 'source'"):
+        execute("ingest", {}, workspace=str(tmp_path / "workspace"))
+
+
 def test_a_retried_stage_ends_before_it_loads_anything(tmp_path):
     """As a platform does it: the second try is a new process, which is given the torch that it must not want."""
     config = {"source": str(tmp_path / "nowhere.parquet"), "fields": {}}
