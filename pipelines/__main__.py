@@ -13,8 +13,8 @@ SHOWN_RUNS = 10
 
 def compile_pipeline(given: argparse.Namespace) -> None:
     """Write the pipeline as YAML for the Kubeflow UI; a recipe's values become the defaults of its parameters."""
-    if given.output.suffix not in (".yaml", ".yml", ".json"):
-        raise ConfigError(f"the pipeline is written as .yaml or .json, got '{given.output}'")
+    if given.output.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"the pipeline is written as .yaml, got '{given.output}'")
     recipe = read_recipe(given.recipe) if given.recipe else None
 
     from pipelines.cluster import write
@@ -95,10 +95,11 @@ def _cluster(given: argparse.Namespace):
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipelines", description=__doc__)
-    commands = parser.add_subparsers(required=True)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, does) -> argparse.ArgumentParser:
-        one = commands.add_parser(name, help=does.__doc__.rstrip(".").lower(), description=does.__doc__)
+        told = does.__doc__.rstrip(".")
+        one = commands.add_parser(name, help=told[0].lower() + told[1:], description=told)
         one.set_defaults(does=does)
         return one
 

@@ -129,16 +129,17 @@ class Cluster:
             "service_account": service_account,
         }
         content = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        about = f"Audit of {redact(sent.arguments['source'])} (content {content[:16]})"
         before = self.schedules(name)
         with self._reaching():
-            same = [one for one in before if one.description == content and one.mode == api.RecurringRunMode.ENABLE]
+            same = [one for one in before if one.description == about and one.mode == api.RecurringRunMode.ENABLE]
             kept = (
                 same[0]
                 if same
                 else self._client.create_recurring_run(
                     self._experiment,
                     job_name=name,
-                    description=content,
+                    description=about,
                     max_concurrency=1,
                     no_catchup=True,
                     pipeline_id=pipeline,

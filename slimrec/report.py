@@ -65,7 +65,7 @@ def markdown(facts: Facts) -> str:
         lines += ["", "## Against the champion", "", said]
     if facts["diff"] is not None:
         lines += ["", "## Since the champion's audit", ""]
-        lines += [f"- {_literal(name)}: {what}" for name, what in changes(facts)] or ["No field changed its fate."]
+        lines += [f"- {literal(name)}: {what}" for name, what in changes(facts)] or ["No field changed its fate."]
     made = facts["made"]
     lines += ["", f"Method {literal(made['method'])}, seed {made['seed']}, data `{facts['dataset'][:16]}`."]
     return "\n".join(lines) + "\n"

@@ -122,7 +122,7 @@ def test_schedule_sends_cron_macro_and_no_catch_up(kubeflow):
     done = pipelines("schedule", RECIPE, "--cron", WEEKLY, "--host", kubeflow.url)
     assert done.returncode == 0, done.stderr
     ((_, body),) = kubeflow.sent("POST", "/recurringruns")
-    assert re.fullmatch("[0-9a-f]{64}", body.pop("description"))
+    assert re.fullmatch(r"Audit of planted:rows=300000,seed=0 \(content [0-9a-f]{16}\)", body.pop("description"))
     parameters = body["runtime_config"].pop("parameters")
     assert parameters["audit_date"] == "[[ScheduledTime.2006-01-02]]"
     assert body == {

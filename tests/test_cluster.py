@@ -7,6 +7,7 @@ import yaml
 
 from components import IMAGE
 from pipelines import cluster
+from pipelines.__main__ import main
 from pipelines.audit import audit
 from slimrec.config import Recipe, parse
 from slimrec.errors import ConfigError
@@ -141,6 +142,12 @@ def test_a_cluster_takes_images_by_digest(tmp_path, monkeypatch, image, gpu_imag
 def test_a_preset_there_is_not_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="no preset 'XL'"):
         cluster.write(tmp_path / "a.yaml", None, "XL", allow_tag=True)
+
+
+def test_the_file_is_yaml_because_what_a_cluster_is_told_fits_no_json(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="20"):
+        main(["compile", "--output", str(tmp_path / "audit.json"), "--allow-tag"])
+    assert "written as .yaml" in capsys.readouterr().err
 
 
 def test_a_recipe_becomes_the_defaults_that_people_see(tmp_path, presets):

@@ -65,10 +65,9 @@ def test_repeats_give_mean_scores_their_deviation_and_how_alike_the_kept_sets_ar
     assert {row["field"] for row in best} == {row["field"] for row in table if row["kept"]}
     assert not list((world / "points").iterdir())
     page = (world / "selection" / "selection.md").read_text(encoding="utf-8").splitlines()
-    assert page[0] == "4 of 6 fields stay"
-    assert {line.split(" | ")[0].removeprefix("| ") for line in page[4:] if " | yes | " in line} == {
-        row["field"] for row in best
-    }
+    assert page[0] == f"4 of {len(table)} fields stay"
+    kept = [line.split(" | ")[0].removeprefix("| ").replace("\\", "") for line in page[4:] if " | yes | " in line]
+    assert sorted(kept) == sorted(row["field"] for row in best)
 
 
 def test_the_first_repeat_of_many_is_the_only_one_of_one(world, tmp_path):

@@ -29,8 +29,7 @@ LATENCY_BATCHES = (1, 4096)
 def run(
     config: EvaluateConfig, tracker: Tracker, dataset: Path, slim: Path, full: Path, selection: Path, report: Path
 ) -> dict:
-    """Write the artifact `report`: report.html, report.md, report.json, contract.json, roc.json, and diff.json where there is
-    a champion.
+    """Write the artifact `report`: report in .html, .md and .json, contract.json, roc.json; diff.json if there is a champion.
 
     Each model reads only its own fields of the split `test`, which no search and no early stop has seen.
     """
