@@ -111,6 +111,14 @@ def test_steps_reach_object_store_kubernetes_and_kubeflow_and_no_other_port(poli
         assert not reaches(policies, STEP, port, namespace=KUBEFLOW, pod={})
 
 
+def test_the_user_interface_may_ask_for_artifacts_and_for_nothing_else(policies):
+    shown = {"app": "ml-pipeline-ui-artifact"}
+    assert allowed(policies, "ingress", shown, 3000, pod={}, namespace=KUBEFLOW)
+    assert not connects(policies, STEP, shown, 3000)
+    for target in (MLFLOW, POSTGRESQL, STEP):
+        assert not allowed(policies, "ingress", target, 3000, pod={}, namespace=KUBEFLOW)
+
+
 def test_nodes_of_a_training_talk_on_any_port_and_only_where_there_are_some(policies):
     names = {each["metadata"]["name"] for each in policies}
     for port in (29500, 41234):
