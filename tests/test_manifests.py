@@ -77,6 +77,15 @@ def test_every_object_is_valid(objects):
         check(thing)
 
 
+FILES = [path for path in sorted(MANIFESTS.rglob("*.yaml")) if path.name != "kustomization.yaml"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(MANIFESTS).as_posix())
+def test_every_file_holds_valid_objects_before_kustomize_touches_it(path):
+    for thing in yaml.safe_load_all(path.read_text(encoding="utf-8")):
+        check(thing)
+
+
 @pytest.mark.parametrize("path", [("spec", "replicasss"), ("spec", "template", "spec", "contaners")])
 def test_a_misspelt_key_is_not_valid(distributed, path):
     broken = copy.deepcopy(of(distributed, "Deployment")[0])
