@@ -87,8 +87,16 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
 def checkpoint_path(
     checkpoints: Path | None, stage: str, config: BaseModel, fingerprint: str, *artifacts: Path | None
 ) -> Path | None:
-    """`checkpoints`/stage-KEY.safetensors, KEY over the config, the dataset and the other artifacts read."""
+    """`checkpoints`/stage-KEY.safetensors, KEY over the config, the dataset and the other artifacts read.
+
+    Where the training runs is no part of the KEY: what two processes began, one may end.
+    """
     if checkpoints is None:
         return None
-    parts = [stage, config.model_dump_json(), fingerprint, *("" if a is None else digest(a) for a in artifacts)]
+    parts = [
+        stage,
+        config.model_dump_json(exclude={"train": {"device", "threads", "processes", "tables"}}),
+        fingerprint,
+        *("" if a is None else digest(a) for a in artifacts),
+    ]
     return checkpoints / f"{stage}-{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:16]}.safetensors"

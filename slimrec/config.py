@@ -110,6 +110,14 @@ class TrainConfig(_Config):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     threads: int | None = Option(None, ge=1)
+    tables: Literal["auto", "replicated", "sharded"] = "auto"  # auto: shared out among GPUs where one has no room
+    processes: int | None = Option(None, ge=1)  # of this machine, or of each node; None: one a visible GPU, else one
+
+    @model_validator(mode="after")
+    def _step_of_shards(self):
+        if self.tables == "sharded" and self.embedding_optimizer != "rowwise_adagrad":
+            raise ValueError("tables: sharded has the step of rowwise_adagrad only: set it as embedding_optimizer")
+        return self
 
 
 class PretrainConfig(_Config):

@@ -34,7 +34,7 @@ class Attempt:
         left = read_json(self._path)
         if track.audit() and left["exit_code"] in PERMANENT:
             raise BY_EXIT_CODE[left["exit_code"]](left["reason"])
-        self._path.unlink()
+        self._path.unlink(missing_ok=True)  # another rank of the step may have been first
 
     def fail(self, failure: SlimrecError) -> None:
         """Leave the reason, without credentials in URLs, whole or not at all."""

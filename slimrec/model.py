@@ -24,12 +24,14 @@ class Arena(nn.Module):
 
     `ids` (B, S) holds the slots of the embedded fields in schema order (bags take several, padded with 0), counted
     from 0 within each field; `dense` (B, N) the columns of numbers and vectors in schema order. Bags are averaged
-    over their values; an empty bag gives zeros. Look-ups give sparse gradients while `sparse` is set.
+    over their values; an empty bag gives zeros. Look-ups give sparse gradients while `sparse` is set. While a training
+    shares the tables out among ranks they are in `shards` (see `slimrec.sharded`), and `tables` is empty.
     """
 
     def __init__(self, schema: Schema, blocks: Sequence[Block], std: float = 0.01):
         super().__init__()
         self.schema, self.blocks, self.sparse = schema, tuple(blocks), True
+        self.shards: nn.Module | None = None
         if tuple(block.name for block in blocks) != schema.names:
             raise ValueError(f"blocks {[b.name for b in blocks]} do not follow the schema {list(schema.names)}")
         width = {block.name: block.width for block in blocks}
@@ -71,7 +73,10 @@ class Arena(nn.Module):
         slots, offsets = getattr(self, f"slots_{width}"), getattr(self, f"offsets_{width}")
         local = ids if len(slots) == ids.shape[1] else ids.index_select(1, slots)
         rows = local + offsets
-        values = F.embedding(rows, self.tables[str(width)], sparse=self.sparse)  # (B, S, width)
+        if self.shards is not None:
+            values = self.shards(rows, width)
+        else:
+            values = F.embedding(rows, self.tables[str(width)], sparse=self.sparse)  # (B, S, width)
         if all(field.kind != "bag" for field in fields):
             return values.flatten(1)
         blocks, start = [], 0

@@ -1,12 +1,32 @@
-"""Row-sparse optimizers: only the table rows of a batch are read and written."""
+"""The optimizers of a training; the row-sparse ones read and write only the table rows of a batch."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from slimrec.config import TrainConfig
+    from slimrec.model import Model
+
+
+def optimizers_for(model: Model, config: TrainConfig) -> dict[str, torch.optim.Optimizer]:
+    """One for the `tables`, one for the `dense` network, those of a gate that learns."""
+    made: dict[str, torch.optim.Optimizer] = {}
+    tables, how = list(model.arena.tables.values()), config.embedding_optimizer
+    rate, l2 = config.embedding_learning_rate, config.embedding_l2
+    model.arena.sparse = how != "adam"
+    if tables and how == "adam":
+        made["tables"] = torch.optim.Adam(tables, rate, weight_decay=l2, fused=True)
+    elif tables:
+        made["tables"] = {"lazy_adam": LazyAdam, "rowwise_adagrad": RowwiseAdagrad}[how](tables, rate, l2)
+    network = model.backbone.parameters()
+    made["dense"] = torch.optim.Adam(network, config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    return made | (model.gate.optimizers() if model.gate is not None and model.gate.learns else {})
 
 
 class RowOptimizer(torch.optim.Optimizer, ABC):
@@ -21,7 +41,7 @@ class RowOptimizer(torch.optim.Optimizer, ABC):
             for table in group["params"]:
                 if table.grad is None:
                     continue
-                rows, gradient = _sum_rows(table.grad._indices()[0], table.grad._values())
+                rows, gradient = sum_rows(table.grad._indices()[0], table.grad._values())
                 if group["l2"]:
                     gradient.add_(table[rows], alpha=group["l2"])
                 self._update(table, rows, gradient, group["lr"], self.state[table])
@@ -62,7 +82,7 @@ class RowwiseAdagrad(RowOptimizer):
         table.index_add_(0, rows, gradient.div_(total.sqrt_().add_(1e-10)[:, None]), alpha=-learning_rate)
 
 
-def _sum_rows(rows: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+def sum_rows(rows: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """Distinct rows, ascending, and the sum of the gradients of each."""
     distinct, place = torch.unique(rows, return_inverse=True)
     summed = gradient.new_zeros(len(distinct), gradient.shape[1]).index_add_(0, place, gradient)

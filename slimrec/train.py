@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,13 +14,16 @@ from tqdm import tqdm
 
 from slimrec.checkpoint import Checkpoint, restore_optimizer
 from slimrec.config import TrainConfig
-from slimrec.data.dataset import Batch, Split, batch_count
+from slimrec.data.dataset import Batch, Split
 from slimrec.distributed import Ranks
-from slimrec.errors import ConfigError, InputError, Preempted
+from slimrec.errors import ConfigError, InputError, Preempted, TransientError
 from slimrec.gates.base import GATE_OPTIMIZERS
-from slimrec.metrics import auc, log_loss, score
 from slimrec.model import Model
-from slimrec.optimizers import LazyAdam, RowwiseAdagrad
+from slimrec.optimizers import optimizers_for
+from slimrec.preempt import StopRequest
+from slimrec.sharded import shard, unshard
+from slimrec.streams import Stream
+from slimrec.validation import validate
 
 Log = Callable[[dict[str, float], int], None]
 _MIX = 0x9E3779B97F4A7C15  # odd constant of splitmix64: neighbouring steps get unrelated seeds
@@ -47,20 +47,29 @@ class Trainer:
     ):
         self.ranks = Ranks.join(config.device)
         self.device = self.ranks.device
-        self.model, self.config, self.log = model.to(self.device), config, log
-        self.splits = {"train": train, "valid": valid, "gate": gate}
+        self.model, self.config, self.log, self.valid = model, config, log, valid
         self.gate_learns = model.gate is not None and model.gate.learns
         self._check(gate)
-        self.optimizers = self._optimizers()
-        self.checkpoint = Checkpoint(checkpoint, self.device)
-        self.steps_per_epoch = batch_count(len(train), config.batch_size)
+        self.shards = shard(model, config, self.ranks)
+        model.to(self.device)
+        self.ranks.alike(tensor for name, tensor in model.state_dict().items() if not name.startswith("arena.shards"))
+        self.optimizers = optimizers_for(model, config)
+        self.checkpoint = Checkpoint(checkpoint, self.device if self.shards is None else torch.device("cpu"))
+        self.stream = Stream(train, config, self.ranks)
+        self.gate_stream = None if gate is None else Stream(gate, config, self.ranks)
+        self.steps_per_epoch = self.stream.steps
         self.step, self.best, self.best_auc, self.stale, self.history = 0, None, -math.inf, 0, []
-        self.loss_sum, self.stopping = torch.zeros((), device=self.device, dtype=torch.double), False
+        self.loss_sum, self.stop = torch.zeros((), device=self.device, dtype=torch.double), StopRequest()
         if config.threads:
             torch.set_num_threads(config.threads)
         torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
 
     def _check(self, gate: Split | None) -> None:
+        if self.config.batch_size < 2 * self.ranks.world:
+            raise ConfigError(
+                f"train.batch_size is for all ranks together: {self.config.batch_size} gives {self.ranks.world} ranks "
+                f"less than two rows each"
+            )
         if self.model.gate is None:
             return
         method, stream = self.model.gate.method, self.model.gate.stream if self.gate_learns else None
@@ -74,31 +83,18 @@ class Trainer:
                 f"memorised noise: set train.epochs to 1, or stream: gate"
             )
 
-    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        c, tables = self.config, list(self.model.arena.tables.values())
-        dense = list(self.model.backbone.parameters())
-        made: dict[str, torch.optim.Optimizer] = {}
-        self.model.arena.sparse = c.embedding_optimizer != "adam"
-        if tables and c.embedding_optimizer == "lazy_adam":
-            made["tables"] = LazyAdam(tables, c.embedding_learning_rate, c.embedding_l2)
-        elif tables and c.embedding_optimizer == "rowwise_adagrad":
-            made["tables"] = RowwiseAdagrad(tables, c.embedding_learning_rate, c.embedding_l2)
-        elif tables:
-            made["tables"] = torch.optim.Adam(
-                tables, c.embedding_learning_rate, weight_decay=c.embedding_l2, fused=True
-            )
-        made["dense"] = torch.optim.Adam(dense, c.learning_rate, weight_decay=c.weight_decay, fused=True)
-        return made | (self.model.gate.optimizers() if self.gate_learns else {})
-
     def fit(self) -> dict[str, float]:
         """Train to the end (or to early stopping), leave the best weights in the model; returns figures."""
         self._resume()
         started, first = time.monotonic(), self.step
-        with _stop_signal(self), self._progress() as bar:
+        with self.stop, self._progress() as bar:
             while self.step < self.config.epochs * self.steps_per_epoch and not self._exhausted():
                 self._epoch(bar)
         if self.best is not None:
             self.model.load_state_dict(self.best)
+        if self.shards is not None:
+            unshard(self.model)
+            self.device = torch.device("cpu")
         seconds = time.monotonic() - started
         rows = (self.step - first) * self.config.batch_size
         return {
@@ -128,30 +124,39 @@ class Trainer:
     def _epoch(self, bar: tqdm) -> None:
         """The rest of the current epoch, then validation, log, checkpoint."""
         began, epoch = time.monotonic(), self.step // self.steps_per_epoch
-        gate_batches = self._gate_batches() if self.gate_learns and self.model.gate.stream == "gate" else None
+        gate_batches = None
         self.model.train()
-        for batch in self._batches("train", epoch, start=self.step % self.steps_per_epoch):
+        for batch in self.stream.epoch(epoch, start=self.step % self.steps_per_epoch):
             self._train_step(batch)
-            if gate_batches is not None and self._gate_is_due():
+            if self._gate_is_due():
+                # from where the steps say, now: where a warm-up ends within an epoch, a resumed run sees the same rows
+                gate_batches = gate_batches or self.gate_stream.endless(self.step // self.model.gate.every)
                 self._gate_step(next(gate_batches))
             self.step += 1
             bar.update()
-            if self.step % self.steps_per_epoch and (self.stopping or self.step % self.config.checkpoint_every == 0):
+            due = self.step % self.config.checkpoint_every == 0
+            if self.step % self.steps_per_epoch and (self.ranks.any(self.stop.asked) or due):
                 self._save()
         self._validate(epoch, time.monotonic() - began, bar)
         self._save()
 
     def _save(self) -> None:
         """Checkpoint; leave if asked to. At the end of an epoch this comes after its validation, never between."""
+        states = {"model": self.model.state_dict(), **({"best": self.best} if self.best else {})}
+        if self.shards is not None:
+            states = {name: self.shards.whole(state) for name, state in states.items()}
+            states["tables"] = self.shards.whole_optimizer()
+        states["loss"] = {"sum": self.ranks.sum(self.loss_sum)}
         if self.ranks.rank == 0:
-            states = {"model": self.model.state_dict(), "loss": {"sum": self.loss_sum}}
             best_auc = self.best_auc if self.best else None
             values = {"step": self.step, "best_auc": best_auc, "stale": self.stale, "history": self.history}
-            self.checkpoint.save(states | ({"best": self.best} if self.best else {}), self.optimizers, values)
-        if self.stopping:
+            self.checkpoint.save(states, self.optimizers, values)
+        if self.ranks.any(self.stop.asked):  # which no rank passes before the checkpoint is there
             raise Preempted(f"stopped at step {self.step} with a checkpoint: run the step again to resume")
 
     def _gate_is_due(self) -> bool:
+        if not self.gate_learns or self.model.gate.stream != "gate":
+            return False
         return self.step >= self._warmup() and (self.step + 1) % self.model.gate.every == 0
 
     def _warmup(self) -> float:
@@ -159,31 +164,6 @@ class Trainer:
 
     def _settled(self) -> float:
         return max(self.model.gate.warmup, self.model.gate.settled)
-
-    def _batches(self, split: str, epoch: int, start: int = 0) -> Iterator[Batch]:
-        c = self.config
-        return self.splits[split].batches(
-            c.batch_size,
-            seed=c.seed,
-            epoch=epoch,
-            shuffle=c.shuffle,
-            window_rows=c.window_rows,
-            rank=self.ranks.rank,
-            world=self.ranks.world,
-            start=start,
-        )
-
-    def _gate_batches(self) -> Iterator[Batch]:
-        """The gate slice round and round, from where the count of steps says when the first batch is taken.
-
-        Nothing runs before that, so a warm-up that ends within an epoch leaves a resumed run on the same rows.
-        """
-        per_round = batch_count(len(self.splits["gate"]), self.config.batch_size)
-        done = self.step // self.model.gate.every
-        epoch, start = divmod(done, per_round)
-        while True:
-            yield from self._batches("gate", epoch, start)
-            epoch, start = epoch + 1, 0
 
     def _loss(self, batch: Batch) -> Tensor:
         """Weighted mean log-loss; a rank's share of it under torchrun (gradients are summed over ranks)."""
@@ -204,6 +184,8 @@ class Trainer:
         self._update("tables", "dense", *(GATE_OPTIMIZERS if joint else ()))
         if joint:
             self._after_gate_step()
+        else:
+            self._alike()
 
     def _gate_step(self, batch: Batch) -> None:
         """Step only the gate, on rows that the network never trains on."""
@@ -219,9 +201,17 @@ class Trainer:
         self._after_gate_step()
 
     def _after_gate_step(self) -> None:
-        gate = self.model.gate
-        self.ranks.average(getattr(gate, name) for name in gate.shared)
-        gate.step((self.step + 1) / (self.config.epochs * self.steps_per_epoch))
+        self._alike()
+        self.model.gate.step((self.step + 1) / (self.config.epochs * self.steps_per_epoch))
+
+    def _alike(self) -> None:
+        """The running averages of the network and of the gate, which each rank updates by its own rows."""
+        if self.ranks.world == 1:
+            return
+        buffers = [buffer for buffer in self.model.backbone.buffers() if buffer.is_floating_point()]
+        if self.gate_learns:
+            buffers += [getattr(self.model.gate, name) for name in self.model.gate.shared]
+        self.ranks.average(buffers)
 
     def _update(self, *names: str) -> None:
         for name in names:
@@ -235,23 +225,14 @@ class Trainer:
         return ((self.config.seed * 1_000_003 + self.step * 2 + part) * _MIX + self.ranks.rank) % 2**63
 
     def _validate(self, epoch: int, seconds: float, bar: tqdm) -> None:
-        split = self.splits["valid"]
         loss = float(self.ranks.sum(self.loss_sum)) / self.steps_per_epoch
-        logits = score(self.model, split, device=self.device)
-        if not (math.isfinite(loss) and np.isfinite(logits).all()):
+        if not math.isfinite(loss):
             raise InputError(
                 f"training diverged in epoch {epoch + 1} (mean loss {loss:g}): lower learning_rate, or look for huge "
                 f"values in number fields"
             )
-        valid_auc = auc(split.label, logits, split.weight)
-        if valid_auc is None:
-            raise InputError("the validation rows hold one class only, AUC is undefined: give the split more rows")
-        row = {
-            "train_loss": loss,
-            "valid_auc": valid_auc,
-            "valid_logloss": log_loss(split.label, logits, split.weight),
-            "epoch_seconds": seconds,
-        }
+        figures = validate(self.model, self.valid, self.ranks)
+        row = {"train_loss": loss, **figures, "epoch_seconds": seconds}
         self.loss_sum.zero_()
         self.history.append(row)
         scores = self.model.gate.scores() if self.gate_learns else {}
@@ -267,30 +248,19 @@ class Trainer:
 
     def _resume(self) -> None:
         found = self.checkpoint.load()
+        if self.ranks.any(found is None) != (found is None):
+            raise TransientError("only some ranks see the checkpoint: is the workspace one volume for all of them?")
         if found is None:
             return
         parts, values = found
+        if self.shards is not None:
+            self.shards.restore_optimizer(parts["tables"])
+            parts |= {name: self.shards.share(parts[name]) for name in ("model", "best") if name in parts}
         self.model.load_state_dict(parts["model"])
         for name, optimizer in self.optimizers.items():
             restore_optimizer(optimizer, parts.get(name, {}))
-        self.loss_sum, self.best = parts["loss"]["sum"], parts.get("best")
+        self.best = parts.get("best")
+        if self.ranks.rank == 0:  # the first rank goes on with everybody's
+            self.loss_sum.copy_(parts["loss"]["sum"])
         self.step, self.stale, self.history = values["step"], values["stale"], values["history"]
         self.best_auc = -math.inf if values["best_auc"] is None else values["best_auc"]
-
-
-class _stop_signal:
-    """While open, SIGTERM asks the trainer to stop after the current step."""
-
-    def __init__(self, trainer: Trainer):
-        self.trainer, self.main = trainer, threading.current_thread() is threading.main_thread()
-
-    def __enter__(self):
-        if self.main:
-            self.before = signal.signal(signal.SIGTERM, self._ask)
-
-    def _ask(self, number, frame):
-        self.trainer.stopping = True
-
-    def __exit__(self, *error):
-        if self.main:
-            signal.signal(signal.SIGTERM, self.before)

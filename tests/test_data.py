@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from slimrec.config import IngestConfig
-from slimrec.data.dataset import Batch, Dataset, batch_count, rest_of
+from slimrec.data.dataset import Batch, Dataset
+from slimrec.data.order import batch_count, rest_of
 from slimrec.errors import ConfigError, InputError, SecurityError
 from slimrec.stages import ingest
 
@@ -111,6 +112,18 @@ def test_ranks_share_out_the_same_stream_whatever_their_number(dataset, world):
         for column in range(4):
             assert torch.equal(torch.cat([part[column] for part in parts]), batch[column])
         assert max(len(p.label) for p in parts) - min(len(p.label) for p in parts) <= 1
+
+
+@pytest.mark.parametrize(("rows", "world"), [(66, 4), (65, 2), (67, 8), (2, 3)])
+def test_a_rank_without_two_rows_of_the_last_batch_gets_rows_of_that_batch_at_weight_0(dataset, rows, world):
+    split = Dataset.open(dataset).split("train", np.arange(rows))
+    *_, whole = split.batches(64, shuffle="none")
+    lasts = [list(split.batches(64, shuffle="none", rank=rank, world=world))[-1] for rank in range(world)]
+    assert all(len(part.label) >= 2 for part in lasts)
+    assert sum(float(part.weight.sum()) for part in lasts) == pytest.approx(float(whole.weight.sum()))
+    assert {row for part in lasts for row in stream([part])} <= set(stream([whole]))
+    carrying = [row for part in lasts for row, weight in zip(stream([part]), part.weight) if weight]
+    assert carrying == [row for row, weight in zip(stream([whole]), whole.weight) if weight]
 
 
 @pytest.mark.parametrize("start", [0, 1, 9, 10, 11, 25, 58, 59, 1000])

@@ -18,9 +18,10 @@ from moto.server import ThreadedMotoServer
 from slimrec import artifacts
 from slimrec.config import IngestConfig, SampleConfig, parse, read_schema
 from slimrec.data import planted
-from slimrec.data.dataset import Dataset, read_subset, rest_of
+from slimrec.data.dataset import Dataset, read_subset
 from slimrec.data.draft import draft
 from slimrec.data.encode import Encoder
+from slimrec.data.order import rest_of
 from slimrec.data.split import SPLITS
 from slimrec.data.storage import filesystem
 from slimrec.errors import ConfigError, InputError

@@ -8,10 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-import safetensors.torch
 import small
 import torch
-import two_ranks
+from two_ranks import stop_after
 
 from slimrec.config import ModelConfig, TrainConfig
 from slimrec.data.dataset import Dataset
@@ -49,17 +48,6 @@ def trainer(data, checkpoint=None, method="leap", options=None, backbone="mlp", 
 
 def weights(one):
     return {name: tensor.clone() for name, tensor in one.model.state_dict().items()}
-
-
-def stop_after(one, steps):
-    """Ask for a stop as SIGTERM does, once so many steps are done."""
-    step = one._train_step
-
-    def counted(batch):
-        step(batch)
-        one.stopping = one.step + 1 >= steps
-
-    one._train_step = counted
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -207,7 +195,7 @@ def test_gate_rows_never_move_the_network(data):
     one.model.train()
     before = {name: t.clone() for name, t in one.model.named_parameters() if not name.startswith("gate.")}
     theta = one.model.gate.theta.detach().clone()
-    for batch in one._batches("gate", 0):
+    for batch in one.gate_stream.epoch(0):
         one._gate_step(batch)
     assert all(torch.equal(before[name], t) for name, t in one.model.named_parameters() if name in before)
     assert not torch.equal(theta, one.model.gate.theta)
@@ -222,24 +210,10 @@ def test_an_exploding_loss_is_an_input_error_and_not_a_model(data):
 def test_the_loss_is_the_weighted_mean_of_the_rows_losses(data):
     one = trainer(data, method="none")
     one.model.eval()
-    batch = next(iter(one._batches("train", 0)))
+    batch = next(iter(one.stream.epoch(0)))
     logits = one.model(batch.ids, batch.dense).detach().double()
     by_hand = -(
         batch.label * torch.log(torch.sigmoid(logits)) + (1 - batch.label) * torch.log(1 - torch.sigmoid(logits))
     )
     expected = float((by_hand * batch.weight).sum() / batch.weight.sum())
     assert float(one._loss(batch).detach()) == pytest.approx(expected, rel=1e-5)
-
-
-def test_two_processes_end_with_one_model_that_matches_a_single_process(data, tmp_path):
-    script = Path(__file__).with_name("two_ranks.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    subprocess.run(
-        [*command, str(data.path), str(tmp_path)], check=True, env=environment, capture_output=True, timeout=120
-    )
-    first, second = (safetensors.torch.load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    alone = two_ranks.trainer(data.path)
-    alone.fit()
-    assert all(torch.allclose(first[name], tensor, atol=1e-4) for name, tensor in alone.model.state_dict().items())

@@ -1,4 +1,4 @@
-"""Dataset folder -> batches: mapped shards, a window of rows shuffled at a time, batches as slices of it."""
+"""Dataset folder -> batches: mapped shards, read a window of rows at a time, batches as slices of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from slimrec import artifacts
 from slimrec.config import parse
-from slimrec.data.hashing import permutation, permuted
+from slimrec.data.hashing import permuted
+from slimrec.data.order import part_of, windows
 from slimrec.data.shards import GROUP, LABEL, ROW, TIME, WEIGHT, field_column, matrix, read_shards
 from slimrec.data.split import SPLITS
 from slimrec.errors import ConfigError, InputError, SecurityError, did_you_mean
@@ -151,31 +152,18 @@ class Split:
     ) -> Iterator[Batch]:
         """One pass over the rows, `batch_count` batches, each row once; slices of a window, valid as long as held.
 
-        A window is a stretch of at most `window_rows` stored rows (one batch at least). Its rows are permuted, and so
-        is the order of windows, except that the last window stays last, so that only the last batch differs in size.
-        The stream depends on (seed, epoch), not on `world`: rank r gets the r-th part of every batch, which may be
-        empty in the last one. `start` skips batches, and windows made only of those are not read.
+        See `slimrec.data.order` for their order: it depends on (seed, epoch), not on `world`. Rank r of `world` gets
+        the r-th part of every batch. A part of fewer than two rows, as the last batch may leave, is filled up with
+        rows of that batch at weight 0, because networks and gates look at the variance of what they see.
         """
-        total = batch_count(len(self), batch_size)
-        windows = -(-total // max(1, window_rows // batch_size))
-        edges = [total * i // windows for i in range(windows + 1)] if windows else []
-        order = np.arange(windows)
-        if shuffle == "window" and windows:
-            order[:-1] = permutation(windows - 1, seed, epoch)
-        done = 0
-        for index in order.tolist():
-            first, last = edges[index], edges[index + 1]
-            skipped, done = max(0, start - done), done + last - first
-            if done <= start:
-                continue
-            end = len(self) if last == total else last * batch_size
-            place = permutation(end - first * batch_size, seed, epoch, index) if shuffle == "window" else None
-            window = self._window(first * batch_size, end, place)
-            for batch in range(first + skipped, last):
-                low = (batch - first) * batch_size
-                size = len(window.label) - low if batch == total - 1 else batch_size
-                part = slice(low + size * rank // world, low + size * (rank + 1) // world)
-                yield Batch(window.ids[part], window.dense[part], window.label[part], window.weight[part])
+        order = windows(
+            len(self), batch_size, seed=seed, epoch=epoch, shuffle=shuffle, window_rows=window_rows, start=start
+        )
+        for window in order:
+            rows = self._window(window.start, window.stop, window.place)
+            for batch in window.batches:
+                whole = Batch(*(values[batch] for values in rows))
+                yield whole if world == 1 else _part(whole, rank, world)
 
     def _window(self, start: int, stop: int, place: np.ndarray | None) -> Batch:
         """Rows start..stop, each at its `place` in the window (where it stands if None)."""
@@ -238,23 +226,22 @@ class Split:
             begin = end
 
 
-def batch_count(rows: int, batch_size: int) -> int:
-    """Batches in one pass; a single left-over row joins the batch before it (no batch of one: it has no variance)."""
-    full, left = divmod(rows, batch_size)
-    return full + (left > 1 or (left == 1 and not full))
+def _part(batch: Batch, rank: int, world: int) -> Batch:
+    """A rank's part of a batch, filled up to two rows with rows of weight 0."""
+    own = part_of(len(batch.label), rank, world)
+    rows = torch.arange(own.start, own.stop)
+    if len(rows) >= 2:
+        return Batch(*(values[own] for values in batch))
+    rows = torch.cat([rows, torch.arange(2 - len(rows)) % len(batch.label)])
+    part = Batch(*(values[rows] for values in batch))
+    part.weight[own.stop - own.start :] = 0
+    return part
 
 
 def read_subset(path: str | Path) -> np.ndarray:
     """Ascending positions (int64) in the train split, from a verified subset folder."""
     artifacts.verify(path, "subset")
     return np.load(Path(path) / "rows.npy", allow_pickle=False)
-
-
-def rest_of(rows: np.ndarray, total: int) -> np.ndarray:
-    """The positions of 0..total-1 that `rows` left out, ascending."""
-    left = np.ones(total, bool)
-    left[rows] = False
-    return np.flatnonzero(left)
 
 
 def _side_by_side(columns: list[np.ndarray], rows: int) -> np.ndarray:

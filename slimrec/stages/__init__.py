@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from slimrec import track
+from slimrec import launch, track
 from slimrec.config import parse
 from slimrec.errors import ConfigError, SlimrecError, TransientError, did_you_mean
 from slimrec.failures import Attempt
@@ -86,13 +86,14 @@ def _folders(path: str | os.PathLike | Sequence[str]) -> Path | list[Path]:
 def _run(stage: str, config: dict, workspace: str, paths: dict[str, Path | list[Path]]) -> dict:
     module = importlib.import_module(f"slimrec.stages.{stage}")
     parsed = parse(module.CONFIG, config)
-    if stage in ("pretrain", "finetune") and workspace:
+    trains = stage in ("pretrain", "finetune")
+    if trains and workspace:
         paths = {**paths, "checkpoints": Path(workspace) / "checkpoints"}
     if stage == STAGES[0]:
         track.start_audit(parsed.model_dump())  # the run that holds those of all stages
-    if stage in INGEST_IN_PARTS[:-1]:  # of hundreds of parts, only what they come to is worth a run
+    if stage in INGEST_IN_PARTS[:-1] or os.environ.get("RANK", "0") != "0":  # of many alike one is worth a run
         return module.run(parsed, track.Tracker(), **paths)
     with track.run("ingest" if stage in INGEST_IN_PARTS else stage, parsed) as tracker:
-        metrics = module.run(parsed, tracker, **paths)
+        metrics = launch.train(module, parsed, tracker, **paths) if trains else module.run(parsed, tracker, **paths)
         tracker.metrics({name: value for name, value in metrics.items() if isinstance(value, (int, float))})
     return metrics

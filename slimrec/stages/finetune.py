@@ -7,8 +7,9 @@ from pathlib import Path
 from slimrec.artifacts import digest, publish, read_json, verify
 from slimrec.checkpoint import checkpoint_path
 from slimrec.config import FinetuneConfig, parse
-from slimrec.data.dataset import Dataset, Split, read_subset, rest_of
+from slimrec.data.dataset import Dataset, Split, read_subset
 from slimrec.data.encode import Encoder
+from slimrec.data.order import rest_of
 from slimrec.errors import ConfigError, InputError
 from slimrec.model import Model, build
 from slimrec.selection import Selection

@@ -41,11 +41,13 @@ def run(
     for repeat in reversed(range(config.repeats if config.searches else 1)):  # the first last: its model stays
         trainer = _trainer(config, repeat, tracker, data, rows, subset, checkpoints)
         figures = trainer.fit()
+        done.append(trainer.checkpoint)
+        if trainer.ranks.rank:  # the first rank alone is sure to have the whole model
+            continue
         gate, slice_ = trainer.model.eval().gate, data.split("gate")
         gate.survey(trainer.model, lambda s=slice_: s.batches(config.train.batch_size, shuffle="none"))
         scores.insert(0, gate.scores())
         kept.insert(0, gate.select(Budget(), config.train.seed).kept)
-        done.append(trainer.checkpoint)
     if trainer.ranks.rank == 0:
         found = find(trainer.model, slice_, config.train.seed, trainer.device) if config.searches else Findings()
         found = found.model_copy(update={"repeats": tuple(scores), "kept": tuple(kept)})

@@ -1,0 +1,78 @@
+"""How a training stage runs: in this process, in several of this machine (torchrun), or on several nodes (a TrainJob)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from slimrec.config import FinetuneConfig, PretrainConfig, TrainConfig
+from slimrec.rank import read_failure, read_figures, write_call
+from slimrec.track import Tracker
+
+
+def train(
+    module: ModuleType, config: PretrainConfig | FinetuneConfig, tracker: Tracker, **paths: Path
+) -> dict[str, Any]:
+    """Run a training stage the way its config asks for; returns its figures, raises its error whoever met it."""
+    stage, count = module.__name__.rpartition(".")[2], processes(config.train)
+    if count == 1:
+        return module.run(config, tracker, **paths)
+    with tempfile.TemporaryDirectory(prefix="slimrec-") as scratch:
+        folder = Path(scratch)
+        absolute = {name: str(path.absolute()) for name, path in paths.items()}
+        write_call(folder, stage, config.model_dump(mode="json"), tracker.run_id, absolute, starter=os.getpid())
+        code = _follow(torchrun(count, folder), threads=max(1, (os.cpu_count() or 1) // count))
+        if code:
+            raise read_failure(
+                folder, f"torchrun ended with {code} and no rank said why (out of memory?): run it again"
+            )
+        return read_figures(folder)
+
+
+def processes(config: TrainConfig) -> int:
+    """How many processes of this machine train: as asked for, else one a visible GPU, else one.
+
+    In a process that torchrun started it is one: this one.
+    """
+    if "RANK" in os.environ:
+        return 1
+    if config.processes or config.device == "cpu":
+        return config.processes or 1
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+def torchrun(count: int, folder: Path, *where: str) -> list[str]:
+    """The command that starts `count` ranks of a call on this machine, a machine alone unless told `where`."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", *(where or ["--standalone"])]
+    return [*launcher, f"--nproc-per-node={count}", "-m", "slimrec.rank", str(folder)]
+
+
+def _follow(command: list[str], threads: int) -> int:
+    """The exit code of a command, to which SIGTERM is passed on."""
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+    with subprocess.Popen(command, env=environment) as process, _on_sigterm(lambda: process.terminate()):
+        return process.wait()
+
+
+@contextmanager
+def _on_sigterm(action: Callable[[], None]) -> Iterator[None]:
+    """While open, SIGTERM does this; outside the main thread, where no signals arrive, nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: action())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
