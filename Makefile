@@ -7,9 +7,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/ready$(GPU)
 LOCKS := requirements.lock requirements-cpu.lock requirements-gpu.lock
 RECIPE ?= pipelines/recipes/demo.yaml
+PORT ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test lint lock clean
+.PHONY: help setup demo run mlflow test lint lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +39,12 @@ demo: setup ## Run the whole workflow on a planted log, on this machine
 
 run: setup ## Run RECIPE=FILE on this machine
 	@$(BIN)/python -m pipelines run $(RECIPE) --output runs/$(basename $(notdir $(RECIPE)))
+
+mlflow: setup ## Serve the runs and models of this folder at PORT, for a browser and for MLFLOW_TRACKING_URI
+	@echo "MLFLOW_TRACKING_URI=http://127.0.0.1:$(PORT)"
+	@mkdir -p runs
+	@MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow server --backend-store-uri sqlite:///runs/mlflow.db \
+		--no-serve-artifacts --default-artifact-root $(CURDIR)/runs/artifacts --host 127.0.0.1 --port $(PORT) --workers 1
 
 test: setup ## Run the tests
 	@$(BIN)/python -m pytest

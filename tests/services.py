@@ -1,6 +1,7 @@
-"""Servers for tests, as real processes on this machine: MLflow over HTTP, and an S3 endpoint."""
+"""Servers for tests, as real processes on this machine: MLflow over HTTP, an S3 endpoint, and PostgreSQL."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "not-a-secret", "AWS_DEFAULT_REGION": "us-east-1"}
 
@@ -54,13 +57,12 @@ def _await(process: subprocess.Popen, health: str, log: Path, seconds: float = 9
 def mlflow_server(
     folder: Path, store: str, artifacts: str = "", environment: dict[str, str] | None = None
 ) -> Iterator[str]:
-    """`mlflow server` on a store; artifacts go through it to `artifacts`, else straight to `folder`. Yields its address."""
+    """`mlflow server` on a store; clients put artifacts straight to `artifacts`, else to `folder`. Yields its address."""
     folder.mkdir(parents=True, exist_ok=True)
     address = f"http://127.0.0.1:{(port := free_port())}"
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--port", str(port)]
-    command += ["--host", "127.0.0.1", "--workers", "2"]
-    command += ["--artifacts-destination", artifacts] if artifacts else ["--no-serve-artifacts"]
-    command += [] if artifacts else ["--default-artifact-root", (folder / "artifacts").as_uri()]
+    command += ["--host", "127.0.0.1", "--workers", "2", "--no-serve-artifacts"]
+    command += ["--default-artifact-root", artifacts or (folder / "artifacts").as_uri()]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_TRACKING_URI": ""}
     with serving(command, folder / "mlflow.log", f"{address}/health", {**quiet, **(environment or {})}):
         yield address
@@ -74,3 +76,35 @@ def s3_server(folder: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
     with serving(command, folder / "s3.log", address):
         yield address
+
+
+@contextmanager
+def postgresql(folder: Path, user: str, password: str) -> Iterator[dict[str, str]]:
+    """An empty database `mlflow`: yields the environment that leads a client there. Skips where it is not installed."""
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)
+    initdb = installed[0] if installed else shutil.which("initdb")
+    if initdb is None:
+        pytest.skip("PostgreSQL is not installed (initdb): apt-get install postgresql")
+    binaries, port, owner = Path(initdb).resolve().parent, free_port(), None
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        owner = "postgres"
+        shutil.chown(folder, owner)
+        for parent in (folder.parent, folder.parent.parent):
+            parent.chmod(0o755)
+    where = {"PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": user, "PGPASSWORD": password, "PGDATABASE": "mlflow"}
+    (folder / "password").write_text(password, encoding="utf-8")
+    (folder / "password").chmod(0o644)
+    words = [initdb, "-D", folder / "data", "-U", user, "-A", "scram-sha-256", f"--pwfile={folder / 'password'}"]
+    subprocess.run(words, user=owner, cwd=folder, stdout=subprocess.DEVNULL, check=True)
+    words = [binaries / "postgres", "-D", folder / "data", "-p", str(port), "-k", folder, "-h", "127.0.0.1"]
+    server = subprocess.Popen(words, user=owner, cwd=folder, stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 90
+        while subprocess.run([binaries / "pg_isready", "-q"], env=where, check=False).returncode:
+            assert server.poll() is None and time.monotonic() < end, "PostgreSQL did not come up"
+            time.sleep(0.2)
+        subprocess.run([binaries / "createdb", "mlflow"], env={**where, "PGDATABASE": "postgres"}, check=True)
+        yield {**where, "PATH": f"{binaries}:{os.environ['PATH']}"}
+    finally:
+        server.terminate()
+        server.wait(30)

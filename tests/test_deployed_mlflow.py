@@ -2,8 +2,6 @@
 
 import os
 import re
-import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import requests
+import services
 from mlflow import MlflowClient
 from test_manifests import MANIFESTS, kustomize, of, pods
 
@@ -21,47 +20,11 @@ USER, PASSWORD = "slimrec", "canary-password-of-a-test"
 NAMES = {"Host": "slimrec-mlflow.slimrec:5000"}  # how steps call the server
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def database(tmp_path_factory):
     """An empty PostgreSQL: what tells a client where it is."""
-    folders = [Path("/usr/lib/postgresql", version, "bin") for version in ("17", "16", "15", "14")]
-    found = [shutil.which("initdb", path=str(folder)) for folder in folders] + [shutil.which("initdb")]
-    initdb = next(filter(None, found), None)
-    if initdb is None:
-        pytest.skip("PostgreSQL is not installed (initdb)")
-    binaries, port = Path(initdb).resolve().parent, free_port()
-    folder = tmp_path_factory.mktemp("postgresql")
-    user = None
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        user = "postgres"
-        shutil.chown(folder, user)
-        for parent in (folder.parent, folder.parent.parent):
-            parent.chmod(0o755)
-    where = {"PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": USER, "PGPASSWORD": PASSWORD, "PGDATABASE": "mlflow"}
-    password = folder / "password"
-    password.write_text(PASSWORD, encoding="utf-8")
-    password.chmod(0o644)
-    words = [initdb, "-D", folder / "data", "-U", USER, "-A", "scram-sha-256", f"--pwfile={password}"]
-    subprocess.run(words, user=user, cwd=folder, stdout=subprocess.DEVNULL, check=True)
-    server = subprocess.Popen(
-        [binaries / "postgres", "-D", folder / "data", "-p", str(port), "-k", folder, "-h", "127.0.0.1"],
-        user=user,
-        cwd=folder,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        until(lambda: subprocess.run([binaries / "pg_isready", "-q"], env=where, check=False).returncode == 0)
-        subprocess.run([binaries / "createdb", "mlflow"], env={**where, "PGDATABASE": "postgres"}, check=True)
-        yield {**where, "PATH": f"{binaries}:{os.environ['PATH']}"}
-    finally:
-        server.terminate()
-        server.wait(30)
+    with services.postgresql(tmp_path_factory.mktemp("postgresql"), USER, PASSWORD) as where:
+        yield where
 
 
 def until(holds, seconds: float = 90) -> None:
@@ -103,7 +66,7 @@ def started(objects: list[dict], database: dict, folder: Path):
     shared = {"cwd": folder, "stdout": log, "stderr": log}
     for first in spec["initContainers"]:
         subprocess.run([here(word) for word in first["command"]], env=variables(first), check=True, **shared)
-    container, port = spec["containers"][0], free_port()
+    container, port = spec["containers"][0], services.free_port()
     known = variables(container)
     words = [re.sub(r"\$\((\w+)\)", lambda name: known[name[1]], here(word)) for word in container["args"]]
     words += [f"--port={port}", "--host=127.0.0.1", "--workers=1"]  # of two values the last one counts

@@ -89,7 +89,7 @@ def store(tmp_path_factory):
         yield folder
 
 
-def audit(folder: Path, source: Path, fields: dict, approval: str = "automatic", key: str = "") -> dict:
+def audit(folder: Path, source: Path | str, fields: dict, model: str = "drifting", key: str = "") -> dict:
     """All stages on one window; returns what register said, with the folders."""
     names = ("dataset", "subset", "gated", "selection", "slim", "tuned", "full", "report")
     made = {name: str(folder / name) for name in names}
@@ -105,10 +105,9 @@ def audit(folder: Path, source: Path, fields: dict, approval: str = "automatic",
     stage("prune", {"budget": {"fields": 8}}, "gated", "selection", "slim")
     stage("finetune", {"train": TRAIN}, "dataset", "subset", "gated", "selection", "slim", "tuned")
     stage("pretrain", {**search, "method": "none"}, "dataset", gated=made["full"])
-    config = {"allowed_auc_loss": 0.02, "latency_repeats": 1, "champion": "drifting"}
+    config = {"allowed_auc_loss": 0.02, "latency_repeats": 1, "champion": model}
     stage("evaluate", config, "dataset", "full", "selection", "report", slim=made["tuned"])
-    config = {"name": "drifting", "approval": approval, "window": key}
-    found = stage("register", config, "report", "selection", slim=made["tuned"])
+    found = stage("register", {"name": model, "window": key}, "report", "selection", slim=made["tuned"])
     return {**found, **{name: folder / name for name in names}}
 
 
