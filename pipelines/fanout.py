@@ -14,7 +14,8 @@ def ingest_in_parts(
     """Put the tasks into the pipeline that is being built; the last one, whose `dataset` is that of `ingest`.
 
     `step` is the one of `pipelines.audit.build`, `given` what `ingest` gets beside what all tasks share. There are as
-    many parts as `parts` in the section says, at most one a file.
+    many parts as `parts` in the section says, at most one a file. The server has to know `dsl.Collected` (Kubeflow
+    Pipelines 2.14, pull request 11725).
     """
     planned = step("plan", plan(**given, **shared))
     shared = {**shared, "plan": planned.outputs["plan"]}

@@ -3,6 +3,7 @@
 import itertools
 from pathlib import Path
 
+import boto3
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -23,6 +24,7 @@ from slimrec.data.plan import Plan
 from slimrec.errors import InputError, SecurityError, TransientError
 from slimrec.stages import count, encode, gather, ingest, merge, plan
 from slimrec.track import Tracker
+from tests import services
 
 FIELDS = [
     {"name": "colour", "kind": "category", "min_count": 3},
@@ -125,6 +127,21 @@ def test_any_number_of_parts_makes_the_dataset_of_one_machine(tmp_path, by, part
 def test_csv_is_shared_out_though_nobody_says_how_long_its_files_are(tmp_path, by):
     source = files(tmp_path / "log", rows(), "csv")
     assert_same(config_of(source, fields={**SCHEMA, "fields": FIELDS}, split={"by": by}, parts=3), tmp_path)
+
+
+def test_parts_read_a_bucket_as_they_read_a_folder(tmp_path, monkeypatch):
+    source = files(tmp_path / "log", rows())
+    with services.s3_server(tmp_path / "s3") as address:
+        for name, value in {**services.KEYS, "AWS_ENDPOINT_URL": address}.items():
+            monkeypatch.setenv(name, value)
+        store = boto3.client("s3")
+        store.create_bucket(Bucket="logs")
+        for file in source.iterdir():
+            store.upload_file(str(file), "logs", f"day/{file.name}")
+        remote, _ = in_parts(config_of("s3://logs/day", parts=3), tmp_path / "remote")
+    here, _ = alone(config_of(source), tmp_path)
+    assert artifacts.digest(remote) == artifacts.digest(here)
+    assert artifacts.verify(remote)["source"]["sha256"] == artifacts.verify(here)["source"]["sha256"]
 
 
 def test_pieces_of_the_planted_log_are_shared_out_too(tmp_path):
@@ -297,9 +314,9 @@ def test_parts_are_placed_on_a_cluster_as_all_steps_are(compiled):
     spec, placed = compiled
     for name in ("plan", "count", "merge", "encode", "gather"):
         container = spec["deploymentSpec"]["executors"][f"exec-{name}"]["container"]
-        assert container["resources"]["resourceMemoryLimit"] == "8Gi"
+        assert container["resources"]["resourceMemoryLimit"] == cluster.PRESETS["S"]["data"].memory
         assert placed[f"exec-{name}"]["pvcMount"] and placed[f"exec-{name}"]["securityContext"]["runAsNonRoot"]
-        assert len(placed[f"exec-{name}"]["secretAsEnv"]) == 2
+        assert {secret["secretName"] for secret in placed[f"exec-{name}"]["secretAsEnv"]} == set(cluster.SECRETS)
     tasks = [task for part in spec["components"].values() for task in part.get("dag", {}).get("tasks", {}).values()]
     asked = {task["taskInfo"]["name"]: task for task in tasks}
     for name in ("plan", "count", "merge", "encode", "gather"):

@@ -29,10 +29,7 @@ class Encoder:
     def __init__(self, schema: Schema, vocabularies: Mapping[str, Sequence[str]]):
         self.schema = schema
         self.vocabularies = {f.name: vocabularies[f.name] for f in schema.embedded if has_vocabulary(f)}
-        self._ids: dict[str, dict[str | None, int]] = {}
-        for name, values in self.vocabularies.items():
-            self._ids[name] = dict(zip(values, range(RESERVED_ROWS, RESERVED_ROWS + len(values))))
-            self._ids[name][None] = MISSING
+        self._ids: dict[str, dict[str | None, int]] = {}  # made when first needed: not all encoders encode
 
     @classmethod
     def load(cls, folder: str | Path) -> Encoder:
@@ -105,9 +102,18 @@ class Encoder:
             table = (hashes % np.uint64(field.hash_rows)).astype(np.int32) + np.int32(RESERVED_ROWS)
             table[[value is None for value in found.values]] = MISSING
             return np.append(table, np.int32(MISSING))[found.codes]
-        known = self._ids[field.name]
+        known = self._known(field.name)
         table = [known.get(value, UNSEEN) for value in found.values]
         return np.array([*table, MISSING], np.int32)[found.codes]
+
+    def _known(self, name: str) -> dict[str | None, int]:
+        """Value -> id."""
+        if name not in self._ids:
+            values = self.vocabularies[name]
+            known: dict[str | None, int] = dict(zip(values, range(RESERVED_ROWS, RESERVED_ROWS + len(values))))
+            known[None] = MISSING
+            self._ids[name] = known  # whole at once: several threads may serve
+        return self._ids[name]
 
 
 def has_vocabulary(field: Field) -> bool:

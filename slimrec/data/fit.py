@@ -136,8 +136,9 @@ class _FieldFit:
 
     def vocabulary(self) -> list[str]:
         """Values seen often enough, the most frequent first, equals in alphabetical order."""
-        often = ((value, count) for value, count in self.counts.items() if count >= self.field.min_count)
-        return [value for value, _ in sorted(often, key=lambda pair: (-pair[1], pair[0]))]
+        often = sorted(value for value, count in self.counts.items() if count >= self.field.min_count)
+        often.sort(key=self.counts.__getitem__, reverse=True)  # stable, also in reverse
+        return often
 
     def boundaries(self) -> tuple[float, ...]:
         """Distinct inner quantiles; a value on an edge falls above it, so the smallest value is no edge."""

@@ -29,6 +29,7 @@ def run(config: IngestConfig, tracker, dataset: Path) -> dict:
     tally, fitting, files = count(plan, source)
     tally.check(config.split, plan.split_by)
     encoder, cut = fitting.finish()
+    del fitting  # its counts take as much memory as the vocabularies
     with artifacts.publish(dataset, "dataset", **describe(plan, tally, cut, files)) as folder:
         encoder.save(folder)
         found = encode(plan, source, encoder, tally.rows.tolist(), folder)
