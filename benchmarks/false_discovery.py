@@ -73,7 +73,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     seeds = range(given.first, given.first + given.seeds)
-    rows = [one(seed, given.rows, given.probes, given.rate) for seed in tqdm(seeds, desc="planted logs")]
+    rows = []
+    for seed in tqdm(seeds, desc="planted logs"):
+        rows.append(one(seed, given.rows, given.probes, given.rate))
+        if given.json:
+            given.json.write_text(json.dumps(rows, indent=1))
     for name in ("false_share", "power"):
         values = [row[name] for row in rows]
         error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
@@ -81,8 +85,6 @@ def main() -> None:
     for row in rows:
         if row["missed"] or row["false"]:
             print(f"seed {row['seed']}: missed {row['missed'] or 'none'}, falsely kept {row['false'] or 'none'}")
-    if given.json:
-        given.json.write_text(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":
