@@ -21,7 +21,7 @@ from slimrec.cli import app
 from slimrec.config import IngestConfig, PartConfig, PlannedConfig, Recipe, parse
 from slimrec.data.encode import Encoder
 from slimrec.data.plan import Plan
-from slimrec.errors import InputError, SecurityError, TransientError
+from slimrec.errors import ConfigError, InputError, SecurityError, TransientError
 from slimrec.stages import count, encode, gather, ingest, merge, plan
 from slimrec.track import Tracker
 from tests import services
@@ -246,6 +246,8 @@ def test_a_part_reads_its_own_files_and_no_others(tmp_path):
     count.run(PartConfig(part=2), Tracker(), tmp_path / "plan", tmp_path / "counts")
     with pytest.raises(InputError, match="no such path: .*3.parquet"):
         count.run(PartConfig(part=3), Tracker(), tmp_path / "plan", tmp_path / "none")
+    with pytest.raises(ConfigError, match="the plan has 5 parts, numbered from 0; there is no part 5"):
+        count.run(PartConfig(part=5), Tracker(), tmp_path / "plan", tmp_path / "none")
 
 
 def test_a_person_can_run_the_parts_by_hand(tmp_path):

@@ -14,7 +14,7 @@ from slimrec.data.keys import read_time
 from slimrec.data.source import Part, Source, open_source
 from slimrec.data.split import Splitter, resolve, time_thresholds
 from slimrec.data.values import flat
-from slimrec.errors import InputError, SecurityError
+from slimrec.errors import ConfigError, InputError, SecurityError
 from slimrec.schema import Schema
 
 
@@ -39,7 +39,9 @@ class Plan(BaseModel):
         artifacts.write_json(folder / "plan.json", self.model_dump(mode="json"))
 
     def source(self, part: int) -> Source:
-        """What a part has to read."""
+        """What a part has to read; raises ConfigError for a part that there is not."""
+        if part >= len(self.parts):
+            raise ConfigError(f"the plan has {len(self.parts)} parts, numbered from 0; there is no part {part}")
         return open_source(self.config, self.parts[part])
 
     @property
