@@ -236,4 +236,4 @@ def test_a_role_names_what_it_allows_and_reads_one_secret_only(objects):
 def test_only_the_distributed_overlay_may_create_training_jobs(objects):
     allowed = [rule for role in of(objects, "Role") for rule in role["rules"] if "trainjobs" in rule["resources"]]
     assert bool(allowed) == bool(of(objects, "TrainingRuntime"))
-    assert all("create" in rule["verbs"] and "delete" in rule["verbs"] for rule in allowed)
+    assert all(set(rule["verbs"]) == {"create", "get", "delete"} for rule in allowed)
