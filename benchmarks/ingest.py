@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from slimrec.artifacts import digest
 from slimrec.config import read_yaml
 from slimrec.data import planted
 from slimrec.stages import INGEST_IN_PARTS, execute
@@ -67,6 +68,8 @@ def all_steps(config: dict, folder: Path) -> dict[str, tuple[float, float]]:
     each = [step("encode", {"part": part}, {**shared, "encoded": encoded[part]}) for part in parts]
     found["encode"] = _joined(each)
     found["gather"] = step("gather", {}, {**shared, "encoded": encoded, "dataset": at["gathered"]})
+    if digest(at["gathered"]) != digest(at["dataset"]):
+        raise AssertionError("parts made another dataset than one step")
     return found
 
 
