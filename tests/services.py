@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "not-a-secret", "AWS_DEFAULT_REGION": "us-east-1"}
+if os.environ.get("SLIMREC_TEST_S3"):
+    KEYS = {name: os.environ.get(name, value) for name, value in KEYS.items()}
 
 
 def free_port() -> int:
@@ -70,7 +72,13 @@ def mlflow_server(
 
 @contextmanager
 def s3_server(folder: Path) -> Iterator[str]:
-    """An S3 endpoint that keeps everything in memory; yields its address."""
+    """An S3 endpoint that keeps everything in memory; yields its address.
+
+    SLIMREC_TEST_S3 names another one to test against, with the credentials that AWS_... give.
+    """
+    if elsewhere := os.environ.get("SLIMREC_TEST_S3"):
+        yield elsewhere
+        return
     address = f"http://127.0.0.1:{(port := free_port())}"
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]

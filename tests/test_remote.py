@@ -26,6 +26,7 @@ def store(tmp_path_factory):
         for name, value in {**services.KEYS, "AWS_ENDPOINT_URL": address, "AWS_MAX_ATTEMPTS": "2"}.items():
             patch.setenv(name, value)
         boto3.client("s3").create_bucket(Bucket="models")
+        boto3.resource("s3").Bucket("models").objects.all().delete()
         yield address
 
 
@@ -65,6 +66,8 @@ def test_the_checksum_is_the_stores_own_at_the_edges_of_a_part(store, tmp_path, 
     remote.push(made, f"s3://models/edge{size}", part=LARGE)
     key = f"edge{size}/{digest(made)}/model.bin"
     held = boto3.client("s3").head_object(Bucket="models", Key=key, ChecksumMode="ENABLED")
+    if "ChecksumSHA256" not in held:
+        pytest.skip("this store keeps no checksums: what was pushed is read back instead")
     assert held["ChecksumSHA256"].partition("-")[0] == remote._checksum(made / "model.bin", LARGE)
 
 
@@ -188,6 +191,9 @@ def line(store, monkeypatch):
 
 
 def test_a_store_that_ignores_conditions_is_refused_before_anything_is_uploaded(line, tmp_path):
+    if os.environ.get("SLIMREC_TEST_S3"):
+        pytest.skip("a store that checks signatures refuses a request that was changed on the way")
+
     def strip(when, what, path):
         if when == "request":
             what.pop("If-None-Match", None)
