@@ -57,17 +57,18 @@ def promote(name: str, version: str = "", why: str = "") -> Move:
 def rollback(name: str, why: str = "") -> Move:
     """Make the previous champion of the ledger champion again, the newest one that is still what was registered.
 
-    A champion from which one was rolled back does not count as previous. Raises InputError where there is none left.
+    A champion from which one was rolled back does not count as previous. Raises InputError where there is none left,
+    ConflictError when another moved the champion at the same moment: two that roll back at night go one step, not two.
     """
     server = versions.connect(name)
     ledger = Ledger(server, name)
-    while True:
-        entries = _settle(server, ledger)
-        before = versions.version_at(server, name, CHAMPION)
-        after, digest, remarks = _previous(server, name, entries, before)
-        what = {"action": "rollback", "before": before, "after": after, "digest": digest}
-        if _move(server, ledger, entries, **what, why="; ".join(filter(None, [why, *remarks]))):
-            return Move(name, before, after, moved=True, remarks=tuple(remarks))
+    entries = _settle(server, ledger)
+    before = versions.version_at(server, name, CHAMPION)
+    after, digest, remarks = _previous(server, name, entries, before)
+    what = {"action": "rollback", "before": before, "after": after, "digest": digest}
+    if not _move(server, ledger, entries, **what, why="; ".join(filter(None, [why, *remarks]))):
+        raise ConflictError(f"another moved the champion of '{name}' at this moment: see `slimrec history {name}`")
+    return Move(name, before, after, moved=True, remarks=tuple(remarks))
 
 
 @dataclass(frozen=True)

@@ -264,6 +264,25 @@ def test_a_process_that_wakes_up_late_puts_the_alias_back(client, slims):
     assert [after for kind, _, _, after in kinds(client, "late") if kind == "commit"] == ["1", "2", "3"]
 
 
+def test_two_that_roll_back_at_once_go_one_step_back(client, slims, monkeypatch):
+    """The second has looked already when the first is through."""
+    for i, slim in enumerate(slims[:3]):
+        register("night", slim, str(i) if i else "", approval="automatic")
+    looked, previous = [], promotion._previous
+
+    def slow(*what):
+        found = previous(*what)
+        if not looked:
+            looked.append(found)
+            assert promotion.rollback("night").after == "2"
+        return found
+
+    monkeypatch.setattr(promotion, "_previous", slow)
+    with pytest.raises(ConflictError, match="another moved the champion of 'night'"):
+        promotion.rollback("night")
+    assert looked and champion_of(client, "night") == "2"
+
+
 def test_errors_of_a_person_say_what_to_do(client, slims):
     register("real", slims[0])
     with pytest.raises(InputError, match="no model 'rael'; did you mean 'real'"):

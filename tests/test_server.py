@@ -19,7 +19,6 @@ from test_reaudit import audit
 from slimrec import promotion, versions
 from slimrec.data.dataset import Dataset
 from slimrec.data.planted import generate
-from slimrec.data.storage import filesystem
 from slimrec.errors import ConflictError, SecurityError
 from slimrec.serve import Predictor
 
@@ -55,9 +54,8 @@ def slims(tmp_path_factory) -> list[Path]:
 
 def test_from_a_log_on_s3_to_a_model_that_a_clean_process_loads_by_its_alias(server, tmp_path):
     table, schema = generate(ROWS, seed=5)
-    system, path = filesystem("s3://logs/day/part-0.parquet")
-    with system.open_output_stream(path) as stream:
-        pq.write_table(table, stream)
+    pq.write_table(table, tmp_path / "part.parquet")
+    boto3.client("s3").upload_file(str(tmp_path / "part.parquet"), "logs", "day/part-0.parquet")
     fields = schema.model_dump(mode="json", exclude={"time"})
     found = audit(tmp_path, "s3://logs/day", fields, model="from-s3")
     assert found["aliases"] == ["challenger", "champion"]
