@@ -98,6 +98,8 @@ def placed(preset: str) -> Step:
         kubernetes.empty_dir_mount(task, "tmp", "/tmp")  # the only other place to write: the image is read-only
         for secret, keys in SECRETS.items():
             kubernetes.use_secret_as_env(task, secret, {key: key for key in keys})
+        if KIND[name] == "train":  # which image the nodes of a TrainJob run, if the recipe asks for several
+            task.set_env_variable("SLIMREC_IMAGE", GPU_IMAGE)
         if name == "notify":
             secret, key = WEBHOOK
             return kubernetes.use_secret_as_env(task, secret, {key: key}, optional=True)

@@ -95,7 +95,7 @@ def checkpoint_path(
         return None
     parts = [
         stage,
-        config.model_dump_json(exclude={"train": {"device", "threads", "processes", "tables"}}),
+        config.model_dump_json(exclude={"train": {"device", "threads", "processes", "nodes", "tables"}}),
         fingerprint,
         *("" if a is None else digest(a) for a in artifacts),
     ]

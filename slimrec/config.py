@@ -112,6 +112,7 @@ class TrainConfig(_Config):
     threads: int | None = Option(None, ge=1)
     tables: Literal["auto", "replicated", "sharded"] = "auto"  # auto: shared out among GPUs where one has no room
     processes: int | None = Option(None, ge=1)  # of this machine, or of each node; None: one a visible GPU, else one
+    nodes: int = Option(1, ge=1)  # machines; several: a Kubeflow TrainJob
 
     @model_validator(mode="after")
     def _step_of_shards(self):

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from slimrec import trainjob
 from slimrec.config import FinetuneConfig, PretrainConfig, TrainConfig
 from slimrec.rank import read_failure, read_figures, write_call
 from slimrec.track import Tracker
@@ -24,6 +25,8 @@ def train(
 ) -> dict[str, Any]:
     """Run a training stage the way its config asks for; returns its figures, raises its error whoever met it."""
     stage, count = module.__name__.rpartition(".")[2], processes(config.train)
+    if config.train.nodes > 1 and "RANK" not in os.environ:
+        return trainjob.train(stage, config.model_dump(mode="json"), tracker.run_id, paths)
     if count == 1:
         return module.run(config, tracker, **paths)
     with tempfile.TemporaryDirectory(prefix="slimrec-") as scratch:
@@ -52,10 +55,10 @@ def processes(config: TrainConfig) -> int:
     return max(1, torch.cuda.device_count())
 
 
-def torchrun(count: int, folder: Path, *where: str) -> list[str]:
-    """The command that starts `count` ranks of a call on this machine, a machine alone unless told `where`."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", *(where or ["--standalone"])]
-    return [*launcher, f"--nproc-per-node={count}", "-m", "slimrec.rank", str(folder)]
+def torchrun(count: int, folder: Path) -> list[str]:
+    """The command that starts `count` ranks of a call on this machine."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    return [*launcher, "-m", "slimrec.rank", str(folder)]
 
 
 def _follow(command: list[str], threads: int) -> int:
