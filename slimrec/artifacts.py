@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
+from uuid import uuid4
 
 from slimrec.errors import InputError, SecurityError
 
@@ -21,27 +24,60 @@ _CHUNK = 1 << 20
 def publish(folder: str | Path, kind: str, **facts: Any) -> Iterator[Path]:
     """Yield a scratch folder; when the block ends well it becomes `folder`, manifest last, in one rename.
 
-    A block that fails leaves nothing. `facts` go into the manifest. Publishing again replaces what was there.
+    A block that fails leaves nothing; what a killed process left, the next one to publish here sweeps. `facts` go into
+    the manifest. Publishing again replaces what was there.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(scratch, ignore_errors=True)
+    _sweep(folder)
+    scratch, replaced = (_aside(folder, uuid4().hex, why) for why in ("partial", "replaced"))
     scratch.mkdir()
+    lock = _lock(scratch)
     try:
         yield scratch
         files = {path.relative_to(scratch).as_posix(): path for path in sorted(scratch.rglob("*")) if path.is_file()}
         listed = {name: {"sha256": sha256(path), "bytes": path.stat().st_size} for name, path in files.items()}
         write_json(scratch / MANIFEST, {"kind": kind, **facts, "files": listed})
         if folder.exists():
-            replaced = folder.with_name(f".{folder.name}.{os.getpid()}.replaced")
             folder.rename(replaced)
             scratch.rename(folder)
-            shutil.rmtree(replaced)
+            shutil.rmtree(replaced, ignore_errors=True)
         else:
             scratch.rename(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _aside(folder: Path, token: str, why: str) -> Path:
+    return folder.with_name(f".{folder.name}.{token}.{why}")
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what earlier publishers of `folder` left that live no more."""
+    left = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]+\.(partial|replaced)")
+    for path in folder.parent.iterdir():
+        if left.fullmatch(path.name) and (lock := _lock(path)) is not None:
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """A lock on a folder that ends with the process; None where another holds one or the file system has none.
+
+    A process id would not tell who lives: containers that share a volume count each for itself.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:  # published in this very moment
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
 
 
 def verify(folder: str | Path, kind: str | None = None) -> dict[str, Any]:
