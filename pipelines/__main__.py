@@ -27,7 +27,7 @@ def run_here(given: argparse.Namespace) -> None:
     """Run the audit on this machine."""
     from pipelines.local import run
 
-    run(given.recipe, given.output or Path("runs", given.recipe.stem))
+    run(given.recipe, given.output or Path("runs", given.recipe.stem), given.runner, given.memory)
 
 
 def submit(given: argparse.Namespace) -> None:
@@ -110,6 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     one = command("run", run_here)
     one.add_argument("recipe", type=Path)
     one.add_argument("--output", type=Path, help="folder of the run; runs/NAME-OF-RECIPE by default")
+    one.add_argument("--runner", choices=("process", "docker"), default="process", help="what a step is run as")
+    one.add_argument("--memory", default="4g", help="what a step's container may use; 4g by default")
     for name, does in (("submit", submit), ("upload", upload), ("schedule", schedule)):
         one = command(name, does)
         one.add_argument("recipe", type=Path)

@@ -1,4 +1,4 @@
-"""The audit on this machine: kfp.local runs each step as a process; the screen shows what a person wants to see."""
+"""The audit on this machine: kfp.local runs each step as a process or a container; the screen shows what matters."""
 
 import contextlib
 import io
@@ -10,6 +10,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TextIO
 
@@ -28,23 +29,32 @@ _BEGINS = re.compile(r"Executing task '(.+)'")
 _ENDS = re.compile(r"Task '(.+)' finished with status (\w+)")
 
 
-def run(path: Path, output: Path) -> None:
+def run(path: Path, output: Path, runner: str = "process", memory: str = "4g") -> None:
     """Run a recipe's whole audit, with everything it makes under `output`.
 
-    Raises the first failing step's error, with the exit class that the step had.
+    Steps are processes, or with the runner `docker` containers that may use `memory` each. Raises the first failing
+    step's error, with the exit class that the step had.
     """
     recipe = read_recipe(path)
     _check_source(recipe)
     output = output.absolute()
+    steps = _processes()
+    if runner == "docker":
+        from pipelines.containers import check_engine, containers
+
+        check_engine(memory)
+        steps = containers(recipe, output, memory)
     labels = _labels()
     _prepare(output, labels)
-    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{output.parent / 'mlflow.db'}")
+    if not track.enabled():
+        (output.parent / "mlflow").mkdir(exist_ok=True)
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{output.parent / 'mlflow' / 'mlflow.db'}"
     os.environ["SLIMREC_AUDIT"] = f"a{uuid.uuid4().hex[:8]}-{_UNSAFE.sub('_', output.name)[:80]}"
     console = Console(file=sys.stdout, highlight=False)  # not the screen's redirected one
     console.print(f"slimrec audit of [bold]{recipe.ingest.source}[/], recipe {path}")
     try:
         with (output / "log.txt").open("w", encoding="utf-8") as log:
-            _execute(recipe, output, Screen(console, log, labels))
+            _execute(recipe, output, steps, Screen(console, log, labels))
     except KeyboardInterrupt:
         track.end_audit(failed="interrupted")
         raise
@@ -54,12 +64,14 @@ def run(path: Path, output: Path) -> None:
         show(console, output, recipe.register.name)
 
 
-def _execute(recipe: Recipe, output: Path, screen: "Screen") -> None:
-    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(output / "steps"))
-    workspace = output / "workspace"
+def _execute(recipe: Recipe, output: Path, steps: AbstractContextManager, screen: "Screen") -> None:
+    workspace, source = output / "workspace", Path(recipe.ingest.source)
     values = {**arguments(recipe), "workspace": str(workspace)}
-    with _surroundings(), warnings.catch_warnings(), contextlib.redirect_stdout(screen):
+    if source.exists():
+        values["source"] = str(source.absolute())  # a container starts in a folder of its own
+    with steps as runner, warnings.catch_warnings(), contextlib.redirect_stdout(screen):
         warnings.simplefilter("ignore")  # kfp warns of images without 'python' in their names and of display names
+        local.init(runner, pipeline_root=str(output / "steps"))
         try:
             audit(**values)
         except RuntimeError as error:
@@ -116,8 +128,8 @@ def _link(output: Path, labels: dict[str, str]) -> None:
 
 
 @contextlib.contextmanager
-def _surroundings() -> Iterator[None]:
-    """Steps run with this interpreter and this slimrec, wherever they start.
+def _processes() -> Iterator[local.SubprocessRunner]:
+    """Steps are processes that run with this interpreter and this slimrec, wherever they start.
 
     kfp.local replaces the text `python3` by sys.executable in the whole command, paths of data included (kubeflow
     pipelines 14459). So the executable is called just that, and the search path says which one is meant.
@@ -130,7 +142,7 @@ def _surroundings() -> Iterator[None]:
         os.environ["PATH"] = os.pathsep.join([str(Path(executable).parent), before.get("PATH", os.defpath)])
         sys.executable = "python3"
     try:
-        yield
+        yield local.SubprocessRunner(use_venv=False)
     finally:
         sys.executable = executable
         os.environ.clear()

@@ -200,7 +200,7 @@ def test_a_whole_audit_ends_with_a_registered_slim_model_and_a_report(finished):
     assert len(after) == int(0.75 * len(before))
     registered = read_json(output / "register" / "executor_output.json")["parameterValues"]["Output"]
     assert registered["registered"]
-    assert (output.parent / "mlflow.db").is_file()
+    assert (output.parent / "mlflow" / "mlflow.db").is_file()
 
 
 def verify_fields(folder: Path) -> set[str]:
