@@ -10,7 +10,7 @@ RECIPE ?= pipelines/recipes/demo.yaml
 PORT ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run mlflow test lint lock clean
+.PHONY: help setup demo run mlflow test lint images lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,9 +42,9 @@ run: setup ## Run RECIPE=FILE on this machine
 
 mlflow: setup ## Serve the runs and models of this folder at PORT, for a browser and for MLFLOW_TRACKING_URI
 	@echo "MLFLOW_TRACKING_URI=http://127.0.0.1:$(PORT)"
-	@mkdir -p runs
-	@MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow server --backend-store-uri sqlite:///runs/mlflow.db \
-		--no-serve-artifacts --default-artifact-root $(CURDIR)/runs/artifacts --host 127.0.0.1 --port $(PORT) --workers 1
+	@mkdir -p runs/mlflow
+	@MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow server --backend-store-uri sqlite:///runs/mlflow/mlflow.db \
+		--no-serve-artifacts --default-artifact-root $(CURDIR)/runs/mlflow/artifacts --host 127.0.0.1 --port $(PORT) --workers 1
 
 test: setup ## Run the tests
 	@$(BIN)/python -m pytest
@@ -53,6 +53,9 @@ lint: setup ## Check style and format
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
+images: ## Build KINDS="cpu gpu mlflow" with docker, podman or buildah (REGISTRY= BASE= WHEELS= ENGINE=)
+	@$(PYTHON) images/build.py $(KINDS) --registry "$(REGISTRY)" --base "$(BASE)" --wheels "$(WHEELS)" --engine "$(ENGINE)"
+
 UV := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 CUDA := ^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==
 
@@ -60,6 +63,11 @@ lock: ## Resolve the locks anew (needs uv; requirements-cpu.lock is kept by hand
 	@$(UV) pyproject.toml --extra train --extra pipelines --extra server --extra dev > $(VENV)/resolved
 	@awk '/^[a-z]/ { keep = ($$0 !~ /$(CUDA)/) } keep' $(VENV)/resolved > requirements.lock
 	@awk '/^[a-z]/ { keep = ($$0 ~ /$(CUDA)/) } keep' $(VENV)/resolved | sed 's/^torch==/torch===/' > requirements-gpu.lock
+	@$(UV) pyproject.toml --extra train --constraint $(VENV)/resolved > $(VENV)/step
+	@{ awk '/^[a-z]/ { keep = ($$0 !~ /$(CUDA)/) } keep' $(VENV)/step; \
+	   awk '/^[a-z]/ { keep = /^kfp==/ } keep' requirements.lock; } > images/requirements.lock
+	@$(UV) pyproject.toml --extra server --constraint $(VENV)/resolved > images/mlflow.lock
+	@echo "cyclonedx-bom>=7" | $(UV) - > images/build.lock
 
 clean: ## Remove the environment and all runs
 	rm -rf $(VENV) runs build *.egg-info

@@ -3,6 +3,7 @@
 import codecs
 import contextlib
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,9 +117,8 @@ def _run_container(client: docker.DockerClient, image: str, command: list[str], 
         for piece in container.logs(stream=True):
             print(decoder.decode(piece), end="")
         code = container.wait()["StatusCode"]
-        container.reload()
-        if container.attrs["State"].get("OOMKilled"):
-            print(f"\nslimrec: the step took more than its {options['mem_limit']} of memory; give more by --memory")
+        if code == 128 + signal.SIGKILL:  # podman does not say whether it was for memory
+            print(f"\nslimrec: the step was killed, as for more than {options['mem_limit']} of memory; see --memory")
         return code
     finally:
         container.remove(force=True)

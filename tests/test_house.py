@@ -12,12 +12,14 @@ from slimrec.gates import GATES
 
 ROOT = Path(__file__).parents[1]
 PYTHON = sorted(
-    path for top in ("slimrec", "components", "pipelines", "benchmarks", "tests") for path in (ROOT / top).rglob("*.py")
+    path
+    for top in ("slimrec", "components", "pipelines", "images", "benchmarks", "tests")
+    for path in (ROOT / top).rglob("*.py")
 )
 TOP = {
     *("pipelines", "components", "images", "manifests", "tests", "benchmarks", "slimrec", "docs", ".ci"),
     *("Makefile", "README.md", "pyproject.toml", "requirements.lock", "requirements-cpu.lock", "requirements-gpu.lock"),
-    *(".gitignore", ".github", "LICENSE"),
+    *(".dockerignore", ".gitignore", ".github", "LICENSE"),
 }
 # Floor 0 is read on machines without torch; only tracking, the registry and the served model know MLflow.
 WITHOUT_TORCH = {

@@ -1,10 +1,16 @@
-"""Images: a cluster runs what is named by content."""
+"""Images: what they are built from is locked, nobody runs in them as root, and a cluster runs what is named by content."""
+
+import re
+import tomllib
+from pathlib import Path
 
 import pytest
 
 from pipelines.images import require_digest
 from slimrec.errors import ConfigError
 
+ROOT = Path(__file__).parents[1]
+DOCKERFILES = sorted((ROOT / "images").glob("*.Dockerfile"))
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 
 
@@ -31,3 +37,51 @@ def test_a_tag_is_taken_where_it_is_asked_for(image):
 def test_a_name_alone_and_latest_are_never_taken(image):
     with pytest.raises(ConfigError, match="NAME:TAG other than latest"):
         require_digest(image, allow_tag=True)
+
+
+def pinned(lock: str) -> dict[str, set[str]]:
+    """Name -> versions (by Python, there may be two) in a lock file."""
+    versions: dict[str, set[str]] = {}
+    for name, version in re.findall(r"^([a-z0-9-]+)===?(\S+)", (ROOT / lock).read_text(encoding="utf-8"), re.MULTILINE):
+        versions.setdefault(name, set()).add(version)
+    return versions
+
+
+def last_stage(path: Path) -> str:
+    return re.split(r"^FROM ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[-1]
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
+def test_an_image_ends_with_a_user_by_number_no_entry_point_and_nothing_to_build_with(path):
+    stage = last_stage(path)
+    assert stage.startswith("${BASE}\n")
+    assert re.findall(r"^USER (.*)$", stage, re.MULTILINE) == ["65532:65532"]
+    assert not re.search(r"^(ENTRYPOINT|RUN|ADD)\b", stage, re.MULTILINE)
+    assert "PIP_" not in stage
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
+def test_an_image_installs_nothing_that_is_not_locked_by_hash(path):
+    installs = re.findall(r"pip install (.*?)(?=&&|\n\n|\Z)", path.read_text(encoding="utf-8"), re.DOTALL)
+    assert installs
+    for words in installs:
+        assert "--no-deps" in words
+        assert "--require-hashes" in words or words.rstrip().removesuffix("\\").rstrip().endswith("/source")
+
+
+def test_the_mlflow_server_is_of_the_version_that_the_steps_speak_to():
+    server, step = pinned("images/mlflow.lock"), pinned("images/requirements.lock")
+    assert {"mlflow", "flask-wtf", "psycopg2-binary", "boto3"} <= set(server)
+    shared = server.keys() & step.keys()
+    assert {name: server[name] for name in shared} == {name: step[name] for name in shared}
+    assert not {"torch", "kfp"} & set(server)
+
+
+def test_a_step_gets_what_the_library_needs_and_kfp_in_the_versions_that_are_tested():
+    step, tested = pinned("images/requirements.lock"), pinned("requirements.lock")
+    assert step.items() <= tested.items()
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = [*extras["dependencies"], *extras["optional-dependencies"]["train"], "kfp"]
+    names = {re.match(r"[a-z0-9-]+", each)[0] for each in needed}
+    assert names - set(step) == {"torch"}
+    assert not {"pytest", "ruff", "moto", "kfp-kubernetes"} & set(step)

@@ -209,7 +209,7 @@ def verify_fields(folder: Path) -> set[str]:
 
 
 def test_one_run_in_mlflow_holds_those_of_all_stages_and_is_closed(finished):
-    store = MlflowClient(f"sqlite:///{finished[0].parent / 'mlflow.db'}")
+    store = MlflowClient(f"sqlite:///{finished[0].parent / 'mlflow' / 'mlflow.db'}")
     runs = store.search_runs([store.get_experiment_by_name("slimrec").experiment_id])
     (audit_run,) = [run for run in runs if "slimrec.audit" in run.data.tags]
     assert audit_run.data.params["audit_date"] == "2026-11-20"
