@@ -287,6 +287,22 @@ def test_fields_are_ranked_by_the_weight_of_their_columns_and_keep_at_least_one_
     assert gate.select(Budget(threshold=0.9), seed=0).kept == ("a",)
 
 
+def test_a_field_that_comes_back_brings_the_columns_decided_and_the_cut_stays_exact():
+    schema = categories({"a": 10, "b": 100, "c": 1000})
+    model = build(schema, ModelConfig(backbone="pnn", embedding_dim=6, embedding_std=0.5), seed=0)
+    model = with_gate(model, "irazor", {"candidates": [0, 1, 3, 6], "cpt": 0.5}, seed=0)
+    set_weights(model.gate, [[0.05, 0.15, 0.2, 0.6], [0.2, 0.1, 0.3, 0.4], [0.5, 0.05, 0.15, 0.3]])
+    ids = torch.randint(1, 10, (200, 3), dtype=torch.int32)
+    model(ids, torch.zeros(200, 0))
+    tight = model.eval().gate.select(Budget(fields=1), seed=0)
+    assert tight.kept == ("a",)
+    wide = model.gate.revise(tight, keep=["b", "c"])
+    assert {name: wide.fields[name].columns for name in "abc"} == {"a": (3, 4, 5), "b": (1, 2, 3, 4, 5), "c": (3, 4, 5)}
+    masked = model.masked_logits(ids, torch.zeros(200, 0), wide)
+    assert torch.allclose(masked, model.narrow(wide)(ids, torch.zeros(200, 0)), atol=1e-5)
+    assert model.gate.revise(wide, drop=["b", "c"]) == tight
+
+
 def test_one_field_survives_where_every_zero_region_wins():
     gate = spread_gate()
     set_weights(gate, [[0.9, 0.05, 0.03, 0.02], [0.8, 0.1, 0.05, 0.05], [0.95, 0.03, 0.01, 0.01]])

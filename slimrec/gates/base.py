@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -143,38 +143,40 @@ class Gate(nn.Module):
         chosen = budget.choose(self.scores(), self.field_bytes(), threshold=0.5)
         return self._pack(budget, seed, {b.name: b.columns if b.name in chosen else () for b in self.blocks})
 
+    def returning(self, block: Block) -> tuple[int, ...]:
+        """The columns with which a field comes back that a decision dropped."""
+        return block.columns
+
     def revise(self, selection: Selection, keep: Collection[str] = (), drop: Collection[str] = ()) -> Selection:
-        """The same decision with whole fields put back that it dropped (`keep`), or taken out that it kept (`drop`)."""
-        scale, shift, fill = (v.detach().cpu().tolist() for v in (*self.affine(), self.fill()))
-        decisions, start = dict(selection.fields), 0
-        for block in self.blocks:
-            decision, part = decisions[block.name], slice(start, start + block.width)
-            if block.name in keep and not decision.kept:
-                news = {"columns": block.columns, "scale": tuple(scale[part]), "shift": tuple(shift[part])}
-            elif block.name in drop and decision.kept:
-                news = {"columns": (), "scale": (0.0,) * block.width, "shift": tuple(fill[part])}
-            else:
-                news = {}
-            decisions[block.name] = decision.model_copy(update=news)
-            start += block.width
-        return selection.model_copy(update={"fields": decisions})
+        """The same decision with fields put back that it dropped (`keep`), or taken out that it kept (`drop`)."""
+        fields = selection.fields
+        columns = {b.name: self.returning(b) for b in self.blocks if b.name in keep and not fields[b.name].kept}
+        news = self._frozen(columns | {name: () for name in drop if fields[name].kept})
+        fields = {name: decision.model_copy(update=news.get(name, {})) for name, decision in fields.items()}
+        return selection.model_copy(update={"fields": fields})
 
     def _pack(self, budget: Budget, seed: int, columns: dict[str, tuple[int, ...]]) -> Selection:
         """The selection that keeps `columns` of each field, with scores, costs and the frozen gate around them."""
         scores, bytes_ = self.scores(), table_bytes(self.schema, self.embedding_dim)
-        scale, shift = (values.detach().cpu().tolist() for values in self.affine())
-        fill = self.fill().detach().cpu().tolist()
-        decisions, start = {}, 0
+        frozen = self._frozen(columns)
+        fields = {
+            b.name: Decision(width=b.width, score=scores[b.name], bytes=bytes_[b.name], **frozen[b.name])
+            for b in self.blocks
+        }
+        return Selection(method=self.method, seed=seed, budget=budget, fields=fields, evidence=self.evidence())
+
+    def _frozen(self, columns: Mapping[str, tuple[int, ...]]) -> dict[str, dict]:
+        """What decisions say of fields of which `columns` stay: these, and the frozen gate on all native ones."""
+        scale, shift, fill = (values.detach().cpu().tolist() for values in (*self.affine(), self.fill()))
+        found, start = {}, 0
         for block in self.blocks:
-            kept = columns[block.name]
-            native = [(column in kept, start + column) for column in block.columns]
-            decisions[block.name] = Decision(
-                columns=kept,
-                width=block.width,
-                score=scores[block.name],
-                bytes=bytes_[block.name],
-                scale=tuple(scale[i] if stays else 0.0 for stays, i in native),
-                shift=tuple(shift[i] if stays else fill[i] for stays, i in native),
-            )
+            if block.name in columns:
+                kept = columns[block.name]
+                native = [(column in kept, start + column) for column in block.columns]
+                found[block.name] = {
+                    "columns": kept,
+                    "scale": tuple(scale[i] if stays else 0.0 for stays, i in native),
+                    "shift": tuple(shift[i] if stays else fill[i] for stays, i in native),
+                }
             start += block.width
-        return Selection(method=self.method, seed=seed, budget=budget, fields=decisions, evidence=self.evidence())
+        return found

@@ -178,6 +178,10 @@ class RegionGate(Gate, ABC):
         masses = self.masses()[at]
         return self.regions[at][max((m for m in range(len(masses)) if self.regions[at][m]), key=masses.__getitem__)]
 
+    def returning(self, block: Block) -> tuple[int, ...]:
+        """The columns decided, as far as there are any."""
+        return self.decide().get(block.name) or self.best(block) if block in self.real else block.columns
+
     def select(self, budget: Budget, seed: int) -> Selection:
         """Without a budget the method's own decision; `keep`, `fields` and `threshold` choose fields by score, which
         stay with the columns decided (at least one region); `max_bytes` as `fit` says; keep: 1 keeps every column."""
