@@ -17,8 +17,8 @@ help: ## Show this list
 
 setup: $(READY) ## Create .venv from the locks (GPU=1: the CUDA build of torch)
 
-# torch comes last and from a lock of its own: the CPU build (`+cpu`) where pip is configured to find one, else the
-# default build, which on Linux brings the CUDA libraries along. Both are pinned and checked by hash.
+# torch and what is linked with it come last and from a lock of their own: the CPU build (`+cpu`) where pip is configured
+# to find one, else the default build, which on Linux brings the CUDA libraries along. Both are pinned and checked by hash.
 $(READY): pyproject.toml $(LOCKS)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@rm -f $(VENV)/ready*
@@ -57,13 +57,13 @@ images: ## Build KINDS="cpu gpu mlflow" with docker, podman or buildah (REGISTRY
 	@$(PYTHON) images/build.py $(KINDS) --registry "$(REGISTRY)" --base "$(BASE)" --wheels "$(WHEELS)" --engine "$(ENGINE)"
 
 UV := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
-CUDA := ^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==
+CUDA := ^(torch|torchrec|torchmetrics|tensordict|fbgemm-gpu|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==
 
 lock: ## Resolve the locks anew (needs uv; requirements-cpu.lock is kept by hand)
-	@$(UV) pyproject.toml --extra train --extra pipelines --extra server --extra dev > $(VENV)/resolved
+	@$(UV) pyproject.toml --extra train --extra sharded --extra pipelines --extra server --extra dev > $(VENV)/resolved
 	@awk '/^[a-z]/ { keep = ($$0 !~ /$(CUDA)/) } keep' $(VENV)/resolved > requirements.lock
 	@awk '/^[a-z]/ { keep = ($$0 ~ /$(CUDA)/) } keep' $(VENV)/resolved | sed 's/^torch==/torch===/' > requirements-gpu.lock
-	@$(UV) pyproject.toml --extra train --constraint $(VENV)/resolved > $(VENV)/step
+	@$(UV) pyproject.toml --extra train --extra sharded --constraint $(VENV)/resolved > $(VENV)/step
 	@{ awk '/^[a-z]/ { keep = ($$0 !~ /$(CUDA)/) } keep' $(VENV)/step; \
 	   awk '/^[a-z]/ { keep = /^kfp==/ } keep' requirements.lock; } > images/requirements.lock
 	@$(UV) pyproject.toml --extra server --constraint $(VENV)/resolved > images/mlflow.lock
