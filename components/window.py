@@ -18,6 +18,7 @@ def window(
     threshold: float,
     subset_fraction: float,
     allowed_auc_loss: float,
+    approval: str,
     ingest_config: dict,
     sample_config: dict,
     pretrain_config: dict,
@@ -42,6 +43,7 @@ def window(
         threshold: As the pipeline's.
         subset_fraction: As the pipeline's.
         allowed_auc_loss: As the pipeline's.
+        approval: As the pipeline's.
         ingest_config: As the pipeline's.
         sample_config: As the pipeline's.
         pretrain_config: As the pipeline's.
@@ -57,7 +59,7 @@ def window(
     """
     from slimrec.stages import execute_or_exit
 
-    scalars = [source, method, backbone, keep, threshold, subset_fraction, allowed_auc_loss]
+    scalars = [source, method, backbone, keep, threshold, subset_fraction, allowed_auc_loss, approval]
     sections = [ingest_config, sample_config, pretrain_config, baseline_config, prune_config, finetune_config]
     recipe = [*scalars, fields, *sections, evaluate_config, register_config]
     config = {"fingerprint": fingerprint, "audit_date": audit_date, "name": name, "recipe": recipe}

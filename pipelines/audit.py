@@ -106,6 +106,7 @@ def build(step: Step = named, in_parts: bool = False):
                     threshold=threshold,
                     subset_fraction=subset_fraction,
                     allowed_auc_loss=allowed_auc_loss,
+                    approval=approval,
                     ingest_config=ingest_config,
                     sample_config=sample_config,
                     pretrain_config=pretrain_config,
