@@ -80,7 +80,7 @@ def write(path: Path, recipe: Recipe | None, preset: str = "S", allow_tag: bool 
     """
     if preset not in PRESETS:
         raise ConfigError(f"there is no preset '{preset}'; {did_you_mean(preset, PRESETS)}")
-    for image in {IMAGE, GPU_IMAGE} if PRESETS[preset]["train"].gpus else {IMAGE}:
+    for image in {IMAGE, GPU_IMAGE}:  # of S too: the nodes of a TrainJob run the latter
         require_digest(image, allow_tag)
     values = arguments(recipe) if recipe else {}
     audit = build(placed(preset), in_parts=recipe is not None and recipe.ingest.parts > 1)
