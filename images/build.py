@@ -72,7 +72,10 @@ def build(engine: str, kind: str, name: str, base: str, wheels: str) -> None:
     """Build one Dockerfile of this folder."""
     settings = {"VERSION": VERSION, "REVISION": revision(), "BASE": base}
     settings |= {key: os.environ.get(key, "") for key in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")}
-    words = [engine, *(["buildx", "build", "--load"] if engine == "docker" else ["build"])]
+    words = [
+        engine,
+        *{"docker": ["buildx", "build", "--load"], "podman": ["build"], "buildah": ["build", "--layers"]}[engine],
+    ]
     words += ["--file", f"images/{kind}.Dockerfile", "--tag", name]
     if wheels:
         words += ["--build-context", f"wheels={Path(wheels).resolve()}"]

@@ -39,6 +39,22 @@ def test_a_name_alone_and_latest_are_never_taken(image):
         require_digest(image, allow_tag=True)
 
 
+def test_the_gpu_image_is_the_cpu_image_but_for_torch_a_word_and_the_driver():
+    lines = [
+        (ROOT / "images" / f"{kind}.Dockerfile").read_text(encoding="utf-8").splitlines() for kind in ("cpu", "gpu")
+    ]
+    cpu, gpu = (set(each) for each in lines)
+    differ = " ".join(sorted(cpu ^ gpu))
+    assert len(cpu - gpu) == 5 and len(gpu - cpu) == 6
+    for cpu_says, gpu_says in (
+        ("requirements-cpu.lock", "requirements-gpu.lock"),
+        ("on CPU", "on GPUs"),
+        ("the CPU", "the CUDA"),
+    ):
+        assert cpu_says in differ and gpu_says in differ
+    assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility" in differ
+
+
 def pinned(lock: str) -> dict[str, set[str]]:
     """Name -> versions (by Python, there may be two) in a lock file."""
     versions: dict[str, set[str]] = {}
