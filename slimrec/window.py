@@ -8,8 +8,9 @@ from typing import Any
 
 from slimrec import versions
 from slimrec.track import client, enabled, experiment_name, reaching
+from slimrec.versions import JUDGED
 
-KEY, VERSION, JUDGED = "slimrec.window", "slimrec.version", "slimrec.judged_against"  # tags of the run that registers
+KEY, VERSION = "slimrec.window", "slimrec.version"  # tags of the run that registers, beside JUDGED
 
 
 def key(fingerprint: str, audit_date: str, recipe: Any) -> str:

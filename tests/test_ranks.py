@@ -1,10 +1,5 @@
 """Two processes train one model: alike on both, like a single one, stopped together, resumed by any number."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import safetensors.torch
 import small
@@ -40,13 +35,7 @@ def left(dataset, tmp_path_factory):
     two_ranks.stop_after(one, 21)
     with pytest.raises(Preempted):
         one.fit()
-    script = Path(two_ranks.__file__)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[1])}
-    done = subprocess.run(
-        [*command, str(dataset), str(folder)], env=environment, capture_output=True, text=True, timeout=180, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    two_ranks.run_by_two(two_ranks.__file__, dataset, folder)
     return folder
 
 

@@ -1,15 +1,12 @@
 """Tables shared out between two processes by TorchRec train as whole ones do, gate steps and checkpoints included."""
 
 import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import safetensors.torch
 import small
 import torch
+import two_ranks
 import two_shards
 
 from slimrec.config import ModelConfig, TrainConfig, parse
@@ -36,16 +33,10 @@ def left(dataset, tmp_path_factory):
     """What two processes left, one training of theirs begun by one process with whole tables."""
     folder = tmp_path_factory.mktemp("left")
     one = two_shards.trainer(dataset, folder / "one.checkpoint")
-    two_shards.stop_after(one, 21)
+    two_ranks.stop_after(one, 21)
     with pytest.raises(Preempted):
         one.fit()
-    script = Path(two_shards.__file__)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[1])}
-    done = subprocess.run(
-        [*command, str(dataset), str(folder)], env=environment, capture_output=True, text=True, timeout=180, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    two_ranks.run_by_two(two_shards.__file__, dataset, folder)
     return folder
 
 

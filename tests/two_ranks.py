@@ -1,5 +1,7 @@
 """Trainings of two processes, run by torchrun from a test: DATASET OUTPUT, all of them one after the other."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -41,6 +43,16 @@ def stop_after(one: Trainer, steps: int) -> None:
         one.stop.asked = one.step + 1 >= steps
 
     one._train_step = counted
+
+
+def run_by_two(script: str, dataset: Path, output: Path) -> None:
+    """Start one of these scripts by torchrun, in two processes, to its end."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(script).parents[1])}
+    done = subprocess.run(
+        [*command, str(dataset), str(output)], env=environment, capture_output=True, text=True, timeout=180, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def main(dataset: Path, output: Path) -> None:
