@@ -60,7 +60,12 @@ def window(
     from slimrec.stages import execute_or_exit
 
     scalars = [source, method, backbone, keep, threshold, subset_fraction, allowed_auc_loss, approval]
-    sections = [ingest_config, sample_config, pretrain_config, baseline_config, prune_config, finetune_config]
-    recipe = [*scalars, fields, *sections, evaluate_config, register_config]
-    config = {"fingerprint": fingerprint, "audit_date": audit_date, "name": name, "recipe": recipe}
+    sections = [sample_config, pretrain_config, baseline_config, prune_config, finetune_config, evaluate_config]
+    config = {
+        "fingerprint": fingerprint,
+        "audit_date": audit_date,
+        "name": name,
+        "ingest": ingest_config,
+        "recipe": [*scalars, fields, *sections, register_config],
+    }
     return execute_or_exit("window", config, workspace=workspace)["window"]

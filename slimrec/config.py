@@ -174,7 +174,8 @@ class WindowConfig(_Config):
     fingerprint: str
     audit_date: str = ""
     name: str  # registered model
-    recipe: list[Any]
+    ingest: dict[str, Any]  # the section
+    recipe: list[Any]  # everything else
 
 
 warnings.filterwarnings("ignore", message='Field name "register" in "Recipe" shadows')  # of ABCMeta: harmless

@@ -220,3 +220,11 @@ def test_a_window_is_data_day_and_recipe():
     others = [("g", "2026-01-01", {"a": 1, "b": 2}), ("f", "2026-01-02", {"a": 1, "b": 2}), ("f", "2026-01-01", {})]
     assert same not in {window.key(*other) for other in others}
     assert window.key("f", "", {}) == ""
+
+
+def test_in_how_many_parts_a_log_is_read_is_no_part_of_its_window():
+    def key(**ingest):
+        about = {"fingerprint": "f", "audit_date": "2026-01-01", "name": "never-audited", "recipe": ["leap"]}
+        return execute("window", {**about, "ingest": ingest})["window"]
+
+    assert key() == key(parts=1) == key(parts=16) != key(seed=1)

@@ -8,11 +8,13 @@ from slimrec.track import Tracker
 
 CONFIG = WindowConfig
 AUDITED = "audited"
+SAME_DATASET = {"parts"}  # of the section ingest: whatever it says, the dataset is the same, byte for byte
 
 
 def run(config: WindowConfig, tracker: Tracker) -> dict:
     """Returns `window`: the key, "" for an audit that stands for no day, AUDITED where an earlier audit still holds."""
-    found = window.key(config.fingerprint, config.audit_date, [config.name, *config.recipe])
+    ingest = {name: value for name, value in config.ingest.items() if name not in SAME_DATASET}
+    found = window.key(config.fingerprint, config.audit_date, [config.name, ingest, *config.recipe])
     earlier = window.audited(config.name, found)
     if not earlier:
         return {"window": found}
