@@ -89,7 +89,7 @@ def verify(folder: str | Path, kind: str | None = None) -> dict[str, Any]:
     manifest = folder / MANIFEST
     if not manifest.is_file():
         raise InputError(f"no artifact at {folder}: {MANIFEST} is missing; run the stage that makes it")
-    facts = read_json(manifest)
+    facts = read_manifest(folder)
     if kind is not None and facts.get("kind") != kind:
         raise InputError(f"{folder} holds a '{facts.get('kind')}', a '{kind}' is needed here")
     for name, entry in listed(folder).items():
@@ -101,20 +101,26 @@ def verify(folder: str | Path, kind: str | None = None) -> dict[str, Any]:
     return facts
 
 
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """The manifest of an artifact folder as it stands, with nothing checked against it: `verify` does that, once."""
+    return read_json(Path(folder) / MANIFEST)
+
+
 def listed(folder: str | Path) -> dict[str, dict[str, Any]]:
     """The files that a manifest lists, `bytes` and `sha256` of each; none of them may lie outside the folder."""
-    manifest = Path(folder) / MANIFEST
-    files = read_json(manifest).get("files", {})
+    files = read_manifest(folder).get("files", {})
     for name in files:
         parts = PurePosixPath(name)
         if parts.is_absolute() or ".." in parts.parts or "\\" in name or "\0" in name:
-            raise SecurityError(f"{manifest} lists '{name}', which is not a plain path inside the folder")
+            raise SecurityError(
+                f"{Path(folder) / MANIFEST} lists '{name}', which is not a plain path inside the folder"
+            )
     return files
 
 
 def digest(folder: str | Path) -> str:
     """One SHA-256 for the whole content of an artifact: over the manifest's list of files."""
-    files = read_json(Path(folder) / MANIFEST)["files"]
+    files = read_manifest(folder)["files"]
     return hashlib.sha256("".join(f"{name} {files[name]['sha256']}\n" for name in sorted(files)).encode()).hexdigest()
 
 

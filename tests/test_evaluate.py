@@ -8,12 +8,13 @@ import pytest
 import small
 from sklearn.metrics import roc_auc_score
 
+from slimrec import artifacts
 from slimrec.artifacts import verify
-from slimrec.config import EvaluateConfig
+from slimrec.config import EvaluateConfig, FinetuneConfig, PruneConfig, TrainConfig
 from slimrec.data.dataset import Dataset
 from slimrec.errors import InputError
 from slimrec.serve import Predictor
-from slimrec.stages import evaluate
+from slimrec.stages import evaluate, finetune, prune
 from slimrec.track import Tracker
 from slimrec.weights import load_model
 
@@ -108,3 +109,17 @@ def test_same_models_same_verdict_to_the_bit(world, judged, tmp_path):
     same = [name for name in again if "_ms_" not in name]
     assert {n: again[n] for n in same} == {n: judged[0][n] for n in same}
     assert np.isfinite([v for v in again.values() if isinstance(v, float)]).all()
+
+
+def test_prune_finetune_and_evaluate_hash_the_weights_that_they_read_once(world, tmp_path, monkeypatch):
+    hashed, sha256 = [], artifacts.sha256
+    monkeypatch.setattr(artifacts, "sha256", lambda path: hashed.append(path) or sha256(path))
+    cut = {"selection": tmp_path / "selection", "slim": tmp_path / "slim"}
+    prune.run(PruneConfig(), Tracker(), gated=world.full, **cut)
+    assert hashed.count(world.full / "model.safetensors") == 1
+    config = FinetuneConfig(start="initial", train=TrainConfig(epochs=1, batch_size=512, device="cpu"))
+    finetune.run(config, Tracker(), dataset=world.dataset, gated=world.full, **cut, tuned=tmp_path / "tuned")
+    assert hashed.count(world.full / "model.safetensors") == 2
+    judge(world, tmp_path / "report", slim=tmp_path / "tuned", selection=cut["selection"])
+    assert hashed.count(world.full / "model.safetensors") == 3
+    assert hashed.count(tmp_path / "tuned" / "model.safetensors") == 1

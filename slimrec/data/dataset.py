@@ -53,7 +53,7 @@ class Dataset:
         if check:
             artifacts.verify(path, "dataset")
         else:
-            facts = artifacts.read_json(path / artifacts.MANIFEST)
+            facts = artifacts.read_manifest(path)
             if facts.get("kind") != "dataset":
                 raise InputError(f"{path} holds a '{facts.get('kind')}', a 'dataset' is needed here")
         schema = parse(Schema, artifacts.read_json(path / "schema.json"), SecurityError)

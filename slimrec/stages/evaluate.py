@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from slimrec import certify, metrics, reaudit
-from slimrec.artifacts import digest, publish, read_json, verify, write_json
+from slimrec.artifacts import digest, publish, read_json, read_manifest, verify, write_json
 from slimrec.champion import judge, reigning
 from slimrec.config import EvaluateConfig, parse
 from slimrec.data.dataset import Dataset, Split
@@ -75,7 +75,7 @@ def _since(config: EvaluateConfig, chosen: Selection, dataset: Path, test: Split
 
 def _same_data(name: str, folder: Path, fingerprint: str) -> None:
     """A dataset's ids mean something only to models trained on it, and its test rows are unseen only by those."""
-    trained_on = verify(folder).get("dataset")
+    trained_on = read_manifest(folder).get("dataset")
     if trained_on != fingerprint:
         raise InputError(
             f"the {name} model was trained on dataset {str(trained_on)[:16]}, not on {fingerprint[:16]}: "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from slimrec.artifacts import digest, publish, read_json, verify
+from slimrec.artifacts import digest, publish, read_json, read_manifest, verify
 from slimrec.checkpoint import checkpoint_path
 from slimrec.config import FinetuneConfig, parse
 from slimrec.data.dataset import Dataset, Split, read_subset
@@ -66,7 +66,7 @@ def _start(config: FinetuneConfig, gated: Path, selection: Path, slim: Path) -> 
         verify(selection, "selection")
         decided = parse(Selection, read_json(selection / "selection.json"), InputError)
         searched = load_model(gated, "gated")
-        first = build(searched.schema, searched.config, verify(gated)["seed"])
+        first = build(searched.schema, searched.config, read_manifest(gated)["seed"])
         model = first.narrow(decided.plain().over(first.blocks))
     model.gate = cut.gate
     return model

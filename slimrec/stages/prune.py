@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from slimrec.artifacts import digest, publish, read_json, verify, write_json
+from slimrec.artifacts import digest, publish, read_json, read_manifest, write_json
 from slimrec.backbones.hidden import best_units
 from slimrec.config import PruneConfig, parse
 from slimrec.data.encode import Encoder
@@ -29,8 +29,7 @@ def run(config: PruneConfig, tracker: Tracker, gated: Path, selection: Path, sli
 
     The selection is there for machines (selection.json), for tables (scores.parquet) and for people (selection.md).
     """
-    facts = verify(gated, "gated")
-    model = load_model(gated, "gated")
+    model, facts = load_model(gated, "gated"), read_manifest(gated)
     findings = parse(Findings, read_json(gated / FINDINGS), SecurityError)
     searched = decide(model.gate, findings, config.budget, config.guard, facts["seed"], config.twins_once)
     if config.hidden_keep is not None:
