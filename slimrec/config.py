@@ -117,8 +117,15 @@ class TrainConfig(_Config):
     @model_validator(mode="after")
     def _step_of_shards(self):
         if self.tables == "sharded" and self.embedding_optimizer != "rowwise_adagrad":
-            raise ValueError("tables: sharded has the step of rowwise_adagrad only: set it as embedding_optimizer")
+            raise ValueError(
+                "tables: sharded, which auto becomes where a GPU has no room, has the step of rowwise_adagrad only: "
+                "set it as embedding_optimizer, or tables: replicated"
+            )
         return self
+
+    def sharded(self) -> TrainConfig:
+        """The same training with tables shared out; a ConfigError where it cannot be."""
+        return parse(TrainConfig, {**self.model_dump(), "tables": "sharded"})
 
 
 class PretrainConfig(_Config):

@@ -115,9 +115,11 @@ def shard(model: Model, config: TrainConfig, ranks: Ranks) -> ShardedTables | No
     tables = model.arena.tables
     if ranks.world == 1 or not tables or config.tables == "replicated":
         return None
-    if config.tables == "auto" and not _outgrown(tables, ranks):
-        return None
-    _check(tables, config, ranks)
+    if config.tables == "auto":
+        if not _outgrown(tables, ranks):
+            return None
+        config = config.sharded()
+    _check(tables, ranks)
     model.arena.shards = ShardedTables(tables, ranks, config)
     model.arena.tables = nn.ParameterDict()
     return model.arena.shards
@@ -141,13 +143,8 @@ def _outgrown(tables: nn.ParameterDict, ranks: Ranks) -> bool:
     return ranks.any(wanted > _SHARE_OF_GPU * torch.cuda.mem_get_info(ranks.device)[0])
 
 
-def _check(tables: nn.ParameterDict, config: TrainConfig, ranks: Ranks) -> None:
+def _check(tables: nn.ParameterDict, ranks: Ranks) -> None:
     why = "tables are to be shared out among ranks"
-    if config.embedding_optimizer != "rowwise_adagrad":
-        raise ConfigError(
-            f"{why}, which train.embedding_optimizer: {config.embedding_optimizer} cannot: use rowwise_adagrad, or "
-            f"train.tables: replicated"
-        )
     uneven = [width for width in tables if int(width) % 4]
     if uneven:
         raise ConfigError(

@@ -87,6 +87,9 @@ def test_what_cannot_be_shared_out_is_refused_with_the_way_out(dataset):
     assert "fewer rows" in refused(dataset, world=10**6)
     with pytest.raises(ConfigError, match="rowwise_adagrad only"):
         parse(TrainConfig, {"tables": "sharded"})
+    with pytest.raises(ConfigError, match="auto becomes .* rowwise_adagrad only"):
+        TrainConfig().sharded()
+    assert TrainConfig(embedding_optimizer="rowwise_adagrad", epochs=3).sharded().epochs == 3
 
 
 @pytest.mark.skipif(HERE, reason="torchrec is installed")
