@@ -14,6 +14,7 @@ from pydantic import Field as Option
 from slimrec.backbones import BACKBONES
 from slimrec.errors import ConfigError, InputError, did_you_mean
 from slimrec.gates import GATES
+from slimrec.probes import probe_count
 from slimrec.schema import Schema
 from slimrec.selection import Budget
 
@@ -201,9 +202,16 @@ class Recipe(_Config):
     register: RegisterConfig = RegisterConfig()
 
     @model_validator(mode="after")
-    def _probes_for_the_rate(self):
-        if self.prune.budget.false_discovery is not None and not self.pretrain.probes:
+    def _search_has_what_the_cut_asks_for(self):
+        budget, rate = self.prune.budget.model_dump(exclude_none=True), self.prune.budget.false_discovery
+        if rate is not None and not self.pretrain.probes:
             raise ValueError("the budget false_discovery is judged by probes: set pretrain.probes, 1.0 for one a field")
+        asked = [f"prune.budget.{name}" for name in budget]
+        asked += [] if self.prune.hidden_keep is None else ["prune.hidden_keep"]
+        if asked and not self.pretrain.searches:
+            raise ValueError(f"{asked[0]} needs scores, and pretrain.method 'none' gives none: name a method")
+        if self.prune.hidden_keep is not None and not self.ingest.split.gate:
+            raise ValueError("prune.hidden_keep scores units on the held-out gate slice: set ingest.split.gate")
         return self
 
 
@@ -285,7 +293,8 @@ def read_recipe(path: str | Path) -> Recipe:
         values = {**values, "ingest": {**ingest, "fields": content}}
     recipe = parse(Recipe, values)
     if recipe.ingest.fields is not None:
-        read_schema(recipe.ingest.fields)
+        fields = len(read_schema(recipe.ingest.fields).fields)
+        recipe.prune.budget.check(fields, probe_count(recipe.pretrain.probes, fields))
     elif not recipe.ingest.source.startswith("planted:"):
         raise ConfigError("IngestConfig needs 'fields': a schema YAML; `slimrec schema PATH` drafts one from the data")
     return recipe

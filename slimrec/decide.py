@@ -44,7 +44,7 @@ def _pool(gate: Gate, first: Selection, findings: Findings, budget: Budget) -> S
         sets = [budget.choose(each, whole, threshold=0.5) for each in findings.repeats]
         chosen = budget.choose(scores, costs, threshold=0.5)
     else:
-        sets = [set(kept) for kept in findings.kept]
+        sets = [{name for name in kept if not is_probe(name)} for kept in findings.kept]
         votes = {name: sum(name in kept for kept in sets) for name in first.fields}
         chosen = {name for name, count in votes.items() if 2 * count >= len(sets)}
         chosen = chosen or {max(votes, key=lambda name: (votes[name], scores[name]))}
@@ -91,16 +91,17 @@ def _with_doubt(selection: Selection) -> Selection:
     scores = {name: decision.score for name, decision in selection.fields.items()}
     if not any(map(is_probe, scores)):
         return selection
-    p, q = p_values(scores), q_values(scores)
+    p, q, kept = p_values(scores), q_values(scores), selection.kept
+    judged = selection.budget.false_discovery is not None
+    share = max(q[name] for name in kept) if judged else false_discovery_share(scores, kept)
     fields = {
         name: d if is_probe(name) else d.model_copy(update={"p_value": p[name], "q_value": q[name]})
         for name, d in selection.fields.items()
     }
-    evidence = {
-        "probes": float(len(scores) - len(p)),
-        "false_discovery_share": false_discovery_share(scores, selection.kept),
-    }
-    return selection.model_copy(update={"fields": fields, "evidence": selection.evidence | evidence})
+    evidence = {"probes": float(len(scores) - len(p)), "false_discovery_share": share}
+    selection = selection.model_copy(update={"fields": fields, "evidence": selection.evidence | evidence})
+    alone = judged and share > selection.budget.false_discovery
+    return _noted(selection, kept if alone else (), "does not beat its shuffled copies; stays as none does")
 
 
 def _guard_twins(gate: Gate, selection: Selection, findings: Findings) -> Selection:
@@ -171,5 +172,5 @@ def _noted(selection: Selection, names: Iterable[str], note: str) -> Selection:
 
 def jaccard(sets: list[set[str]]) -> float:
     """Mean share of common members over all pairs of sets; 1 for a single set."""
-    pairs = [len(a & b) / len(a | b) for a, b in combinations(sets, 2)]
+    pairs = [len(a & b) / len(a | b) if a | b else 1.0 for a, b in combinations(sets, 2)]
     return sum(pairs) / len(pairs) if pairs else 1.0

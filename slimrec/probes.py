@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from slimrec.errors import ConfigError
 from slimrec.schema import Schema
 
+_MISSING = "a false discovery rate needs probes in the search: set `probes` in the section pretrain"
 _NAME = re.compile(r"probe(\d+):(.+)", re.DOTALL)  # which of the shuffles, and of which field
 
 
@@ -22,13 +23,18 @@ def with_probes(schema: Schema, per_field: float, seed: int) -> Schema:
     clash = [name for name in schema.names if is_probe(name)]
     if clash:
         raise ConfigError(f"field '{clash[0]}' is named like a probe; give it another name, or search without probes")
-    count = max(1, round(per_field * len(schema.fields)))
+    count = probe_count(per_field, len(schema.fields))
     order = list(schema.names)
     random.Random(seed).shuffle(order)
     sources = [(i // len(order), order[i % len(order)]) for i in range(count)]
     probes = [schema[name].model_copy(update={"name": f"probe{turn}:{name}"}) for turn, name in sources]
     fields = sorted((*schema.fields, *probes), key=lambda field: field.name)
     return schema.model_copy(update={"fields": tuple(fields)})
+
+
+def probe_count(per_field: float, fields: int) -> int:
+    """How many probes a search over so many fields has: with any, at least one."""
+    return max(1, round(per_field * fields)) if per_field else 0
 
 
 def is_probe(name: str) -> bool:
@@ -95,28 +101,34 @@ def _by_all_probes(p: Mapping[str, float]) -> dict[str, float]:
 
 
 def false_discovery_share(scores: Mapping[str, float], kept: Collection[str]) -> float:
-    """The estimated share of meaningless fields among those kept: the q-value of the weakest of them."""
-    q = q_values(scores)
-    return max((q[name] for name in kept), default=0.0)
+    """The share of meaningless fields to expect among those kept, where fields were kept by score under another budget.
+
+    A meaningless field scores like its probes, so of all fields at most (number of fields) * (p-value of the weakest
+    kept) are expected to reach that score by chance (Benjamini and Hochberg 1995).
+    """
+    p = p_values(scores)
+    return min(1.0, len(p) * max(p[name] for name in kept) / len(kept)) if kept else 0.0
 
 
 def discoveries(scores: Mapping[str, float], rate: float) -> set[str]:
-    """Real fields that beat the probes, with at most the share `rate` of meaningless ones among them in expectation.
-
-    Raises ConfigError where even all fields together could not show such a rate.
-    """
-    fields = sum(not is_probe(name) for name in scores)
-    probes = len(_null(scores)) / fields
-    if probes * fields * rate < 1:
-        raise ConfigError(
-            f"{probes:g} probes a field over {fields} fields cannot show a false discovery rate of {rate:g}: set "
-            f"pretrain.probes to {math.ceil(1 / rate / fields)} or more, or allow a higher rate"
-        )
+    """Real fields that beat the probes, with at most the share `rate` of meaningless ones among them in expectation."""
     return {name for name, value in q_values(scores).items() if value <= rate}
+
+
+def check_rate(rate: float, probes: int, fields: int) -> None:
+    """ConfigError where so many probes can never show such a rate over so many fields: no q-value is as small."""
+    if not probes:
+        raise ConfigError(_MISSING)
+    counted = probes // fields * fields or probes  # copies that not every field has say no more
+    if counted * rate < 1 - 1e-9:
+        raise ConfigError(
+            f"{probes / fields:g} probes a field over {fields} fields cannot show a false discovery rate of {rate:g}: "
+            f"set pretrain.probes to {math.ceil(1 / rate / fields - 1e-9)} or more, or allow a higher rate"
+        )
 
 
 def _null(scores: Mapping[str, float]) -> list[float]:
     null = [score for name, score in scores.items() if is_probe(name)]
     if not null:
-        raise ConfigError("a false discovery rate needs probes in the search: set `probes` in the section pretrain")
+        raise ConfigError(_MISSING)
     return null

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic import Field as Option
 
 from slimrec.errors import ConfigError
-from slimrec.probes import discoveries, is_probe
+from slimrec.probes import check_rate, discoveries, is_probe
 from slimrec.schema import Block, Schema
 
 
@@ -72,12 +72,20 @@ class Budget(_Plain):
             raise ValueError(f"one budget at most, got {' and '.join(sorted(given))}")
         return self
 
+    def check(self, fields: int, probes: int) -> None:
+        """ConfigError where no search over so many fields with so many probes can meet the budget."""
+        if self.fields is not None and self.fields > fields:
+            raise ConfigError(f"budget fields={self.fields} exceeds the {fields} fields there are")
+        if self.false_discovery is not None:
+            check_rate(self.false_discovery, probes, fields)
+
     def choose(self, scores: Mapping[str, float], costs: Mapping[str, int], threshold: float) -> set[str]:
         """The names that stay under this budget; `threshold` holds where no budget was given. Never empty.
 
         Probes among the scores are what a false discovery rate is judged by; they never stay and count for nothing.
         """
         everything, scores = scores, {name: score for name, score in scores.items() if not is_probe(name)}
+        self.check(len(scores), len(everything) - len(scores))
         if self.false_discovery is not None:
             return discoveries(everything, self.false_discovery) or top_fields(scores, 1)
         if self.max_bytes is not None:
@@ -85,8 +93,6 @@ class Budget(_Plain):
         if self.keep is not None:
             return top_fields(scores, max(1, math.floor(self.keep * len(scores) + 1e-9)))
         if self.fields is not None:
-            if self.fields > len(scores):
-                raise ConfigError(f"budget fields={self.fields} exceeds the {len(scores)} fields there are")
             return top_fields(scores, self.fields)
         floor = threshold if self.threshold is None else self.threshold
         return {name for name in scores if scores[name] >= floor} or top_fields(scores, 1)
@@ -122,7 +128,8 @@ class Selection(_Plain):
         """The same decision about real fields only."""
         real = {name: decision for name, decision in self.fields.items() if not is_probe(name)}
         pairs = None if self.pairs is None else tuple(pair for pair in self.pairs if not any(map(is_probe, pair)))
-        evidence = {n: v for n, v in self.evidence.items() if not is_probe(n.rpartition("/")[2])}
+        probes = set(self.fields) - set(real)
+        evidence = {n: v for n, v in self.evidence.items() if not any(probe in n for probe in probes)}
         return self.model_copy(update={"fields": real, "pairs": pairs, "evidence": evidence})
 
     def over(self, blocks: Sequence[Block]) -> Selection:

@@ -1,20 +1,31 @@
 """Probes in a search: what they hold, what they are worth as a yardstick, and that no trace of them is left behind."""
 
+import json
 from collections import Counter
 
 import numpy as np
 import pytest
 import scipy.stats
+import torch
 from test_contract import EVERY_GATE, gated, mixed_schema
 
 from slimrec.artifacts import read_json
-from slimrec.config import FinetuneConfig, ModelConfig, PretrainConfig, PruneConfig, Recipe, TrainConfig, parse
+from slimrec.config import (
+    FinetuneConfig,
+    ModelConfig,
+    PretrainConfig,
+    PruneConfig,
+    Recipe,
+    TrainConfig,
+    parse,
+    read_recipe,
+)
 from slimrec.data.dataset import Dataset
 from slimrec.data.hashing import permuted
 from slimrec.decide import decide
 from slimrec.errors import ConfigError
 from slimrec.findings import Findings
-from slimrec.probes import discoveries, is_probe, p_values, q_values, with_probes
+from slimrec.probes import discoveries, false_discovery_share, is_probe, p_values, q_values, with_probes
 from slimrec.schema import Schema
 from slimrec.selection import Budget, Selection
 from slimrec.stages import finetune, pretrain, prune
@@ -103,20 +114,79 @@ def test_q_values_by_own_probes_are_those_of_multiple_knockoffs_by_hand():
 def test_of_what_beats_its_probes_no_more_is_meaningless_than_was_asked_for(copies):
     """400 draws of 20 meaningless fields of unlike spread, and 12 good ones among them, scores overlapping."""
     random, shares, found = np.random.default_rng(1), [], 0
-    spread = np.geomspace(0.1, 1, 20)
     for _ in range(400):
-        null = random.normal(0, 1, (20, 1 + copies)) * spread[:, None]
-        good = random.normal(0, 0.3, (12, 1 + copies))
-        good[:, 0] += 3
-        scores = {f"noise{i}": row[0] for i, row in enumerate(null)} | {f"good{i}": r[0] for i, r in enumerate(good)}
-        for turn in range(copies):
-            scores |= {f"probe{turn}:noise{i}": row[1 + turn] for i, row in enumerate(null)}
-            scores |= {f"probe{turn}:good{i}": row[1 + turn] for i, row in enumerate(good)}
-        kept = discoveries(scores, 0.1)
+        kept = discoveries(drawn(random, copies), 0.1)
         shares.append(sum(name.startswith("noise") for name in kept) / max(1, len(kept)))
         found += sum(name.startswith("good") for name in kept)
     assert np.mean(shares) <= 0.1
     assert found / 4800 > 0.9
+
+
+def drawn(random, copies, good=12, strength=3):
+    """Scores of 20 meaningless fields of unlike spread and of good ones, each with so many probes."""
+    spread = np.concatenate([np.geomspace(0.1, 1, 20), np.full(good, 0.3)])
+    values = random.normal(0, 1, (20 + good, 1 + copies)) * spread[:, None]
+    values[20:, 0] += strength
+    names = [f"noise{i}" for i in range(20)] + [f"good{i}" for i in range(good)]
+    return {
+        name if not turn else f"probe{turn - 1}:{name}": values[i, turn]
+        for i, name in enumerate(names)
+        for turn in range(1 + copies)
+    }
+
+
+@pytest.mark.parametrize("copies", [1, 4])
+@pytest.mark.parametrize(("keep", "strength"), [(8, 3), (12, 1), (20, 3), (32, 3)])
+def test_the_share_stated_of_fields_kept_by_score_is_no_less_than_the_true_one_and_not_far_above(
+    copies, keep, strength
+):
+    random, stated, true = np.random.default_rng(2), [], []
+    for _ in range(300):
+        scores = drawn(random, copies, strength=strength)
+        kept = sorted((n for n in scores if not is_probe(n)), key=scores.get)[-keep:]
+        stated.append(false_discovery_share(scores, kept))
+        true.append(sum(name.startswith("noise") for name in kept) / keep)
+    room = 32 / 20 * np.mean(true) + 2 * 32 / (32 * copies + 1) / keep  # as if all fields might be meaningless; the 1
+    assert np.mean(true) <= np.mean(stated) <= room + 0.02
+
+
+def test_in_a_log_of_noise_alone_a_rate_bounds_the_chance_to_find_anything():
+    random = np.random.default_rng(3)
+    found = [bool(discoveries(drawn(random, copies=1, good=0), 0.2)) for _ in range(1000)]
+    assert 0 < np.mean(found) < 0.2
+
+
+def test_where_nothing_beats_its_copies_one_field_stays_and_says_so():
+    gate = gated("random", schema=with_probes(mixed_schema(), 1.0, 0)).gate
+    gate.draws.copy_(torch.tensor([0.9 if is_probe(name) else 0.5 for name in gate.schema.names]))
+    selection = decide(gate, Findings(), Budget(false_discovery=0.2), False, seed=0).without_probes()
+    assert len(selection.kept) == 1 and selection.evidence["false_discovery_share"] == 1
+    assert "does not beat its shuffled copies" in selection.fields[selection.kept[0]].note
+
+
+def test_probes_that_not_every_field_has_show_no_smaller_rate():
+    scores = {f"f{i}": 1.0 for i in range(10)} | {f"probe0:f{i}": 0.1 for i in range(10)} | {"probe1:f0": 0.2}
+    assert len(Budget(false_discovery=0.1).choose(scores, {}, 0.5)) == 10
+    with pytest.raises(ConfigError, match="to 2 or more"):
+        Budget(false_discovery=0.095).choose(scores, {}, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("pretrain", "prune", "said"),
+    [
+        ({"method": "leap", "probes": 1}, {"budget": {"false_discovery": 0.1}}, "to 4 or more"),
+        ({"method": "leap"}, {"budget": {"fields": 4}}, "exceeds the 3 fields"),
+        ({"method": "none"}, {"budget": {"keep": 0.5}}, "name a method"),
+        ({"method": "none", "probes": 1}, {"budget": {"false_discovery": 0.1}}, "name a method"),
+        ({"method": "none"}, {"hidden_keep": 0.5}, "name a method"),
+    ],
+)
+def test_a_budget_that_no_search_can_meet_is_refused_with_the_recipe(tmp_path, pretrain, prune, said):
+    fields = {"label": "click", "fields": [{"name": name, "kind": "category"} for name in "abc"]}
+    recipe = {"ingest": {"source": "log.parquet", "fields": fields}, "pretrain": pretrain, "prune": prune}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    with pytest.raises(ConfigError, match=said):
+        read_recipe(tmp_path / "recipe.yaml")
 
 
 def test_a_rate_without_probes_and_a_field_named_like_a_probe_are_refused():
