@@ -22,12 +22,31 @@ _CHUNK = 1 << 20
 
 @contextmanager
 def publish(folder: str | Path, kind: str, **facts: Any) -> Iterator[Path]:
-    """Yield a scratch folder; when the block ends well it becomes `folder`, manifest last, in one rename.
+    """Yield a scratch folder; when the block ends well it becomes `folder`, manifest last, as `replacing` says.
 
-    A block that fails leaves nothing; what a killed process left, the next one to publish here sweeps. `facts` go into
-    the manifest. Publishing again replaces what was there.
+    `facts` go into the manifest.
     """
-    folder = Path(folder)
+    with replacing(Path(folder)) as scratch:
+        yield scratch
+        files = {path.relative_to(scratch).as_posix(): path for path in sorted(scratch.rglob("*")) if path.is_file()}
+        listed = {name: {"sha256": sha256(path), "bytes": path.stat().st_size} for name, path in files.items()}
+        write_json(scratch / MANIFEST, {"kind": kind, **facts, "files": listed})
+
+
+def copy(source: Path, target: Path) -> Path:
+    """An artifact in another place, whole or not at all; where it lies already nothing is done. Returns `target`."""
+    if not (target / MANIFEST).is_file() or digest(target) != digest(source):
+        with replacing(target) as scratch:
+            shutil.copytree(source, scratch, dirs_exist_ok=True)
+    return target
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Yield a scratch folder; when the block ends well it takes the place of `folder` in one rename.
+
+    A block that fails leaves nothing; what a killed process left, the next one that replaces `folder` sweeps.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
     scratch, replaced = (_aside(folder, uuid4().hex, why) for why in ("partial", "replaced"))
@@ -35,9 +54,6 @@ def publish(folder: str | Path, kind: str, **facts: Any) -> Iterator[Path]:
     lock = _lock(scratch)
     try:
         yield scratch
-        files = {path.relative_to(scratch).as_posix(): path for path in sorted(scratch.rglob("*")) if path.is_file()}
-        listed = {name: {"sha256": sha256(path), "bytes": path.stat().st_size} for name, path in files.items()}
-        write_json(scratch / MANIFEST, {"kind": kind, **facts, "files": listed})
         if folder.exists():
             folder.rename(replaced)
             scratch.rename(folder)
@@ -55,7 +71,7 @@ def _aside(folder: Path, token: str, why: str) -> Path:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what earlier publishers of `folder` left that live no more."""
+    """Remove what others that were replacing `folder` left that live no more."""
     left = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]+\.(partial|replaced)")
     for path in folder.parent.iterdir():
         if left.fullmatch(path.name) and (lock := _lock(path)) is not None:

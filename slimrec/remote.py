@@ -31,7 +31,7 @@ from botocore.exceptions import (
     ResponseStreamingError,
 )
 
-from slimrec.artifacts import MANIFEST, digest, listed, sha256, verify
+from slimrec.artifacts import MANIFEST, digest, listed, replacing, sha256, verify
 from slimrec.errors import ConfigError, ConflictError, InputError, TransientError
 
 PART = 64 << 20  # bytes of a part of a multipart upload, more where 9,000 of them would not do
@@ -105,10 +105,7 @@ def pull(url: str, folder: str | Path) -> None:
     folder, place = Path(folder), Address(url)
     if folder.exists():
         raise InputError(f"{folder} exists already: give a new folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-        copy = Path(scratch, "copy")
-        copy.mkdir()
+    with replacing(folder) as copy:
         with place.reaching():
             _fetch(place, MANIFEST, copy / MANIFEST)
         content = digest(copy)
@@ -119,7 +116,6 @@ def pull(url: str, folder: str | Path) -> None:
                 if sha256(copy / name) != entry["sha256"]:
                     _fetch(place, f"{content}/{name}", copy / name)
         verify(copy)
-        copy.rename(folder)
 
 
 def _content_at(place: Address) -> str | None:

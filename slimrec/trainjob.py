@@ -2,8 +2,8 @@
 
 The runtime `slimrec-torch` of manifests/overlays/distributed says where a node runs and what it mounts; the job says
 image, command, nodes and GPUs. Nodes see no artifact of the step's pod, only the workspace volume: what the stage reads
-is copied there once, by content, and what it makes is copied back. The job's name follows from settings and contents,
-so that a step whose own pod was lost finds its job again.
+is copied there, into a folder of the job, and what it makes is copied back. The job's name follows from settings and
+contents, so that a step whose own pod was lost finds its job again.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from slimrec import track
-from slimrec.artifacts import MANIFEST, digest
-from slimrec.errors import ConfigError, Preempted, TransientError
+from slimrec.artifacts import copy, digest
+from slimrec.errors import PERMANENT, ConfigError, Preempted, SlimrecError, TransientError
 from slimrec.preempt import StopRequest
 from slimrec.rank import read_failure, read_figures, write_call
 
@@ -30,6 +31,7 @@ DEADLINE = 7 * 24 * 3600  # seconds, as long as all tries of a step may take: a 
 PER_PROCESS = {"cpu": "6", "memory": "64Gi"}
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _LAG = 90  # seconds that a network file system may remember a file as missing
+_FORGOTTEN = 2 * DEADLINE  # seconds without a change in a job's folder: neither the job nor a try of its step is left
 _PATIENCE = 300  # seconds without an answer of the cluster's API
 
 
@@ -47,21 +49,45 @@ def train(
     read = {name: path for name, path in paths.items() if name not in (made, "checkpoints")}
     name = _name(stage, config, {each: digest(path) for each, path in read.items()})
     folder = jobs / name
-    inside = {each: str(_copy(path, jobs / "inputs" / digest(path)[:16])) for each, path in read.items()}
-    inside |= {made: str(folder / made), "checkpoints": str(paths["checkpoints"])}
-    with StopRequest() as stop:
+
+    def prepare() -> None:
+        inside = {each: str(copy(path, folder / "inputs" / each)) for each, path in read.items()}
+        inside |= {made: str(folder / made), "checkpoints": str(paths["checkpoints"])}
+        write_call(folder, stage, config, run_id, inside)
+
+    _sweep(jobs)
+    with StopRequest() as stop, _kept_for_a_next_try(folder):
         cluster = Cluster.join(stop, interval)
         job = build(name, cluster.namespace, folder, config["train"])
         if not (folder / "figures.json").is_file():
-            cluster.start(job, lambda: write_call(folder, stage, config, run_id, inside))
+            cluster.start(job, prepare)
             cluster.follow(name, folder)
         try:
             figures = _figures(folder)
-            _copy(folder / made, paths[made])
+            copy(folder / made, paths[made])
         finally:
             cluster.remove(name)
-    shutil.rmtree(folder)
     return figures
+
+
+@contextmanager
+def _kept_for_a_next_try(folder: Path) -> Iterator[None]:
+    """Removes a job's folder at its end, unless that is an error that trying again may mend."""
+    try:
+        yield
+    except SlimrecError as error:
+        if error.exit_code in PERMANENT:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder)
+
+
+def _sweep(jobs: Path) -> None:
+    """Remove the folders of jobs that nobody came back to."""
+    for folder in jobs.iterdir() if jobs.is_dir() else ():
+        with suppress(OSError):  # another step may be sweeping, too
+            if time.time() - max(path.stat().st_mtime for path in (folder, *folder.iterdir())) > _FORGOTTEN:
+                shutil.rmtree(folder)
 
 
 def build(name: str, namespace: str, folder: Path, config: dict[str, Any]) -> dict[str, Any]:
@@ -221,15 +247,3 @@ def _figures(folder: Path) -> dict[str, Any]:
 def _name(stage: str, config: dict[str, Any], contents: dict[str, str]) -> str:
     key = json.dumps([track.audit(), config, contents], sort_keys=True)
     return f"slimrec-{stage}-{hashlib.sha256(key.encode()).hexdigest()[:10]}"
-
-
-def _copy(source: Path, target: Path) -> Path:
-    """An artifact in another place, whole or not at all; where it lies already nothing is done."""
-    if not (target / MANIFEST).is_file() or digest(target) != digest(source):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        shutil.rmtree(scratch, ignore_errors=True)
-        shutil.copytree(source, scratch)
-        shutil.rmtree(target, ignore_errors=True)
-        scratch.rename(target)
-    return target

@@ -155,7 +155,7 @@ def test_a_job_that_completes_gives_its_figures_and_artifact_and_is_removed(clus
     assert run(paths) == {"valid_auc": 0.7}
     assert verify(paths["gated"], "gated") and (paths["gated"] / "model").read_text() == "weights"
     assert server.verbs() == ["POST", "DELETE"] and not server.jobs
-    assert [p.name for p in (paths["checkpoints"].parent / "jobs").iterdir()] == ["inputs"]
+    assert not list((paths["checkpoints"].parent / "jobs").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -172,6 +172,8 @@ def test_a_job_that_fails_raises_what_its_ranks_said_and_is_removed(cluster, pat
     with pytest.raises(error, match=said):
         run(paths)
     assert server.verbs() == ["POST", "DELETE"] and not paths["gated"].exists()
+    left = [path.name for path in (paths["checkpoints"].parent / "jobs").glob("*/inputs/*")]
+    assert left == ([] if error is InputError else ["dataset"])  # which the next try takes, if one can help
 
 
 def test_the_next_try_finds_the_job_that_still_runs_and_makes_no_second(cluster, paths):
@@ -198,6 +200,18 @@ def test_what_is_left_of_a_failed_try_is_removed_before_the_next(cluster, paths)
     server.ends = [condition("Failed"), condition("Complete")]
     assert run(paths) == {"valid_auc": 0.8}
     assert server.verbs() == ["DELETE", "POST", "DELETE"]
+
+
+def test_what_nobody_came_back_to_is_swept_by_the_next_job_and_what_is_younger_stays(cluster, paths):
+    jobs, now = paths["checkpoints"].parent / "jobs", time.time()
+    for name, weeks in (("slimrec-pretrain-old", 3), ("slimrec-pretrain-new", 1)):
+        (jobs / name / "inputs").mkdir(parents=True)
+        (jobs / name / "call.json").write_text("{}")
+        for path in (jobs / name / "call.json", jobs / name / "inputs", jobs / name):
+            os.utime(path, (now - weeks * 7 * 24 * 3600,) * 2)
+    ranks_leave(cluster(condition("Complete")), paths, {"valid_auc": 0.7})
+    run(paths)
+    assert [path.name for path in jobs.iterdir()] == ["slimrec-pretrain-new"]
 
 
 def test_a_job_that_somebody_deletes_is_an_error_to_try_again(cluster, paths):
