@@ -11,6 +11,7 @@ from pipelines.audit import Step, arguments, build, named
 from pipelines.images import require_digest
 from slimrec.config import Recipe
 from slimrec.errors import ConfigError, did_you_mean
+from slimrec.release import COMPILED, compiled
 
 # Names that manifests/ gives to what it makes.
 SERVICE_ACCOUNT = "slimrec-pipeline"
@@ -98,6 +99,8 @@ def placed(preset: str) -> Step:
         kubernetes.empty_dir_mount(task, "tmp", "/tmp")  # the only other place to write: the image is read-only
         for secret, keys in SECRETS.items():
             kubernetes.use_secret_as_env(task, secret, {key: key for key in keys})
+        image = GPU_IMAGE if PRESETS[preset][KIND[name]].gpus else IMAGE
+        task.set_env_variable(COMPILED, compiled(image))
         if KIND[name] == "train":  # which image the nodes of a TrainJob run, if the recipe asks for several
             task.set_env_variable("SLIMREC_IMAGE", GPU_IMAGE)
         if name == "notify":

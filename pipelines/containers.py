@@ -17,6 +17,7 @@ from kfp.local import docker_task_handler
 from components import IMAGE
 from slimrec.config import Recipe
 from slimrec.errors import ConfigError, TransientError
+from slimrec.release import COMPILED, compiled
 
 NOBODY = 65532  # the user of our images
 _PASSED_ON = ("AWS_ACCESS_", "AWS_DEFAULT_", "AWS_ENDPOINT_", "AWS_REGION", "AWS_SECRET_", "AWS_SESSION_", "MLFLOW_",
@@ -61,6 +62,7 @@ def containers(recipe: Recipe, output: Path, memory: str) -> Iterator[local.Dock
     has a network, this machine's own, only where the recipe or the environment names something that is not a file.
     """
     passed = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
+    passed[COMPILED] = compiled(IMAGE)
     scheme, _, database = passed["MLFLOW_TRACKING_URI"].partition(":///")
     writable, source = [output / "workspace"], Path(recipe.ingest.source).absolute()
     if scheme == "sqlite":

@@ -19,6 +19,7 @@ from typing import Any
 from slimrec.artifacts import read_json, write_json
 from slimrec.config import parse
 from slimrec.errors import BY_EXIT_CODE, SlimrecError, TransientError
+from slimrec.release import compiled, require_same
 from slimrec.track import MlflowTracker, Tracker, enabled
 
 # Of several ranks' ends, the first of these is the cause: whoever loses a fellow fails too, but as one to try again.
@@ -33,6 +34,7 @@ def write_call(
     for stale in [*folder.glob("end-*.json"), folder / "figures.json"]:
         stale.unlink(missing_ok=True)
     call = {"stage": stage, "config": config, "run_id": run_id, "paths": paths, "starter": starter}
+    call["compiled"] = compiled(os.environ.get("SLIMREC_IMAGE", "of the step"))
     write_json(folder / "call.json", call)
 
 
@@ -58,6 +60,7 @@ def main(folder: Path) -> None:
     if call["starter"]:
         threading.Thread(target=_leave_with, args=[call["starter"]], daemon=True).start()
     try:
+        require_same(call.get("compiled", ""))
         figures = _run(call, rank)
     except SlimrecError as error:
         failure = error

@@ -9,6 +9,7 @@ from components import IMAGE
 from pipelines import cluster
 from pipelines.__main__ import main
 from pipelines.audit import audit
+from slimrec import release
 from slimrec.config import Recipe, parse
 from slimrec.errors import ConfigError
 from slimrec.stages import INGEST_IN_PARTS
@@ -99,6 +100,13 @@ def test_every_step_finds_workspace_secrets_its_audit_and_a_place_to_write_and_r
         assert [key for key, secret in secrets.items() if secret["optional"]] == ["slimrec-webhook"] * (
             name == "notify"
         )
+
+
+def test_every_step_is_told_what_its_pipeline_was_compiled_with_and_in_which_image_it_runs(monkeypatch, tmp_path):
+    monkeypatch.setattr(cluster, "GPU_IMAGE", "slimrec-gpu:0.1.0")
+    for container, _ in pods(compiled(tmp_path, "M")).values():
+        told = {each["name"]: each["value"] for each in container["env"]}
+        assert told["SLIMREC_COMPILED"] == f"{release.code()} {container['image']}"
 
 
 def test_every_step_but_the_last_word_is_tried_again_for_as_long_as_a_training_may_take(presets):

@@ -14,6 +14,7 @@ from slimrec import launch, track
 from slimrec.config import parse
 from slimrec.errors import ConfigError, SlimrecError, TransientError, did_you_mean
 from slimrec.failures import Attempt
+from slimrec.release import require_same
 
 STAGES = ("fingerprint", "window", "ingest", "sample", "pretrain", "prune", "finetune", "evaluate", "register")
 INGEST_IN_PARTS = ("plan", "count", "merge", "encode", "gather")  # together the same as `ingest`, for many machines
@@ -35,6 +36,7 @@ def execute(
     attempt = Attempt(workspace, stage, config, given)
     attempt.begin()
     try:
+        require_same()
         return _run(stage, config, workspace, given)
     except (SlimrecError, OSError) as error:
         failure = error if isinstance(error, SlimrecError) else TransientError(str(error))

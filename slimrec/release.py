@@ -1,0 +1,39 @@
+"""Which code this is: version and content of the library, and the refusal to run what was compiled with another one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import cache
+from pathlib import Path
+
+import slimrec
+from slimrec.artifacts import sha256
+from slimrec.errors import ConfigError
+
+COMPILED = "SLIMREC_COMPILED"  # in the environment of a step
+
+
+@cache
+def code() -> str:
+    """VERSION+DIGEST of the library's own files: the same in a checkout and in an image that was built from it."""
+    here, total = Path(__file__).parent, hashlib.sha256()
+    for path in sorted(path for path in here.rglob("*") if path.suffix in (".py", ".jinja")):
+        total.update(f"{path.relative_to(here).as_posix()} {sha256(path)}\n".encode())
+    return f"{slimrec.__version__}+{total.hexdigest()[:12]}"
+
+
+def compiled(image: str) -> str:
+    """What a pipeline tells a step in COMPILED: the code it was compiled with, and the image that the step runs in."""
+    return f"{code()} {image}"
+
+
+def require_same(told: str | None = None) -> None:
+    """ConfigError where this is not the code that the pipeline was compiled with; `told`: as `compiled` gives it."""
+    expected, _, image = (os.environ.get(COMPILED, "") if told is None else told).partition(" ")
+    if expected and expected != code():
+        raise ConfigError(
+            f"the image {image} holds slimrec {code()}, the pipeline was compiled with slimrec {expected}: build an image "
+            f"from that code (`make images`) and name it in SLIMREC_IMAGE and SLIMREC_GPU_IMAGE, or compile with the code "
+            f"of the image"
+        )
