@@ -146,19 +146,20 @@ def _put_back(gate: Gate, selection: Selection, findings: Findings, name: str, w
     weaker = sorted((other for other in matters if matters[other] < worth), key=lambda other: (matters[other], other))
     for drop in ([], *([other] for other in weaker)):
         revised = gate.revise(selection, keep=[name], drop=drop)
-        if _fits(revised):
+        if _fits(gate, revised):
             return revised
     return None
 
 
-def _fits(selection: Selection) -> bool:
+def _fits(gate: Gate, selection: Selection) -> bool:
     budget, real = selection.budget, [name for name in selection.fields if not is_probe(name)]
     if budget.keep is not None:
         return len(selection.kept) <= max(1, math.floor(budget.keep * len(real) + 1e-9))
     if budget.fields is not None:
         return len(selection.kept) <= budget.fields
     if budget.max_bytes is not None:
-        return sum(d.bytes * len(d.columns) // d.width for d in selection.fields.values()) <= budget.max_bytes
+        costs = _costs(gate, selection)
+        return sum(costs[name] for name in selection.kept) <= budget.max_bytes
     return True
 
 

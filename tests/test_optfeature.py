@@ -16,6 +16,8 @@ from test_contract import gated, inputs, mixed_schema
 
 from slimrec.config import FinetuneConfig, IngestConfig, ModelConfig, PretrainConfig, PruneConfig, TrainConfig
 from slimrec.data.dataset import Batch, Dataset
+from slimrec.decide import decide
+from slimrec.findings import Change, Findings, Presence
 from slimrec.gates.optfeature import OptFeatureGate, straight_through
 from slimrec.metrics import auc, score
 from slimrec.model import build, with_gate
@@ -385,9 +387,11 @@ def test_a_retrained_model_serves_with_its_selector(audited):
     assert 0 < float(weights.mean()) < 1
 
 
-def surveyed(rows, off=1.0, **options):
+def surveyed(rows, off=1.0, probes=(), **options):
     """A surveyed PNN of four categories whose pairs of `a` are off for this share of its values: at 1, 3 of 6 go."""
-    fields = [Field(name=name, kind="category", statistics=Statistics(rows=rows)) for name in "abcd"]
+    fields = [
+        Field(name=name, kind="category", statistics=Statistics(rows=rows)) for name in ("a", "b", "c", "d", *probes)
+    ]
     schema = Schema(label="click", fields=fields)
     model = build(schema, ModelConfig(backbone="pnn", embedding_dim=2, options={"hidden": [1000]}), seed=0)
     with_gate(model, "optfeature", options, seed=0).eval()
@@ -397,8 +401,8 @@ def surveyed(rows, off=1.0, **options):
         for table in (model.gate.raw.values, model.gate.raw.fields):
             if table is not None:
                 table.zero_()
-                table[: (int(off * rows) if len(table) > 4 else 1)] = row
-    ids = torch.randint(0, rows, (50, 4))
+                table[: (int(off * rows) if len(table) > len(fields) else 1)] = row
+    ids = torch.randint(0, rows, (50, len(fields)))
     model.gate.survey(model, lambda: [Batch(ids, torch.zeros(50, 0), torch.zeros(50), torch.ones(50))])
     return model
 
@@ -410,7 +414,21 @@ def test_the_net_saving_counts_the_selectors_own_bytes_and_multiply_adds():
     assert evidence["selector_bytes"] == 4 * (4 * 5 + 2 + 1)  # table, Linear(1 -> 1), sigma
     assert evidence["saved_bytes"] == 4 * 3 * 1000  # three inputs of the first layer
     assert evidence["saved_multiply_adds"] == 3 * 1000 + 4 * 4 * 2 - 3 * 3 * 2  # and one field fewer in the products
+    assert (
+        evidence["selector_multiply_adds"] == 4 * 2 * 2 + 4 * 4 * 2
+    )  # [e, 1] core, and that times [e, 1] of all fields
     assert evidence["net_saved_bytes"] == 4 * (3 * 1000 - 23)
+
+
+@pytest.mark.parametrize("grain", ["value", "field", "hybrid"])
+def test_probes_of_a_search_neither_cost_nor_save_nor_take_the_place_of_a_pair(grain):
+    options = {"dim": 1, "rank": 1, "grain": grain, "max_pairs": 2, "fall_back": False}
+    plain, probed = (surveyed(rows=5, probes=names, **options).gate for names in ((), ("probe0:a", "probe0:b")))
+    unlike = ("pairs_on_per_row", "on/")
+    found = [{n: v for n, v in gate.evidence().items() if not n.startswith(unlike)} for gate in (plain, probed)]
+    assert found[0] == found[1] and found[0]["pairs"] == 6
+    kept = [gate.select(Budget(fields=4), seed=0) for gate in (plain, probed)]
+    assert len(kept[0].pairs) == len(kept[1].without_probes().pairs) == 2
 
 
 def test_a_selector_that_pays_for_itself_stays_and_one_that_does_not_falls_back_to_a_static_list():
@@ -457,6 +475,19 @@ def test_a_byte_budget_counts_the_table_of_a_selector_that_stays():
     model = surveyed(rows=5, dim=1, rank=1)
     selection = model.gate.select(Budget(max_bytes=2 * 5 * (4 * 2 + 4)), seed=0)
     assert len(selection.kept) == 2
+
+
+def test_a_field_comes_back_only_where_its_rows_of_the_selector_fit_too():
+    gate = surveyed(rows=5, dim=1, rank=1).gate
+    vital, less = (Change(mean=mean, error=1e-6, rows=100) for mean in (0.5, 0.1))
+    gone = Presence(share=0.5, shuffled=vital, missed=vital)
+    findings = Findings(importance=dict.fromkeys("abcd", vital) | {"b": less, "c": less}, presence={"a": gone})
+    for room in (3, 2):
+        limit = 5 * 4 * (room * (2 + 1) + 2)  # beside whole fields room for a table without a selector
+        assert gate.select(Budget(max_bytes=limit), seed=0).kept == ("b", "c", "d")[:room]
+        decided = decide(gate, findings, Budget(max_bytes=limit), guard=True, seed=0)
+        assert sum(gate.field_bytes()[name] for name in decided.kept) <= limit
+        assert "a" in decided.kept
 
 
 @pytest.mark.parametrize(

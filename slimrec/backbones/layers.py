@@ -221,10 +221,11 @@ def _sets(pairs: Sequence[Sequence[str]]) -> set[frozenset[str]]:
 
 def _named(names: Sequence[str], pairs: Sequence[Sequence[str]]) -> set[frozenset[str]]:
     """The pairs as sets, after checking that each names two fields there are."""
+    known = set(names)
     for pair in pairs:
         if not isinstance(pair, (list, tuple)) or len(pair) != 2 or pair[0] == pair[1]:
             raise ValueError(f"`pairs` must list pairs of two different fields, got {pair!r}")
         for name in pair:
-            if name not in names:
+            if name not in known:
                 raise ValueError(f"`pairs` names '{name}', which is not a field; {did_you_mean(str(name), names)}")
     return _sets(pairs)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from slimrec.gates.base import Gate
 from slimrec.gates.lowrank import PairLogits
+from slimrec.gates.saving import Cost, saved, spent
 from slimrec.optimizers import LazyAdam
+from slimrec.probes import is_probe
 from slimrec.schema import Schema
 from slimrec.selection import Budget, Selection
 
@@ -94,6 +95,8 @@ class OptFeatureGate(Gate):
         self.grain, self.min_share, self.max_pairs, self.fall_back = grain, min_share, max_pairs, fall_back
         self.l2, self.surveys = l2, grain != "field"
         self.names = list(combinations(schema.names, 2))
+        real = [not any(map(is_probe, pair)) for pair in self.names]
+        self.register_buffer("real", torch.tensor(real), persistent=False)  # pairs there is to decide about
         self.raw = PairLogits(schema, grain != "field", grain != "value", int(dim), int(rank))
         self.alpha = nn.Parameter(torch.zeros(len(self.names))) if grain == "hybrid" else None
         self.register_buffer("share", torch.ones(len(self.names)))  # of the rows on which each pair is on
@@ -132,40 +135,39 @@ class OptFeatureGate(Gate):
     @torch.no_grad()
     def survey(self, model: nn.Module, batches: Callable[[], Iterable[Batch]]) -> None:
         """Count on the gate slice how often each pair is on, decide which stay, and weigh what that saves and costs."""
-        on, total, rows, ids = torch.zeros_like(self.share), torch.zeros_like(self.mean), 0, None
+        on, total, rows, ids = self.share.double() * 0, self.mean.double() * 0, 0, None
         for batch in batches():
             ids = batch[0].to(on.device)
             logits = self.logits(ids).expand(len(ids), -1)
-            on, total, rows = on + (logits > 0).sum(0), total + logits.sum(0), rows + len(ids)
+            on, total, rows = on + (logits > 0).sum(0), total + logits.sum(0, dtype=torch.double), rows + len(ids)
         if not rows:  # then with grain field, where no rows are needed
             on, total, rows = self.logits(None) > 0, self.logits(None), 1
         self.share.copy_(on / rows)
         self.mean.copy_(total / rows)
         self.met.copy_(self._decide())
-        self.costs.copy_(self._weigh(model, ids))
+        self.costs.copy_(self._weigh(model.backbone, ids))
         self.static.fill_(self.grain == "field" or (self.fall_back and min(self._net()) < 0))
         if self.static and self.grain != "field":
             self.met.mul_(self.share > 0.5)
 
     def _decide(self) -> Tensor:
         """1 for the pairs (P,) that stay, by share and by `max_pairs`."""
-        met = self.share > self.min_share
+        met = (self.share > self.min_share) & self.real
         if self.max_pairs is not None:
             order = self.mean.masked_fill(~met, -torch.inf).argsort(descending=True, stable=True)
             met[order[int(self.max_pairs) :]] = False
         return met
 
-    def _weigh(self, model: nn.Module, ids: Tensor | None) -> Tensor:
-        """`_COSTS`: bytes and multiply-adds a row of the selector, and of what the pairs that go leave unneeded."""
-        x = self.costs.new_zeros(8, len(self.owner), dtype=self.mean.dtype)
-        everything = self._pack(Budget(), 0, {block.name: block.columns for block in self.blocks})
-        cut = model.backbone.narrow(self._with_pairs(everything), x[0])
-        saved = 4 * (_size(model.backbone) - _size(cut)), _multiply_adds(model.backbone, x) - _multiply_adds(cut, x)
-        if self.grain == "field":
-            return self.costs.new_tensor([0, 0, *saved])
-        ids = ids[:1].expand(len(x), -1)
-        extra = _multiply_adds(lambda rows: cut(rows, self.pairs(ids)), x) - _multiply_adds(cut, x)
-        return self.costs.new_tensor([4 * _size(self), extra, *saved])
+    def _weigh(self, backbone: nn.Module, ids: Tensor | None) -> Tensor:
+        """`_COSTS`, of real fields alone: probes are gone before anything is served."""
+        real = {field.name for field in self.schema.fields if not is_probe(field.name)}
+        whole = self._pack(Budget(), 0, {b.name: b.columns if b.name in real else () for b in self.blocks})
+        gain, cut = saved(backbone, whole, self._with_pairs(whole))
+        cost = Cost(0, 0)
+        if self.grain != "field":
+            slots = [field.name in real for field in self.schema.embedded for _ in range(field.slots)]
+            cost = spent(cut, self._over(real).to(ids.device), ids[:1, slots])
+        return self.costs.new_tensor([*cost, *gain])
 
     def _net(self) -> tuple[float, float]:
         """Bytes and multiply-adds a row that a decision with its selector saves."""
@@ -182,17 +184,17 @@ class OptFeatureGate(Gate):
     def evidence(self) -> dict[str, float]:
         """Among others the net saving of a decision that needs its selector, and whether it fell back to a static list."""
         net_bytes, net_multiply_adds = self._net()
-        strongest = self.mean.argsort(descending=True, stable=True)[:_SHOWN].tolist()
+        strongest = self.mean.masked_fill(~self.real, -torch.inf).argsort(descending=True, stable=True)
         share = self.share.tolist()
         return {
-            "pairs": float(len(self.names)),
+            "pairs": float(self.real.sum()),
             "pairs_kept": float(self.met.sum()),
             "pairs_on_per_row": float((self.share * self.met).sum()),
             **dict(zip(_COSTS, self.costs.tolist())),
             "net_saved_bytes": net_bytes,
             "net_saved_multiply_adds": net_multiply_adds,
             "fell_back_to_field_grain": float(bool(self.static) and self.grain != "field"),
-            **{f"on/{' x '.join(self.names[i])}": share[i] for i in strongest},
+            **{f"on/{' x '.join(self.names[i])}": share[i] for i in strongest[: min(_SHOWN, self.real.sum())].tolist()},
         }
 
     @property
@@ -222,13 +224,15 @@ class OptFeatureGate(Gate):
         pairs = tuple(pair for pair, met in left if met)
         return selection.model_copy(update={"pairs": None if len(pairs) == len(left) else pairs})
 
-    @torch.no_grad()
     def narrow(self, selection: Selection) -> Gate | None:
         """The selector over the fields that stay, frozen, unless the pairs that stay are always on."""
-        if not self.stays:
-            return None
+        return self._over(selection.kept) if self.stays else None
+
+    @torch.no_grad()
+    def _over(self, names: Collection[str]) -> Gate:
+        """The same selector over fewer fields, frozen."""
         with torch.random.fork_rng(devices=[]):
-            gate = type(self)(self.schema.narrow(selection.kept), self.embedding_dim, **self.options)
+            gate = type(self)(self.schema.narrow(names), self.embedding_dim, **self.options)
         gate.options = self.options
         gate.raw.copy_from(self.raw)
         place = {pair: i for i, pair in enumerate(self.names)}
@@ -238,14 +242,3 @@ class OptFeatureGate(Gate):
                 getattr(gate, name).copy_(getattr(self, name)[places])
         gate.costs.copy_(self.costs)
         return gate.freeze()
-
-
-def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _multiply_adds(network: Callable[[Tensor], Tensor], x: Tensor) -> float:
-    """Multiply-adds a row by PyTorch's counter (matrix products only)."""
-    with FlopCounterMode(display=False) as counter:
-        network(x)
-    return counter.get_total_flops() / 2 / len(x)
