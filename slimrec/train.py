@@ -175,7 +175,7 @@ class Trainer:
 
     def _train_step(self, batch: Batch) -> None:
         torch.manual_seed(self._seed(0))
-        joint = self.gate_learns and self.model.gate.stream == "train"
+        joint = self.gate_learns and self.model.gate.stream == "train" and self.step >= self._warmup()
         if self.gate_learns:
             self.model.gate.requires_grad_(joint)
         loss = self._loss(batch)

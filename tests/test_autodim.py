@@ -56,9 +56,15 @@ def test_cold_draws_are_one_hot_and_as_frequent_as_their_probability():
     [(0, "paper", 1.0), (1000, "paper", 0.5), (100_000, "paper", 0.01), (0, "code", 0.2), (1900, "code", 0.05)],
 )
 def test_the_temperature_falls_by_training_steps_to_a_hundredth(steps, reference, expected):
-    gate = AutoDimGate(schema(), 6, reference=reference, every=10)
+    gate = AutoDimGate(schema(), 6, reference=reference, stream="gate", every=10)
     gate.gate_steps.fill_(steps)
     assert float(gate.annealed()) == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_released_code_steps_logits_and_network_together_on_training_rows():
+    assert AutoDimGate(schema(), 6, reference="code").stream == "train"
+    assert AutoDimGate(schema(), 6, reference="code", stream="gate").stream == "gate"
+    assert (AutoDimGate(schema(), 6).stream, AutoDimGate(schema(), 6).every) == ("gate", 10)
 
 
 def test_every_field_keeps_the_prefix_of_its_likeliest_width():

@@ -99,6 +99,20 @@ def test_t5_the_penalty_weighs_expected_widths_by_cardinality():
     assert penalties["uniform"] == pytest.approx((2 + 4) / 2, abs=1e-6)
 
 
+@pytest.mark.parametrize("weight", ["cardinality", "uniform"])
+def test_t5_probes_leave_the_pressure_on_real_fields_as_it_is(weight):
+    rows = {"few": 10, "many": 990}
+    gates = [IRazorGate(categories(each), 6, lp_weight=weight) for each in (rows, rows | {"probe0:many": 990})]
+    assert torch.equal(gates[0].shares, gates[1].shares[:2]) and gates[1].shares[2] == gates[1].shares[1]
+
+
+def test_the_released_code_steps_regions_and_network_together_on_training_rows():
+    released = IRazorGate(mixed(), 8, reference="code", every=4)
+    assert (released.stream, released.every, released.learning_rate) == ("train", 1, 0.01)
+    assert IRazorGate(mixed(), 8, reference="code", stream="gate").stream == "gate"
+    assert (IRazorGate(mixed(), 8).stream, IRazorGate(mixed(), 8).every) == ("gate", 4)
+
+
 def test_t5_the_code_weighs_every_field_with_a_hundredth():
     gate = IRazorGate(categories({"few": 10, "many": 990}), 6, candidates=[0, 2, 6], lambda_=1.0, reference="code")
     set_weights(gate, [[1 / 3] * 3, [0.0, 0.0, 1.0]])

@@ -184,6 +184,18 @@ def test_a_gate_on_training_rows_is_refused_a_second_epoch(data, method):
     trainer(data, method=method, options={"stream": "train"}, backbone="pnn", epochs=1)
 
 
+@pytest.mark.parametrize("method", [m for m in sorted(GATES.table) if "stream" in GATES.options(m)])
+def test_a_gate_on_training_rows_does_not_move_before_its_warm_up_is_over(data, method):
+    one = trainer(data, method=method, options={"stream": "train", "warmup": 0.5}, backbone="pnn", epochs=1)
+    start = {name: tensor.detach().clone() for name, tensor in one.model.gate.named_parameters()}
+    batch = next(one.stream.epoch(0))
+    half = one.steps_per_epoch // 2
+    for step, still in ((0, True), (half - 1, True), (half + 1, False)):
+        one.step = step
+        one._train_step(batch)
+        assert all(torch.equal(start[name], p) for name, p in one.model.gate.named_parameters()) == still
+
+
 def test_a_gate_on_an_empty_gate_slice_is_refused(data):
     empty = data.split("gate", rows=torch.zeros(0, dtype=torch.long).numpy())
     with pytest.raises(ConfigError, match="gate slice"):

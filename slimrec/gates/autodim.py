@@ -28,7 +28,8 @@ class AutoDimGate(RegionGate):
     The paper aligns widths by a learned linear map before normalising, here zeros stand in for missing columns (as in
     the comparison of arXiv 2204.00281), for a frozen gate has to be a map column by column. As in the paper, the
     logits step on held-out rows at every tenth step, and the network is trained anew (`finetune.start: fresh`).
-    `reference: code` caps the temperature at 0.2, as the released code of that comparison does.
+    `reference: code` caps the temperature at 0.2 and steps logits and network together on training rows, as the
+    released code of that comparison does.
     """
 
     method = "autodim"
@@ -41,7 +42,7 @@ class AutoDimGate(RegionGate):
         candidates: str | Sequence[int] | Mapping[str, str | Sequence[int]] = "exponential",
         reference: Literal["paper", "code"] = "paper",
         learning_rate: float = 0.01,
-        stream: Literal["gate", "train"] = "gate",
+        stream: Literal["gate", "train"] | None = None,  # gate; of the code train
         every: int = 10,
         warmup: float = 0.0,
     ):
@@ -50,7 +51,7 @@ class AutoDimGate(RegionGate):
         widths = candidate_widths(candidates, blocks_of(schema, embedding_dim), zero=False)
         super().__init__(schema, embedding_dim, widths, temperature=1.0, normalise=True)
         self.warmest = _CODE_WARMEST if reference == "code" else 1.0
-        self.drive(stream, every, learning_rate, warmup)
+        self.drive(stream or ("train" if reference == "code" else "gate"), every, learning_rate, warmup)
         self.register_buffer("gate_steps", torch.zeros(()))
 
     def annealed(self) -> Tensor:

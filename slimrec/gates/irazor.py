@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from slimrec.gates.regions import Columns, RegionGate, candidate_widths
+from slimrec.probes import is_probe
 from slimrec.schema import Schema, blocks_of
 
 _TOLERANCE = 1e-6  # softmax sums to 1 only up to rounding
@@ -54,7 +55,8 @@ class IRazorGate(RegionGate):
     xdeepfm (here the search has these maps too); by default columns that a field lacks count as zeros.
 
     `reference: code` is the released program where it differs: normalisation that does nothing, 0.01 a field in
-    the penalty, the threshold to be exceeded by rounded weights. Feeding one branch of a network ungated is not copied.
+    the penalty, the threshold to be exceeded by rounded weights; it steps on training rows, as the paper says too.
+    Feeding one branch of a network ungated is not copied.
     """
 
     method = "irazor"
@@ -72,7 +74,7 @@ class IRazorGate(RegionGate):
         embedding_bn: bool = True,
         reference: Literal["paper", "code"] = "paper",
         learning_rate: float = 0.01,
-        stream: Literal["gate", "train"] = "gate",
+        stream: Literal["gate", "train"] | None = None,  # gate; of the code train
         every: int = 4,
         warmup: float = 0.0,
     ):
@@ -86,13 +88,14 @@ class IRazorGate(RegionGate):
             )
         widths = candidate_widths(candidates, blocks_of(schema, embedding_dim), zero=True)
         super().__init__(schema, embedding_dim, widths, temperature, normalise=embedding_bn and reference == "paper")
-        self.drive(stream, every, learning_rate, warmup)
+        self.drive(stream or ("train" if reference == "code" else "gate"), every, learning_rate, warmup)
         self.lambda_, self.cpt, self.reference = lambda_, cpt, reference
         self.factor = _CODE_SCALE if embedding_bn and reference == "code" else 1.0
         rows = torch.tensor([float(field.rows) if field.embedded else 1.0 for field in schema.fields])
-        even = torch.full_like(rows, _CODE_WEIGHT if reference == "code" else 1 / len(rows))
+        real = torch.tensor([not is_probe(field.name) for field in schema.fields])  # probes weigh what their fields do
+        even = torch.full_like(rows, _CODE_WEIGHT if reference == "code" else 1 / float(real.sum()))
         cardinality = lp_weight == "cardinality" and reference == "paper"
-        self.register_buffer("shares", rows / rows.sum() if cardinality else even, persistent=False)
+        self.register_buffer("shares", rows / rows[real].sum() if cardinality else even, persistent=False)
 
     def column_weights(self, alpha: Tensor) -> Tensor:
         return self.factor * super().column_weights(alpha)
