@@ -36,6 +36,7 @@ class Field(_Frozen):
     kind: Literal["category", "number", "vector", "bag"]
     column: str = ""  # where the value stands in the source; the field's name by default
     cross: tuple[str, str] | None = None  # instead of `column`: two, whose pair of values is this category's value
+    discretised: tuple[str, ...] = ()  # those of the two whose numbers are made categories first, by log_square
     min_count: int = Option(1, ge=1)  # rarer values go to the unseen row
     hash_rows: int | None = Option(None, ge=1)  # hash into this many rows and keep no vocabulary
     separator: str | None = None  # splits a bag that comes as one string
@@ -67,6 +68,10 @@ class Field(_Frozen):
             raise ValueError(f"field '{self.name}': choose `scale` or `discretise`, not both")
         if self.cross and (self.kind != "category" or self.cross[0] == self.cross[1]):
             raise ValueError(f"field '{self.name}': `cross` names two columns, and makes a category of them")
+        if not set(self.discretised) <= set(self.cross or ()):
+            raise ValueError(
+                f"field '{self.name}': `discretised` names columns of a `cross`, got {[*self.discretised]}"
+            )
         if self.hash_rows and self.kind not in ("category", "bag"):
             raise ValueError(f"field '{self.name}': `hash_rows` is for categories and bags, this is a {self.kind}")
         return self
@@ -117,7 +122,11 @@ def _as_label(value):
 
 
 class Crosses(_Frozen):
-    """Fields to build from pairs of category fields, named `a*b`, and how; the full grid of i-Razor is `of: all`."""
+    """Fields to build from pairs of fields, named `a*b`, and how; the full grid of i-Razor is `of: all`.
+
+    What can be crossed is a category, and a number with `discretise: log_square`: quantiles are not known yet when
+    values are counted.
+    """
 
     of: Literal["all"] | tuple[tuple[str, ...], ...]  # all pairs within each group
     min_count: int = Option(1, ge=1)
@@ -125,22 +134,29 @@ class Crosses(_Frozen):
     embedding_dim: int | None = Option(None, ge=1)
 
     def build(self, fields: Iterable[Field]) -> list[Field]:
-        """The crossed fields; ValueError for a name that is no category field."""
-        columns = {field.name: field.column for field in fields if field.kind == "category" and not field.cross}
+        """The crossed fields; ValueError for a name that cannot be crossed."""
+        able = {f.name: f for f in fields if (f.kind == "category" or f.discretise == "log_square") and not f.cross}
+        columns = {name: field.column for name, field in able.items()}
         groups = [sorted(columns)] if self.of == "all" else self.of
-        if any(len(group) < 2 for group in groups):
-            raise ValueError("`crosses` lists groups of at least 2 fields each, whose pairs are crossed, or is `all`")
+        if not groups or any(len(set(group)) < 2 for group in groups):
+            raise ValueError(
+                f"`crosses` lists groups of at least 2 fields each, whose pairs are crossed, or is `all`, got {self.of!r} "
+                f"where {', '.join(sorted(columns)) or 'no field'} can be crossed"
+            )
         unknown = sorted({name for group in groups for name in group} - set(columns))
         if unknown:
             raise ValueError(
-                f"`crosses` names '{unknown[0]}', which is no category field: {', '.join(sorted(columns))}"
+                f"`crosses` names '{unknown[0]}', which is neither a category nor a number with `discretise: log_square`: "
+                f"{', '.join(sorted(columns))}"
             )
-        options = self.model_dump(exclude={"of"})
+        options, numeric = self.model_dump(exclude={"of"}), {f.column for f in able.values() if f.kind == "number"}
         pairs = sorted({tuple(sorted(pair)) for group in groups for pair in combinations(group, 2)})
         return [
-            Field(name=f"{a}*{b}", kind="category", cross=(columns[a], columns[b]), **options)
+            Field(
+                name=f"{a}*{b}", kind="category", cross=both, discretised=sorted(numeric.intersection(both)), **options
+            )
             for a, b in pairs
-            if columns[a] != columns[b]
+            if len(set(both := (columns[a], columns[b]))) == 2
         ]
 
 

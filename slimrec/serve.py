@@ -96,7 +96,9 @@ def example_rows(encoder: Encoder, count: int = 3) -> pd.DataFrame:
         elif field.cross:
             pairs = [json.loads(known[i % len(known)] or '["", ""]') for i in range(count)]
             rows |= {
-                column: [pair[at] for pair in pairs] for at, column in enumerate(field.cross) if column not in rows
+                column: [float(pair[at] or 0) if column in field.discretised else pair[at] for pair in pairs]
+                for at, column in enumerate(field.cross)
+                if column not in rows
             }
         elif field.kind == "category":
             rows[field.column] = [known[i % len(known)] for i in range(count)]

@@ -1,6 +1,9 @@
 """Cross fields: built alike in ingest and serving, both parents needed, in the schema as i-Razor's full grid or by hand."""
 
 import itertools
+import json
+import math
+from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -14,7 +17,7 @@ from slimrec.data.dataset import Dataset
 from slimrec.data.encode import Encoder, column_of
 from slimrec.data.values import categories
 from slimrec.errors import ConfigError, InputError
-from slimrec.schema import MISSING, UNSEEN, Schema
+from slimrec.schema import MISSING, RESERVED_ROWS, UNSEEN, Schema
 from slimrec.selection import Budget, Decision, Selection
 from slimrec.serve import Predictor, example_rows
 from slimrec.stages import evaluate, ingest, pretrain
@@ -72,7 +75,17 @@ def test_all_pairs_of_a_group_of_chosen_fields_or_of_all_categories_are_crossed(
     assert Schema.model_validate_json(some.model_dump_json()) == some
 
 
-@pytest.mark.parametrize("wrong", [[["query", "price"]], [["query", "nothing"]], [["query"]]])
+@pytest.mark.parametrize(("numbers", "categories", "fields"), [(0, 24, 300), (13, 26, 780)], ids=["avazu", "criteo"])
+def test_the_full_grid_has_as_many_fields_as_the_published_one(numbers, categories, fields):
+    """Section 4.1 of arXiv 2204.00281: 24 + 276 fields of Avazu-FG, 39 + 741 of Criteo-FG."""
+    named = [{"name": f"C{i}", "kind": "category"} for i in range(categories)]
+    named += [{"name": f"I{i}", "kind": "number", "discretise": "log_square"} for i in range(numbers)]
+    assert len(read_schema({"label": "y", "fields": named, "crosses": "all"}).fields) == fields
+
+
+@pytest.mark.parametrize(
+    "wrong", [[["query", "price"]], [["query", "nothing"]], [["query"]], [["query", "query"]], [], {"of": []}]
+)
 def test_what_cannot_be_crossed_is_refused(wrong):
     with pytest.raises(ConfigError, match="price|nothing|at least 2"):
         read_schema({**FIELDS, "crosses": wrong})
@@ -93,6 +106,64 @@ def test_a_cross_has_one_id_for_each_pair_of_values_and_missing_only_where_both_
         MISSING,
         UNSEEN,
     ]
+
+
+def test_pairs_are_counted_on_training_rows_alone_and_rare_ones_are_unseen(tmp_path):
+    random = np.random.default_rng(3)
+    a, b = (random.zipf(1.6, 3000) % 40 for _ in range(2))
+    pq.write_table(pa.table({"click": random.integers(0, 2, 3000), "a": a, "b": b}), tmp_path / "raw.parquet")
+    named = [{"name": name, "kind": "category"} for name in "ab"]
+    fields = {"label": "click", "fields": named, "crosses": {"of": "all", "min_count": 4}}
+    split = {"by": "random", "train": 0.6, "gate": 0.1, "valid": 0.1, "test": 0.2}
+    ingest.run(
+        IngestConfig(source=str(tmp_path / "raw.parquet"), fields=fields, split=split),
+        Tracker(),
+        dataset=tmp_path / "data",
+    )
+    data, encoder = Dataset.open(tmp_path / "data"), Encoder.load(tmp_path / "data")
+    counts = Counter((str(a[row]), str(b[row])) for row in data.split("train").row)
+    known = {tuple(json.loads(pair)) for pair in encoder.vocabularies["a*b"]}
+    assert known == {pair for pair, count in counts.items() if count >= 4} and len(known) < len(counts)
+    test = data.split("test")
+    (batch,) = test.batches(len(test), shuffle="none")
+    ids = batch.ids[:, data.schema.names.index("a*b")].tolist()
+    assert [i == UNSEEN for i in ids] == [(str(a[row]), str(b[row])) not in known for row in test.row]
+
+
+COUNTS = {
+    "label": "click",
+    "fields": [{"name": "clicks", "kind": "number", "discretise": "log_square"}, {"name": "item", "kind": "category"}],
+    "crosses": "all",
+}
+
+
+def test_numbers_are_crossed_as_the_categories_that_they_are_made(tmp_path):
+    random = np.random.default_rng(4)
+    clicks = [None if i % 40 == 0 else float(x) for i, x in enumerate(random.integers(-2, 500, 800) / 2)]
+    item = [f"i{i}" for i in random.integers(0, 3, 800)]
+    table = pa.table({"click": random.integers(0, 2, 800), "clicks": clicks, "item": item})
+    pq.write_table(table, tmp_path / "raw.parquet")
+    ingest.run(IngestConfig(source=str(tmp_path / "raw.parquet"), fields=COUNTS), Tracker(), dataset=tmp_path / "data")
+    encoder = Encoder.load(tmp_path / "data")
+    assert encoder.schema["clicks*item"].discretised == ("clicks",)
+
+    def by_hand(x):
+        return None if x is None else str(math.floor(math.log(x) ** 2 if x > 2 else x))
+
+    words = dict(enumerate(encoder.vocabularies["clicks*item"], start=RESERVED_ROWS))
+    for x, name, i in zip(clicks, item, encoder.narrow(["clicks*item"]).encode(table)[0][:, 0].tolist()):
+        assert i == UNSEEN or json.loads(words[i]) == [by_hand(x), name]
+    assert len(words) > 50
+    with pytest.raises(InputError, match="number"):
+        encoder.narrow(["clicks*item"]).encode(pa.table({"clicks": ["many"], "item": ["i0"]}))
+    rows = example_rows(encoder.narrow(["clicks*item"]))
+    assert rows["clicks"].dtype == float and len(encoder.narrow(["clicks*item"]).encode(pa.table(rows))[0]) == 3
+
+
+def test_a_number_in_quantiles_cannot_be_crossed():
+    quantiles = [{**COUNTS["fields"][0], "discretise": "quantile"}, COUNTS["fields"][1]]
+    with pytest.raises(ConfigError, match="log_square"):
+        read_schema({**COUNTS, "fields": quantiles, "crosses": [["clicks", "item"]]})
 
 
 def test_values_that_join_to_the_same_text_stay_apart():

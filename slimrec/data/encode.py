@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from slimrec.artifacts import read_json, write_json
 from slimrec.config import parse
 from slimrec.data.hashing import hash_strings
-from slimrec.data.values import Categories, Where, bags, check_type, field_categories, flat, numbers
+from slimrec.data.values import Categories, Where, bags, check_type, field_categories, flat, log_square, numbers
 from slimrec.errors import InputError, SecurityError, did_you_mean
 from slimrec.probes import source_of
 from slimrec.schema import MISSING, RESERVED_ROWS, UNSEEN, Field, Schema
@@ -136,7 +136,8 @@ def column_of(table: pa.Table | pa.RecordBatch, field: Field) -> pa.Array:
                 f"{did_you_mean(name, set(table.schema.names))}"
             )
         check_type(field, table.schema.field(found[0]).type, column=name)
-        parts.append(flat(table.column(found[0])))
+        part = flat(table.column(found[0]))
+        parts.append(log_square(part) if name in field.discretised else part)
     return parts[0] if len(parts) == 1 else pa.StructArray.from_arrays(parts, ["first", "second"])
 
 

@@ -52,6 +52,7 @@ def family(kind: pa.DataType) -> str:
 def csv_schema(schema: Schema, found: pa.Schema) -> pa.Schema:
     """A CSV's columns with the types that the schema needs; a time column keeps what its first block looks like."""
     numeric = {field.column for field in schema.fields if field.kind == "number"}
+    numeric = numeric.union(*(field.discretised for field in schema.fields))
     numeric |= {schema.label.column, schema.weight}
     plain = {name for field in schema.fields for name in field.columns} | {schema.group}
     kinds = dict.fromkeys(plain, pa.string()) | dict.fromkeys(numeric, pa.float64())
@@ -60,18 +61,19 @@ def csv_schema(schema: Schema, found: pa.Schema) -> pa.Schema:
 
 def check_type(field: Field, kind: pa.DataType, place: str = "", column: str = "") -> None:
     """Raise InputError unless a column of this type can serve as the field; `place` names the file."""
+    serves = "number" if column in field.discretised else field.kind
     allowed = {
         "category": {"number", "text", "time"},
         "number": {"number"},
         "vector": {"list of number", "list of nothing"},
         "bag": {f"list of {item}" for item in ("number", "text", "time", "nothing")},
-    }[field.kind] | {"nothing"}
+    }[serves] | {"nothing"}
     if field.kind == "bag" and field.separator is not None:
         allowed.add("text")
     if family(kind) not in allowed:
         raise InputError(
             f"{place}{': ' if place else ''}field '{field.name}' is a {field.kind}, but its column '{column or field.column}' "
-            f"is {kind}; a {field.kind} needs {_NEEDS[field.kind]}"
+            f"is {kind}; a {serves} needs {_NEEDS[serves]}"
         )
 
 
@@ -102,11 +104,10 @@ def categories(column: pa.Array) -> Categories:
 def _crossed(first: Categories, second: Categories) -> Categories:
     wide = len(second.values) + 1
     pairs, codes = np.unique((first.codes + 1) * wide + second.codes + 1, return_inverse=True)
-    values: list[str | None] = []
-    for a, b in zip((pairs // wide).tolist(), (pairs % wide).tolist()):
-        pair = [first.values[a - 1] if a else None, second.values[b - 1] if b else None]
-        values.append(None if pair == [None, None] else json.dumps(pair, ensure_ascii=False))
-    return Categories(codes.reshape(-1), values)
+    write = json.JSONEncoder(ensure_ascii=False).encode  # once a value and not once a pair
+    left, right = ([write(value) for value in (None, *part.values)] for part in (first, second))
+    values = [f"[{left[a]}, {right[b]}]" for a, b in zip((pairs // wide).tolist(), (pairs % wide).tolist())]
+    return Categories(codes.reshape(-1), [None if value == "[null, null]" else value for value in values])
 
 
 def _normal_form(values: pa.Array) -> list[str | None]:
@@ -138,6 +139,12 @@ def field_categories(field: Field, column: pa.Array, where: Where) -> Categories
         return categories(column)
     values, codes = np.unique(_log_square(numbers(field, column, where)[:, 0]), return_inverse=True)
     return Categories(codes, [None if math.isnan(value) else str(int(value)) for value in values])
+
+
+def log_square(column: pa.Array) -> pa.Array:
+    """A numeric column as what `discretise: log_square` makes categories of; null and NaN become null."""
+    values = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    return pa.array(_log_square(values), from_pandas=True)
 
 
 def _log_square(x: np.ndarray) -> np.ndarray:
