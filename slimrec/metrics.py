@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from sklearn.metrics import log_loss as _log_loss
-from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -38,6 +36,8 @@ def probability(logits: np.ndarray) -> np.ndarray:
 
 def auc(label: np.ndarray, score: np.ndarray, weight: np.ndarray | None = None) -> float | None:
     """Weighted area under the ROC curve; None where only one class carries weight."""
+    from sklearn.metrics import roc_auc_score  # takes a second, and who serves or sizes a model needs none of it
+
     carrying = np.ones(len(label), bool) if weight is None else np.asarray(weight) > 0
     if len(np.unique(np.asarray(label)[carrying])) < 2:
         return None
@@ -49,6 +49,8 @@ def roc(label: np.ndarray, logits: np.ndarray, weight: np.ndarray, points: int =
 
     All empty where only one class carries weight.
     """
+    from sklearn.metrics import roc_curve
+
     if auc(label, logits, weight) is None:
         return {"fpr": [], "tpr": [], "threshold": []}
     fpr, tpr, threshold = roc_curve(label, probability(logits), sample_weight=weight)
@@ -60,7 +62,9 @@ def roc(label: np.ndarray, logits: np.ndarray, weight: np.ndarray, points: int =
 
 def log_loss(label: np.ndarray, logits: np.ndarray, weight: np.ndarray | None = None) -> float:
     """Weighted mean of -log p(label), in nats."""
-    return float(_log_loss(label, probability(logits), sample_weight=weight, labels=[0, 1]))
+    from sklearn import metrics
+
+    return float(metrics.log_loss(label, probability(logits), sample_weight=weight, labels=[0, 1]))
 
 
 def calibration(

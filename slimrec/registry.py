@@ -11,7 +11,6 @@ import slimrec
 from slimrec import promotion
 from slimrec.artifacts import digest
 from slimrec.errors import ConfigError
-from slimrec.serve import Predictor, example_rows
 from slimrec.track import client, reaching
 from slimrec.versions import CHALLENGER, CHAMPION, DIGEST, JUDGED, NONE, check_round_trip, connect, version_at
 
@@ -80,6 +79,8 @@ def _version_of(server, name: str, content: str) -> str | None:
 def _log_model(slim: Path, report: Path, run_id: str):
     """Log folder, code and report under the run; nothing is registered yet."""
     import mlflow
+
+    from slimrec.serve import Predictor, example_rows
 
     rows = example_rows(Predictor.load(slim).encoder)
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])

@@ -193,6 +193,14 @@ def test_slimrec_and_its_config_import_without_kfp_and_torch():
     assert done.returncode == 0, done.stderr
 
 
+def test_steps_that_run_no_network_start_without_what_runs_one():
+    """Each step is a process of its own: what it imports for nothing, every audit waits for."""
+    stages = ("window", "register", "ingest", "plan", "count", "merge", "encode", "gather", "sample")
+    program = "".join(f"import slimrec.stages.{stage}\n" for stage in stages)
+    done = run_without(("torch", "sklearn", "pandas", "mlflow"), program)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_pipeline_compiles_without_torch(tmp_path):
     words = ["compile", "--output", str(tmp_path / "audit.yaml"), "--recipe", "pipelines/recipes/demo.yaml"]
     words += ["--preset", "L", "--allow-tag"]

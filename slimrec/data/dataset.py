@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import torch
-from torch import Tensor
 
 from slimrec import artifacts
 from slimrec.config import parse
@@ -21,6 +19,9 @@ from slimrec.data.split import SPLITS
 from slimrec.errors import ConfigError, InputError, SecurityError, did_you_mean
 from slimrec.probes import is_probe, source_of, with_probes
 from slimrec.schema import Schema
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BLOCK = 4096  # rows put together at once: a block of ids stays in the processor's cache
 
@@ -167,6 +168,8 @@ class Split:
 
     def _window(self, start: int, stop: int, place: np.ndarray | None) -> Batch:
         """Rows start..stop, each at its `place` in the window (where it stands if None)."""
+        import torch  # takes seconds, and who only counts rows and reads labels needs none of it
+
         fields, count = self.schema.fields, stop - start
         ids = np.empty((count, sum(field.slots for field in fields)), np.int32)
         dense = np.empty((count, sum(field.dense_width for field in fields)), np.float32)
@@ -228,6 +231,8 @@ class Split:
 
 def _part(batch: Batch, rank: int, world: int) -> Batch:
     """A rank's part of a batch, filled up to two rows with rows of weight 0."""
+    import torch
+
     own = part_of(len(batch.label), rank, world)
     rows = torch.arange(own.start, own.stop)
     if len(rows) >= 2:
