@@ -46,8 +46,9 @@ mlflow: setup ## Serve the runs and models of this folder at PORT, for a browser
 	@MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow server --backend-store-uri sqlite:///runs/mlflow/mlflow.db \
 		--no-serve-artifacts --default-artifact-root $(CURDIR)/runs/mlflow/artifacts --host 127.0.0.1 --port $(PORT) --workers 1
 
-test: setup ## Run the tests
-	@$(BIN)/python -m pytest
+# As many processes as there are processors, each with one thread: two that share one by turns wait for each other.
+test: setup ## Run the tests, or TESTS="tests/test_x.py -k word"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(TESTS)
 
 lint: setup ## Check style and format
 	@$(BIN)/ruff check .
