@@ -1,4 +1,4 @@
-"""LPFS against its formulas, its exact zeros, and on planted noise."""
+"""LPFS against its formulas, its zeros, and on planted noise."""
 
 import math
 
@@ -41,19 +41,42 @@ def test_a_small_epsilon_polarises_the_gate():
     assert gates[0].item() > 0.999 and gates[1].item() < 0.001
 
 
-def test_a_step_shrinks_towards_zero_stops_there_and_lowers_epsilon():
-    gate = gate_of([0.5, -0.5, 0.002, -0.002], strength=0.5, learning_rate=0.01, epsilon=0.1, decay=0.9)
+def test_a_step_shrinks_towards_zero_and_stops_there():
+    gate = gate_of([0.5, -0.5, 0.002, -0.002], strength=0.5, learning_rate=0.01)
     gate.step(0.1)
     assert gate.x.tolist() == pytest.approx([0.495, -0.495, 0.0, 0.0])
-    assert float(gate.epsilon) == pytest.approx(0.09)
 
 
-def test_without_a_budget_exactly_the_fields_at_zero_go():
-    gate = gate_of([0.7, 0.0, 1e-4, -0.2])
+def test_a_hundred_steps_lower_epsilon_by_the_published_factor():
+    gate = gate_of([1.0])
+    for _ in range(100):
+        gate.step(0.1)
+    assert float(gate.epsilon) == pytest.approx(0.1 * 0.9978, rel=1e-5)
+
+
+def test_without_a_budget_the_fields_within_one_step_of_zero_go():
+    gate = gate_of([0.7, 0.0, 0.009, -0.2, -0.011], learning_rate=0.01)
     selection = gate.select(Budget(), seed=0)
-    assert selection.dropped == ("f1",)
+    assert selection.dropped == ("f1", "f2")
     assert all(0 <= decision.score <= 1 for decision in selection.fields.values())
     assert selection.fields["f3"].scale == pytest.approx((float(gate.gates()[3].detach()),) * 2)
+
+
+def test_a_budget_orders_fields_by_how_far_they_are_from_zero_and_fallen_ones_by_how_long_they_held_out():
+    gate = gate_of([0.012, -0.5, 0.05, 1.0], learning_rate=0.01, strength=1.0)
+    for i in range(4):  # f0 falls at once, f2 after four steps
+        gate.step((i + 1) / 4)
+    assert gate.x.tolist() == pytest.approx([0.0, -0.46, 0.01, 0.96], abs=1e-6)
+    kept = [gate.select(Budget(fields=count), seed=0).kept for count in (1, 2, 3)]
+    assert kept == [("f3",), ("f1", "f3"), ("f1", "f2", "f3")]
+    assert gate.select(Budget(), seed=0).kept == ("f1", "f3")
+
+
+def test_where_all_fields_have_fallen_the_one_that_held_out_longest_stays():
+    gate = gate_of([0.03, 0.05, 0.04], learning_rate=0.01, strength=1.0)
+    for i in range(6):
+        gate.step((i + 1) / 6)
+    assert gate.select(Budget(), seed=0).kept == ("f1",)
 
 
 @pytest.mark.parametrize("variant", ["lpfs", "lpfs++"])
