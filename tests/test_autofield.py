@@ -16,11 +16,12 @@ def gate_of(fields=3, **options):
     return AutoFieldGate(Schema(label="y", fields=fields), 4, **options)
 
 
-def test_the_temperature_falls_by_a_fixed_amount_a_gate_step_and_stops_at_one_hundredth():
-    gate = gate_of()
-    for _ in range(10):
+@pytest.mark.parametrize("every", [1, 10])
+def test_the_temperature_falls_by_a_fixed_amount_a_training_step_and_stops_at_one_hundredth(every):
+    gate = gate_of(every=every)
+    for _ in range(10):  # gate steps, one at every so many of training
         gate.step(0.5)
-    assert float(gate.temperature()) == pytest.approx(1 - 5e-4)
+    assert float(gate.temperature()) == pytest.approx(1 - 5e-4 * every)
     gate.steps.fill_(1e6)
     assert float(gate.temperature()) == pytest.approx(0.01)
 

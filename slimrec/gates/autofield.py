@@ -14,7 +14,7 @@ from slimrec.schema import Schema
 class AutoFieldGate(Gate):
     """x_i -> p_i x_i, p_i the keep share of a Gumbel-softmax over (drop, keep), drawn once a field and batch.
 
-    The temperature is max(0.01, 1 - cooling * t) after t gate steps. There is no penalty: fields are ranked by the
+    The temperature is max(0.01, 1 - cooling * t) after t training steps, those of a warm-up left out. There is no penalty: fields are ranked by the
     keep probability softmax(logits)[keep], which is also the frozen gate, and a budget says how many stay (without
     one, those at least as likely kept as dropped). The logits step on held-out rows, at every tenth training step as
     published. `learning_rate` is not the published 0.001: it was chosen so that some tens of gate steps tell planted
@@ -42,7 +42,7 @@ class AutoFieldGate(Gate):
             raise ValueError(f"`cooling` must not be negative, got {cooling}")
         self.cooling = cooling
         self.logits = nn.Parameter(torch.full((len(self.blocks), 2), float(start)))  # drop, keep
-        self.register_buffer("steps", torch.zeros(()))
+        self.register_buffer("steps", torch.zeros(()))  # of training, since the first of the gate
 
     def temperature(self) -> Tensor:
         """Of the Gumbel-softmax, from 1 down to 0.01."""
@@ -63,7 +63,7 @@ class AutoFieldGate(Gate):
         return x * p.to(x.dtype)[self.owner]
 
     def step(self, progress: float) -> None:
-        self.steps += 1
+        self.steps += self.every
 
     def scores(self) -> dict[str, float]:
         return dict(zip(self.schema.names, self.keep_probability().tolist()))
