@@ -67,6 +67,21 @@ def test_gate_steps_on_a_still_network_find_the_minimum_that_a_bounded_optimiser
     assert ((found < 1e-5) == (oracle.x == 0)).all() and 0 < (oracle.x == 0).sum() < 5
 
 
+def test_a_length_at_zero_stays_there_until_the_loss_pulls_harder_than_the_penalty_pushes():
+    model = gated(strength=0.1)
+    model(*inputs(model.schema))
+    pushes = 0.1 * model.gate.norms()
+    for share, stays in ((0.9, True), (1.1, False)):
+        with torch.no_grad():
+            model.gate.length.zero_()
+        optimizer = torch.optim.SGD(model.gate.parameters(), 0.1)
+        optimizer.zero_grad()
+        (model.gate.penalty() - share * (pushes * model.gate.length).sum()).backward()
+        optimizer.step()
+        model.gate.step(1.0)
+        assert ((model.gate.length == 0) == stays).all()
+
+
 def test_growing_a_block_gains_nothing_as_the_penalty_counts_the_product():
     model = gated()
     model(*inputs(model.schema))

@@ -84,7 +84,7 @@ class GroupLassoGate(Gate):
         return columns.new_zeros(len(self.blocks)).index_add_(0, self.owner, columns).sqrt()
 
     def penalty(self) -> Tensor:
-        return self.strength * (self.length.abs() * self.norms()).sum()
+        return self.strength * (self.length * self.norms()).sum()
 
     @torch.no_grad()
     def step(self, progress: float) -> None:
