@@ -47,6 +47,7 @@ DATASETS = {
 ASKED = {
     "irazor": {"options": {"cpt": 0.8, "warmup": 0.0}, "train": {"epochs": 1}},  # the paper's cpt for Criteo; irazor.py
     "autodim": {"options": {"warmup": 0.0}, "train": {"epochs": 1}},
+    "lpfs": {"options": {"warmup": 0.1}, "train": {"epochs": 1}},  # see lpfs.py
     "optfeature": {"options": {"grain": "field"}},  # a static list of pairs
     "lightfmp": {"sample": {"fraction": 0.1}, "train": {"batch_size": 128}},  # a small subset, enough steps
 }
