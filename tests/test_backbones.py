@@ -6,9 +6,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from slimrec.backbones import BACKBONES
-from slimrec.backbones.layers import Grid, Meetings, holders
+from slimrec.backbones.layers import Grid, Meetings, Projection, holders
 from slimrec.errors import ConfigError
 from slimrec.schema import Block
 from slimrec.selection import Budget, Decision, Selection
@@ -117,6 +118,14 @@ def test_fields_mapped_to_one_width_meet_as_fields_of_that_width_do(name):
     else:
         close(net(x), (net.linear(x)[:, 0] + net.cin(torch.cat(parts, 1)) + net.tower(x)).detach().numpy())
         assert [len(grid.fields) for grid in net.cin.grids] == [len(WIDTHS)]
+
+
+def test_a_wide_field_makes_a_projection_of_narrow_ones_no_dearer():
+    widths = [4] * 10 + [2] * 5 + [200]
+    net = Projection([Block(f"f{i}", tuple(range(width))) for i, width in enumerate(widths)], 8)
+    with FlopCounterMode(display=False) as counter:
+        net(torch.randn(16, sum(widths)))
+    assert counter.get_total_flops() == 2 * 16 * sum(widths) * 8
 
 
 @pytest.mark.parametrize("width", [-1, 2.5, "8", True])

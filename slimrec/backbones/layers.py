@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import accumulate, combinations
 
@@ -114,19 +115,26 @@ class Projection(nn.Module):
             nn.init.xavier_uniform_(matrix)
 
     def _lay(self, blocks: Sequence[Block]) -> None:
-        """Learn the layout: `blocks` after the map, and where the columns of each field lie (F, widest), W where none."""
+        """Learn the layout: `blocks` after the map; fields of one width go together, so that a wide one pads none."""
         self.blocks = tuple(Block(block.name, tuple(range(self.width))) for block in blocks) if self.width else blocks
-        *starts, total = accumulate((block.width for block in blocks), initial=0)
-        widest = max(block.width for block in blocks)
-        cells = [[s + c if c < block.width else total for c in range(widest)] for s, block in zip(starts, blocks)]
-        self.register_buffer("cells", torch.tensor(cells), persistent=False)
+        starts = list(accumulate((block.width for block in blocks), initial=0))
+        order = sorted(range(len(blocks)), key=lambda i: blocks[i].width)
+        counts = Counter(block.width for block in blocks)
+        self.shapes = [(counts[width], width) for width in sorted(counts)]
+        columns = [column for i in order for column in range(starts[i], starts[i + 1])]
+        self.register_buffer("columns", torch.tensor(columns), persistent=False)
+        self.register_buffer("fields", torch.tensor(order).argsort(), persistent=False)  # where in `order` each stands
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.width:
             return x
-        fields = F.pad(x, (0, 1)).index_select(1, self.cells.flatten()).unflatten(1, self.cells.shape)
-        maps = F.pad(self.weight, (0, 0, 0, 1)).index_select(0, self.cells.flatten()).unflatten(0, self.cells.shape)
-        return torch.einsum("bfc,fcd->bfd", fields, maps).flatten(1)
+        sizes = [count * width for count, width in self.shapes]
+        parts = x.index_select(1, self.columns).split(sizes, 1), self.weight.index_select(0, self.columns).split(sizes)
+        mapped = [
+            torch.einsum("bfc,fcd->bfd", columns.unflatten(1, shape), maps.unflatten(0, shape))
+            for columns, maps, shape in zip(*parts, self.shapes)
+        ]
+        return torch.cat(mapped, 1).index_select(1, self.fields).flatten(1)
 
     def narrow(self, blocks: Sequence[Block], kept: Tensor) -> Projection:
         """The maps of the columns `kept`, which are laid out as `blocks`. Exact."""
