@@ -7,10 +7,22 @@ recipe is checked before a cluster is contacted and on machines where torch is n
 import ast
 import importlib
 import importlib.util
+import math
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 
 from slimrec.errors import ConfigError, did_you_mean
+
+_PLAIN = {"bool": "true or false", "int": "a whole number", "float": "a finite number", "None": "null"}
+
+
+def _is(kind: str, value: object) -> bool:
+    """Whether a value of a recipe can be of the type that an annotation names; JSON may write 3 as 3.0."""
+    if kind in ("int", "float"):
+        number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        return number and (kind == "float" or value == int(value))
+    return {"bool": isinstance(value, bool), "None": value is None}.get(kind, True)
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,10 @@ class Family:
 
     def options(self, name: str) -> dict[str, str]:
         """Keyword arguments that the plug-in accepts, with the text of their defaults; imports nothing heavy."""
+        return {option: default for option, (_, default) in self._arguments(name).items()}
+
+    def _arguments(self, name: str) -> dict[str, tuple[str, str]]:
+        """The same with the text of their annotations before the defaults."""
         module, cls = self._locate(name)
         if name in self.table:
             source = Path(__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")
@@ -53,14 +69,25 @@ class Family:
         init = next((n for n in body.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
         if init is None:
             return {}
-        return {a.arg: ast.unparse(d) for a, d in zip(init.args.kwonlyargs, init.args.kw_defaults) if d is not None}
+        return {
+            argument.arg: (ast.unparse(argument.annotation) if argument.annotation else "", ast.unparse(default))
+            for argument, default in zip(init.args.kwonlyargs, init.args.kw_defaults)
+            if default is not None
+        }
 
     def check(self, name: str, options: dict) -> None:
-        """Refuse an unknown name or an option that the plug-in does not accept."""
-        accepted = self.options(name)
-        for option in options:
+        """Refuse an unknown name, an option that the plug-in does not accept, or one that is not of its plain type.
+
+        Options with other annotations than numbers and truth values are left to the plug-in.
+        """
+        accepted = self._arguments(name)
+        for option, value in options.items():
             if option not in accepted and (name in self.table or option not in self.adds):
                 raise ConfigError(f"{self.noun} '{name}' has no option '{option}'; {did_you_mean(option, accepted)}")
+            wanted = accepted[option][0].split(" | ") if option in accepted else []
+            if wanted and not any(_is(kind, value) for kind in wanted):
+                words = " or ".join(_PLAIN[kind] for kind in wanted)
+                raise ConfigError(f"{self.noun} '{name}': `{option}` must be {words}, got {value!r}")
 
     def load(self, name: str) -> type:
         """The class itself."""

@@ -67,6 +67,26 @@ def test_a_gate_without_its_meetings_is_refused_at_once(method, backbone):
         gated(method, backbone)
 
 
+PLUG_INS = [(family, name) for family in (GATES, BACKBONES) for name in sorted(family.table)]
+
+
+@pytest.mark.parametrize(("family", "name"), PLUG_INS, ids=[name for _, name in PLUG_INS])
+def test_an_option_that_should_be_a_number_or_a_truth_value_is_refused_before_anything_is_built(family, name):
+    wrong = {"True": ["no", 1], "False": ["no", 0]}
+    for option, default in family.options(name).items():
+        number = default.replace(".", "").replace("e-", "").isdigit()
+        for value in wrong.get(default, ["much", None, float("nan"), True] if number else []):
+            with pytest.raises(ConfigError, match=f"`{option}` must be "):
+                family.check(name, {option: value})
+
+
+def test_a_whole_number_may_come_as_json_writes_it_and_half_a_one_may_not():
+    GATES.check("optfeature", {"max_pairs": 3.0, "min_share": 0, "learning_rate": None})
+    for value in (2.5, "3", [3]):
+        with pytest.raises(ConfigError, match="`max_pairs` must be a whole number or null"):
+            GATES.check("optfeature", {"max_pairs": value})
+
+
 @EVERY_PAIRING
 def test_the_slim_model_gives_the_logits_of_the_masked_one(method, backbone):
     model = gated(method, backbone).eval()

@@ -373,6 +373,7 @@ def test_candidate_widths_end_at_the_native_width_of_each_field(candidates, item
         {"candidates": "cubic"},
         {"candidates": [0, -1]},
         {"candidates": [0, 2.5]},
+        {"candidates": []},
     ],
 )
 def test_an_option_outside_its_range_is_refused(options):

@@ -47,7 +47,7 @@ def _widths(rule: object, native: int, zero: bool) -> tuple[int, ...]:
             "uniform": range(0, native, math.ceil(native / 7)),
         }[rule]
         given = [0, *steps] if zero else list(steps)
-    elif isinstance(rule, (list, tuple)) and all(_is_width(width) for width in rule):
+    elif isinstance(rule, (list, tuple)) and rule and all(_is_width(width) for width in rule):
         given = [int(width) for width in rule]
         if 0 in given and not zero:
             raise ValueError(f"`candidates` holds width 0, but this method drops no field by width, got {rule!r}")
