@@ -14,7 +14,7 @@ from pydantic import Field as Option
 from slimrec.backbones import BACKBONES
 from slimrec.errors import ConfigError, InputError, did_you_mean
 from slimrec.gates import GATES
-from slimrec.probes import probe_count
+from slimrec.probes import with_probes
 from slimrec.schema import Schema
 from slimrec.selection import Budget
 
@@ -147,6 +147,13 @@ class PretrainConfig(_Config):
     @model_validator(mode="after")
     def _known_gate(self):
         GATES.check(self.method, self.options)
+        if GATES.says(self.method, "weighs_pairs") and self.model.backbone in BACKBONES.table:
+            fitting = [name for name in BACKBONES.table if BACKBONES.says(name, "meets_pairs")]
+            if self.model.backbone not in fitting:
+                raise ValueError(
+                    f"method '{self.method}' selects meetings of fields, and the backbone '{self.model.backbone}' has "
+                    f"none: use {' or '.join(fitting)}"
+                )
         return self
 
 
@@ -293,8 +300,9 @@ def read_recipe(path: str | Path) -> Recipe:
         values = {**values, "ingest": {**ingest, "fields": content}}
     recipe = parse(Recipe, values)
     if recipe.ingest.fields is not None:
-        fields = len(read_schema(recipe.ingest.fields).fields)
-        recipe.prune.budget.check(fields, probe_count(recipe.pretrain.probes, fields))
+        schema, per_field = read_schema(recipe.ingest.fields), recipe.pretrain.probes
+        searched = with_probes(schema, per_field, seed=0) if per_field else schema
+        recipe.prune.budget.check(len(schema.fields), len(searched.fields) - len(schema.fields))
     elif not recipe.ingest.source.startswith("planted:"):
         raise ConfigError("IngestConfig needs 'fields': a schema YAML; `slimrec schema PATH` drafts one from the data")
     return recipe

@@ -100,8 +100,10 @@ def _with_doubt(selection: Selection) -> Selection:
     }
     evidence = {"probes": float(len(scores) - len(p)), "false_discovery_share": share}
     selection = selection.model_copy(update={"fields": fields, "evidence": selection.evidence | evidence})
-    alone = judged and share > selection.budget.false_discovery
-    return _noted(selection, kept if alone else (), "does not beat its shuffled copies; stays as none does")
+    if not judged or share <= selection.budget.false_discovery:
+        return selection
+    note = f"no field beats its shuffled copies at a rate of {selection.budget.false_discovery:g}; one has to stay"
+    return _noted(selection, kept, note)
 
 
 def _guard_twins(gate: Gate, selection: Selection, findings: Findings) -> Selection:

@@ -45,12 +45,8 @@ class Family:
         module, _, cls = self.table.get(name, name).partition(":")
         return (f"{self.package}.{module}" if name in self.table else module), cls
 
-    def options(self, name: str) -> dict[str, str]:
-        """Keyword arguments that the plug-in accepts, with the text of their defaults; imports nothing heavy."""
-        return {option: default for option, (_, default) in self._arguments(name).items()}
-
-    def _arguments(self, name: str) -> dict[str, tuple[str, str]]:
-        """The same with the text of their annotations before the defaults."""
+    def _source(self, name: str) -> ast.ClassDef:
+        """The class as it is written; imports nothing heavy."""
         module, cls = self._locate(name)
         if name in self.table:
             source = Path(__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")
@@ -66,7 +62,16 @@ class Family:
         body = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == cls), None)
         if body is None:
             raise ConfigError(f"{self.noun} '{name}': '{source.name}' defines no class '{cls}'")
-        init = next((n for n in body.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+        return body
+
+    def options(self, name: str) -> dict[str, str]:
+        """Keyword arguments that the plug-in accepts, with the text of their defaults."""
+        return {option: default for option, (_, default) in self._arguments(name).items()}
+
+    def _arguments(self, name: str) -> dict[str, tuple[str, str]]:
+        """The same with the text of their annotations before the defaults."""
+        body = self._source(name).body
+        init = next((n for n in body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
         if init is None:
             return {}
         return {
@@ -74,6 +79,10 @@ class Family:
             for argument, default in zip(init.args.kwonlyargs, init.args.kw_defaults)
             if default is not None
         }
+
+    def says(self, name: str, attribute: str) -> bool:
+        """Whether the class itself sets this attribute to True."""
+        return f"{attribute} = True" in map(ast.unparse, self._source(name).body)
 
     def check(self, name: str, options: dict) -> None:
         """Refuse an unknown name, an option that the plug-in does not accept, or one that is not of its plain type.

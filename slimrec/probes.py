@@ -23,18 +23,13 @@ def with_probes(schema: Schema, per_field: float, seed: int) -> Schema:
     clash = [name for name in schema.names if is_probe(name)]
     if clash:
         raise ConfigError(f"field '{clash[0]}' is named like a probe; give it another name, or search without probes")
-    count = probe_count(per_field, len(schema.fields))
+    count = max(1, round(per_field * len(schema.fields)))
     order = list(schema.names)
     random.Random(seed).shuffle(order)
     sources = [(i // len(order), order[i % len(order)]) for i in range(count)]
     probes = [schema[name].model_copy(update={"name": f"probe{turn}:{name}"}) for turn, name in sources]
     fields = sorted((*schema.fields, *probes), key=lambda field: field.name)
     return schema.model_copy(update={"fields": tuple(fields)})
-
-
-def probe_count(per_field: float, fields: int) -> int:
-    """How many probes a search over so many fields has: with any, at least one."""
-    return max(1, round(per_field * fields)) if per_field else 0
 
 
 def is_probe(name: str) -> bool:

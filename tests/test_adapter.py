@@ -34,7 +34,12 @@ EVERY_PAIRING = pytest.mark.parametrize(("method", "backbone"), [pairing for pai
 
 @EVERY_PAIRING
 def test_the_slim_network_gives_the_logits_of_the_masked_one(method, backbone):
-    contract.test_the_slim_model_gives_the_logits_of_the_masked_one(method, backbone)
+    contract.test_the_slim_model_gives_the_logits_of_the_masked_one(method, backbone, ("genres", "item", "price"))
+
+
+@pytest.mark.parametrize("backbone", OWN)
+def test_a_search_and_its_cut_survive_being_written_and_read(backbone, tmp_path):
+    contract.test_a_search_and_its_cut_survive_being_written_and_read("leap", backbone, tmp_path)
 
 
 @EVERY_PAIRING

@@ -3,14 +3,18 @@
 import pytest
 import torch
 
+from slimrec.artifacts import publish
 from slimrec.backbones import BACKBONES
-from slimrec.config import ModelConfig
+from slimrec.config import ModelConfig, PretrainConfig, parse
 from slimrec.data.dataset import Batch
+from slimrec.data.encode import Encoder
 from slimrec.errors import ConfigError
 from slimrec.gates import GATES
 from slimrec.model import build, with_gate
+from slimrec.probes import is_probe, q_values, with_probes
 from slimrec.schema import Field, Schema, Statistics
 from slimrec.selection import Budget, Selection
+from slimrec.weights import load_model, save_model
 
 INEXACT_CONSTANTS = {"dcn", "xdeepfm"}  # they say themselves that a constant cannot be folded through them
 EVERY_GATE = pytest.mark.parametrize("method", sorted(GATES.table))
@@ -87,23 +91,29 @@ def test_a_whole_number_may_come_as_json_writes_it_and_half_a_one_may_not():
             GATES.check("optfeature", {"max_pairs": value})
 
 
+def fed(schema, ids, dense, names):
+    """The part of a batch that a model over fewer fields reads."""
+    slots = [field.name in names for field in schema.embedded for _ in range(field.slots)]
+    columns = [field.name in names for field in schema.dense for _ in range(field.dense_width)]
+    return ids[:, slots], dense[:, columns]
+
+
 @EVERY_PAIRING
-def test_the_slim_model_gives_the_logits_of_the_masked_one(method, backbone):
+@pytest.mark.parametrize("dropped", [("genres", "item", "price"), ("noise", "user", "vector")], ids="-".join)
+def test_the_slim_model_gives_the_logits_of_the_masked_one(method, backbone, dropped):
+    """Each kind of field goes once and stays once."""
     model = gated(method, backbone).eval()
-    selection = model.gate.select(Budget(keep=0.5), seed=0)
+    selection = model.gate.revise(model.gate.select(Budget(keep=1.0), seed=0), drop=dropped)
     if backbone in INEXACT_CONSTANTS:
         kept_only = {
             n: d if d.kept else d.model_copy(update={"shift": (0.0,) * d.width}) for n, d in selection.fields.items()
         }
         selection = selection.model_copy(update={"fields": kept_only})
     slim = model.narrow(selection)
-    ids, dense = inputs(model.schema)
-    masked = model.masked_logits(ids, dense, selection)
-    slots = [name for field in model.schema.embedded for name in [field.name] * field.slots]
-    columns = [name for field in model.schema.dense for name in [field.name] * field.dense_width]
-    kept_ids = ids[:, [name in selection.kept for name in slots]]
-    kept_dense = dense[:, [name in selection.kept for name in columns]]
-    assert torch.allclose(masked, slim(kept_ids, kept_dense), atol=1e-5)
+    batch = inputs(model.schema)
+    assert set(slim.schema.names) == set(model.schema.names) - set(dropped)
+    masked = model.masked_logits(*batch, selection)
+    assert torch.allclose(masked, slim(*fed(model.schema, *batch, selection.kept)), atol=1e-5)
 
 
 @EVERY_PAIRING
@@ -141,7 +151,27 @@ def test_at_least_one_field_survives_any_budget(method, budget):
 @EVERY_GATE
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
 def test_keep_gives_that_share_of_the_fields_rounded_down(method, share):
-    assert len(gated(method).gate.select(Budget(keep=share), seed=0).kept) == max(1, int(share * 6))
+    selection = gated(method).gate.select(Budget(keep=share), seed=0)
+    assert len(selection.kept) == max(1, int(share * 6))
+    kept, dropped = ([selection.fields[name].score for name in part] for part in (selection.kept, selection.dropped))
+    assert min(kept) >= max(dropped)
+
+
+@EVERY_GATE
+def test_a_threshold_keeps_the_fields_whose_score_reaches_it(method):
+    gate = gated(method).gate
+    scores = gate.scores()
+    for threshold in (score for score in scores.values() if 0 <= score <= 1):
+        kept = gate.select(Budget(threshold=threshold), seed=0).kept
+        assert kept == tuple(name for name, score in scores.items() if score >= threshold)
+
+
+@EVERY_GATE
+def test_a_false_discovery_rate_keeps_what_beats_the_probes_or_the_best_field(method):
+    gate = gated(method, schema=with_probes(mixed_schema(), 2.0, 0)).gate
+    q = q_values(gate.scores())
+    kept = {name for name in gate.select(Budget(false_discovery=0.3), seed=0).kept if not is_probe(name)}
+    assert kept == {name for name, value in q.items() if value <= 0.3} or (len(kept) == 1 and min(q.values()) > 0.3)
 
 
 @EVERY_GATE
@@ -171,6 +201,36 @@ def test_the_order_in_which_fields_are_written_changes_nothing(method):
 def test_a_selection_survives_being_written_and_read(method):
     selection = gated(method).gate.select(Budget(keep=0.5), seed=0)
     assert Selection.model_validate_json(selection.model_dump_json()) == selection
+
+
+def written(model, folder):
+    """The model as an artifact gives it back."""
+    with publish(folder, "gated") as scratch:
+        save_model(model, scratch, Encoder(model.schema, {field.name: [] for field in model.schema.embedded}))
+    return load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("method", "backbone"),
+    [*((m, "pnn") for m in sorted(GATES.table)), *(("leap", b) for b in sorted(BACKBONES.table))],
+)
+def test_a_search_and_its_cut_survive_being_written_and_read(method, backbone, tmp_path):
+    model = gated(method, backbone).eval()
+    again, batch = written(model, tmp_path / "gated"), inputs(model.schema)
+    assert torch.equal(again(*batch), model(*batch))
+    for budget in (Budget(keep=0.5), Budget(fields=1)):
+        selection = model.gate.select(budget, seed=0)
+        assert again.gate.select(budget, seed=0) == selection
+        slim, part = model.narrow(selection), fed(model.schema, *batch, selection.kept)
+        assert torch.equal(written(slim, tmp_path / str(budget))(*part), slim(*part))
+
+
+@pytest.mark.parametrize("method", [method for method in sorted(GATES.table) if GATES.load(method).weighs_pairs])
+def test_meetings_take_two_fields_and_a_network_in_which_they_meet(method):
+    with pytest.raises(ConfigError, match="two fields"):
+        gated(method, schema=mixed_schema().narrow(["price"]))
+    with pytest.raises(ConfigError, match="use deepfm or pnn"):
+        parse(PretrainConfig, {"method": method, "model": {"backbone": "mlp"}})
 
 
 @pytest.mark.parametrize("backbone", sorted(BACKBONES.table))

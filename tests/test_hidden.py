@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_contract import gated, inputs, mixed_schema
+from test_contract import fed, gated, inputs, mixed_schema
 
 from slimrec.artifacts import read_json
 from slimrec.backbones import BACKBONES
@@ -45,12 +45,13 @@ def test_a_network_with_silenced_units_gives_the_logits_of_the_one_without_them(
 
 @pytest.mark.parametrize("backbone", sorted(BACKBONES.table))
 def test_fields_and_units_are_cut_together_exactly(backbone):
-    model = gated("none", backbone).eval()
+    model = gated("random", backbone).eval()
     keep = best_units([[0.1] * 64, [0.2] * 32], 0.4)
-    selection = model.gate.select(Budget(), seed=0).model_copy(update={"hidden": keep})
-    slim = model.narrow(selection)
-    batch = inputs(model.schema)
-    assert torch.allclose(model.masked_logits(*batch, selection), slim(*batch), atol=1e-5)
+    selection = model.gate.select(Budget(keep=0.5), seed=0).model_copy(update={"hidden": keep})
+    slim, batch = model.narrow(selection), inputs(model.schema)
+    part = fed(model.schema, *batch, selection.kept)
+    assert len(slim.schema.names) == 3 and slim.backbone.options["hidden"] == [len(keep[0]), len(keep[1])]
+    assert torch.allclose(model.masked_logits(*batch, selection), slim(*part), atol=1e-5)
 
 
 def test_scores_are_activation_times_slope_of_each_row():

@@ -161,7 +161,7 @@ def test_where_nothing_beats_its_copies_one_field_stays_and_says_so():
     gate.draws.copy_(torch.tensor([0.9 if is_probe(name) else 0.5 for name in gate.schema.names]))
     selection = decide(gate, Findings(), Budget(false_discovery=0.2), False, seed=0).without_probes()
     assert len(selection.kept) == 1 and selection.evidence["false_discovery_share"] == 1
-    assert "does not beat its shuffled copies" in selection.fields[selection.kept[0]].note
+    assert "no field beats its shuffled copies" in selection.fields[selection.kept[0]].note
 
 
 def test_probes_that_not_every_field_has_show_no_smaller_rate():
@@ -179,10 +179,12 @@ def test_probes_that_not_every_field_has_show_no_smaller_rate():
         ({"method": "none"}, {"budget": {"keep": 0.5}}, "name a method"),
         ({"method": "none", "probes": 1}, {"budget": {"false_discovery": 0.1}}, "name a method"),
         ({"method": "none"}, {"hidden_keep": 0.5}, "name a method"),
+        ({"method": "leap", "probes": 1}, {}, "named like a probe"),
     ],
 )
-def test_a_budget_that_no_search_can_meet_is_refused_with_the_recipe(tmp_path, pretrain, prune, said):
-    fields = {"label": "click", "fields": [{"name": name, "kind": "category"} for name in "abc"]}
+def test_what_no_search_can_meet_is_refused_with_the_recipe(tmp_path, pretrain, prune, said):
+    names = ["a", "b", "c" if prune else "probe0:a"]
+    fields = {"label": "click", "fields": [{"name": name, "kind": "category"} for name in names]}
     recipe = {"ingest": {"source": "log.parquet", "fields": fields}, "pretrain": pretrain, "prune": prune}
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
     with pytest.raises(ConfigError, match=said):

@@ -84,6 +84,22 @@ def test_a_resumed_run_takes_the_gate_rows_of_an_undisturbed_one_when_the_warm_u
     assert all(torch.equal(expected[name], tensor) for name, tensor in weights(resumed).items())
 
 
+@pytest.mark.parametrize("method", sorted(GATES.table))
+def test_a_search_by_any_method_resumes_to_the_bit(data, tmp_path, method):
+    def search(checkpoint=None):
+        return trainer(data, checkpoint, method, backbone="pnn", epochs=1)
+
+    undisturbed, stopped = search(), search(tmp_path / "c.safetensors")
+    undisturbed.fit()
+    stop_after(stopped, 9)
+    with pytest.raises(Preempted):
+        stopped.fit()
+    resumed = search(tmp_path / "c.safetensors")
+    resumed.fit()
+    expected = weights(undisturbed)
+    assert all(torch.equal(expected[name], tensor) for name, tensor in weights(resumed).items())
+
+
 def test_what_a_killed_process_was_writing_is_swept(data, tmp_path):
     left = tmp_path / "c.partial" / ".tmpXYZ"
     left.parent.mkdir()

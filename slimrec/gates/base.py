@@ -92,6 +92,8 @@ class Gate(nn.Module):
                 f"method '{self.method}' selects meetings of fields, and {type(backbone).__name__} has none: "
                 f"use the backbone deepfm or pnn"
             )
+        if self.weighs_pairs and len(self.blocks) < 2:
+            raise ConfigError(f"method '{self.method}' selects meetings of fields, which takes two fields at least")
 
     def forward(self, x: Tensor, ids: Tensor) -> Tensor:
         """Gate the concatenated blocks: `x` (B, W) and the ids (B, S) they came from -> (B, W)."""

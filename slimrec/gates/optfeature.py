@@ -225,8 +225,8 @@ class OptFeatureGate(Gate):
         return selection.model_copy(update={"pairs": None if len(pairs) == len(left) else pairs})
 
     def narrow(self, selection: Selection) -> Gate | None:
-        """The selector over the fields that stay, frozen, unless the pairs that stay are always on."""
-        return self._over(selection.kept) if self.stays else None
+        """The selector over the fields that stay, frozen, unless none meet or the pairs that stay are always on."""
+        return self._over(selection.kept) if self.stays and len(selection.kept) > 1 else None
 
     @torch.no_grad()
     def _over(self, names: Collection[str]) -> Gate:
