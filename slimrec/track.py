@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import time
@@ -148,7 +149,7 @@ def client():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
-    with reaching():
+    with reaching(), _one_at_a_time():
         return MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
 
 
@@ -208,10 +209,29 @@ def _create(name: str, tags: dict[str, str]) -> MlflowTracker:
     return MlflowTracker(created.info.run_id)
 
 
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """An embedded store is made when it is first opened, and two processes that both make it break it (mlflow 3.17)."""
+    file = _database()
+    if file is None:
+        yield
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.with_name(f"{file.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _database() -> Path | None:
+    """The file of an embedded SQLite store; None where the store is a server or of another kind."""
+    scheme, _, path = os.environ["MLFLOW_TRACKING_URI"].partition(":///")
+    return Path(path).resolve() if scheme == "sqlite" and path else None
+
+
 def _artifacts_beside_database() -> str | None:
     """An embedded SQLite store keeps its artifacts in its own folder, not wherever a step happens to run."""
-    scheme, _, path = os.environ["MLFLOW_TRACKING_URI"].partition(":///")
-    return (Path(path).resolve().parent / "artifacts").as_uri() if scheme == "sqlite" else None
+    file = _database()
+    return (file.parent / "artifacts").as_uri() if file else None
 
 
 def _end(tracker: MlflowTracker, status: str) -> None:
