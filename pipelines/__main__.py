@@ -108,13 +108,13 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--recipe", type=Path, help="recipe whose values become the defaults")
     _add_program(one)
     one = command("run", run_here)
-    one.add_argument("recipe", type=Path)
+    one.add_argument("recipe", type=Path, help="YAML file, a section a stage")
     one.add_argument("--output", type=Path, help="folder of the run; runs/NAME-OF-RECIPE by default")
     one.add_argument("--runner", choices=("process", "docker"), default="process", help="what a step is run as")
     one.add_argument("--memory", default="4g", help="what a step's container may use; 4g by default")
     for name, does in (("submit", submit), ("upload", upload), ("schedule", schedule)):
         one = command(name, does)
-        one.add_argument("recipe", type=Path)
+        one.add_argument("recipe", type=Path, help="YAML file, a section a stage")
         _add_program(one)
         _add_host(one)
         if does is not upload:
@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument("--cron", required=True, help="six fields: '0 0 3 * * 1' is every Monday at 3:00:00 UTC")
             one.add_argument("--name", help="of the schedule; the recipe's by default")
     one = command("unschedule", unschedule)
-    one.add_argument("name")
+    one.add_argument("name", help="as `schedule` printed it")
     _add_host(one)
     _add_host(command("list", list_all))
     return parser
@@ -144,7 +144,8 @@ def _add_host(one: argparse.ArgumentParser) -> None:
 
 def main(words: list[str] | None = None) -> None:
     """Entry point: errors meant for a person end in one sentence and their exit class."""
-    given = _parser().parse_args(words)
+    words = sys.argv[1:] if words is None else words
+    given = _parser().parse_args(words or ["--help"])
     try:
         given.does(given)
     except SlimrecError as error:

@@ -105,13 +105,12 @@ def verdict(comparison: Comparison, allowed_loss: float) -> tuple[str, str]:
             f"at least {FEWEST_CLUSTERS} are needed"
         )
     if c.low >= -allowed_loss:
-        return "certified", (
-            f"with {percent} confidence the AUC changes by no less than {c.low:+.5f}; {-allowed_loss:+.5f} is allowed"
-        )
+        worst = f"rises by at least {c.low:.5f}" if c.low >= 0 else f"falls by at most {-c.low:.5f}"
+        return "certified", f"with {percent} confidence the AUC {worst}; a fall of {allowed_loss:.5f} is allowed"
     if c.high < -allowed_loss:
         return "rejected", (
             f"with {percent} confidence the AUC falls by more than is allowed: "
-            f"at best {c.high:+.5f}, allowed {-allowed_loss:+.5f}"
+            f"by at least {-c.high:.5f}, and {allowed_loss:.5f} is allowed"
         )
     rows = rows_needed(comparison, allowed_loss)
     more = (
@@ -120,8 +119,8 @@ def verdict(comparison: Comparison, allowed_loss: float) -> tuple[str, str]:
         else "the loss sits on the allowed limit, rows will not settle it"
     )
     return "inconclusive", (
-        f"with {percent} confidence the AUC changes by {c.low:+.5f} to {c.high:+.5f}, which spans the allowed "
-        f"{-allowed_loss:+.5f}; {c.rows:,} rows are too few, {more}"
+        f"with {percent} confidence the AUC changes by {c.low:+.5f} to {c.high:+.5f}, and a fall of {allowed_loss:.5f} "
+        f"is allowed; {c.rows:,} rows are too few, {more}"
     )
 
 

@@ -1,4 +1,4 @@
-"""The command line: `slimrec schema | predict | planted | verify | stage | push | pull | promote | rollback | history`."""
+"""The command line for one thing at a time: draft a schema, score rows, move a champion. `python -m pipelines` runs audits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from slimrec.errors import ConfigError, SlimrecError
+from slimrec.errors import ConfigError, SlimrecError, TransientError
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -45,12 +45,18 @@ def predict(
 @app.command()
 def planted(
     output: Annotated[Path, typer.Argument(help="Parquet file to write")],
-    rows: int = 60_000,
-    seed: int = 0,
-    drift: float = 0.0,
+    rows: Annotated[int, typer.Option(help="how many")] = 60_000,
+    seed: Annotated[int, typer.Option(help="another one, another log")] = 0,
+    drift: Annotated[
+        float, typer.Option(help="0 to 1: how much `fades` loses its effect, and `rises` gains one")
+    ] = 0.0,
 ) -> None:
     """Write a generated click log whose useful and useless fields are known."""
+    from slimrec.data.files import PARQUET
     from slimrec.data.planted import write
+
+    if not output.name.endswith(PARQUET):
+        raise ConfigError(f"the log is written as {' or '.join(PARQUET)}, got '{output}'")
 
     write(output, rows=rows, seed=seed, drift=drift)
 
@@ -69,8 +75,8 @@ def stage(
     name: Annotated[
         str,
         typer.Argument(
-            help="ingest, sample, pretrain, prune, finetune, evaluate or register; "
-            "plan, count, merge, encode and gather are ingest in parts"
+            help="ingest, sample, pretrain, prune, finetune, evaluate or register; fingerprint and window come before "
+            "them; plan, count, merge, encode and gather are ingest in parts"
         ),
     ],
     recipe: Annotated[Path, typer.Argument(help="recipe YAML; the stage reads its own section")],
@@ -181,6 +187,9 @@ def main() -> None:
     except SlimrecError as error:
         print(f"slimrec: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        print(f"slimrec: {error}", file=sys.stderr)
+        sys.exit(TransientError.exit_code)
 
 
 if __name__ == "__main__":

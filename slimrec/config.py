@@ -281,7 +281,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     finally:
         loader.dispose()
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a mapping of sections, got {type(values).__name__}")
+        found = "nothing" if values is None else type(values).__name__
+        raise ConfigError(f"{path}: expected sections (name: ...), found {found}")
     return values
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import html as _html
-import re
+import math
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from slimrec.artifacts import write_json
+from slimrec.figures import figure, literal, signed, size, whole
 
+PROBED = "share of meaningless fields to expect among those that score as high, told by shuffled copies of the fields"
 Facts = dict[str, Any]  # the content of report.json; made by the evaluate stage
 
 
@@ -27,18 +28,22 @@ def html(facts: Facts) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
     environment.trim_blocks = environment.lstrip_blocks = True
-    environment.filters.update(size=size, figure=figure, signed=signed, whole=whole)
+    environment.filters.update(size=size, figure=figure, signed=signed, whole=whole, scored=scored)
     template = environment.get_template("report.html.jinja")
     return template.render(
         facts,
         headline=headline(facts),
         consequence=consequence(facts),
         before_after=before_after(facts),
-        ranked=sorted(facts["fields"], key=lambda field: (-field["score"], field["name"])),
+        ranked=ranked(facts),
+        probed=probed(facts),
         top_score=max(1.0, *(field["score"] for field in facts["fields"])),
         axis=axis(facts),
         against_champion=against_champion(facts),
         changes=changes(facts),
+        stoppable_title=stoppable_title(facts),
+        PROBED=PROBED,
+        **evidence(facts),
     )
 
 
@@ -49,18 +54,28 @@ def markdown(facts: Facts) -> str:
         "",
         consequence(facts),
         "",
-        _sentence(facts["reason"]),
-        "",
+        *([] if facts["verdict"] == "certified" else [_sentence(facts["reason"]), ""]),
     ]
     lines += ["| | full | slim | change |", "|---|---:|---:|---:|"]
     lines += [f"| {name} | {full} | {slim} | {change} |" for name, full, slim, change in before_after(facts)]
-    lines += ["", "| field | kind | score | fate | columns | rows | bytes |", "|---|---|---:|---|---:|---:|---:|"]
-    for field in sorted(facts["fields"], key=lambda field: (-field["score"], field["name"])):
+    lines += ["", f"## {stoppable_title(facts)}", "", ", ".join(map(literal, facts["stoppable"])) or "None."]
+    lines += ["", "## Fields", ""]
+    lines += ["| field | kind | fate | score | columns | rows | table | remark |"]
+    lines += ["|---|---|---|---:|---:|---:|---:|---|"]
+    for field in ranked(facts):
         fate = "kept" if field["kept"] else "dropped"
+        table = f"{whole(field['rows'])} | {size(field['bytes'])}" if field["rows"] else "|"
+        doubt = [] if field["q_value"] is None else [f"q = {field['q_value']:.2g}"]
+        remark = "; ".join(filter(None, [*doubt, field["note"]]))
         lines.append(
-            f"| {literal(field['name'])} | {field['kind']} | {field['score']:.3f} | {fate} "
-            f"| {field['columns']} / {field['width']} | {whole(field['rows'])} | {size(field['bytes'])} |"
+            f"| {literal(field['name'])} | {field['kind']} | {fate} | {scored(field)} "
+            f"| {field['columns']} / {field['width']} | {table} | {literal(remark)} |"
         )
+    if probed(facts):
+        lines += ["", f"q: {PROBED}"]
+    if facts["pairs"] is not None:
+        lines += ["", "## Fields that meet", ""]
+        lines += [", ".join(f"{literal(a)} × {literal(b)}" for a, b in facts["pairs"]) or "None."]
     if said := against_champion(facts):
         lines += ["", "## Against the champion", "", said]
     if facts["diff"] is not None:
@@ -106,6 +121,10 @@ def before_after(facts: Facts) -> list[tuple[str, str, str, str]]:
     fields, kept = facts["fields"], [field for field in facts["fields"] if field["kept"]]
     rows = [("Fields", *_ratio(len(fields), len(kept), whole))]
     rows.append(("Input columns", *_ratio(sum(f["width"] for f in fields), sum(f["columns"] for f in kept), whole)))
+    if facts["pairs"] is not None:
+        rows.append(("Pairs of fields that meet", *_ratio(math.comb(len(fields), 2), len(facts["pairs"]), whole)))
+    if facts["hidden"]["full"] != facts["hidden"]["slim"]:
+        rows.append(("Hidden units", *_ratio(*(sum(facts["hidden"][name]) for name in ("full", "slim")), whole)))
     rows.append(("Embedding rows", *_ratio(full["embedding_rows"], slim["embedding_rows"], whole)))
     rows.append(("Embedding tables", *_ratio(full["embedding_bytes"], slim["embedding_bytes"], size)))
     rows.append(("Other weights", *_ratio(full["dense_bytes"], slim["dense_bytes"], size)))
@@ -120,6 +139,39 @@ def before_after(facts: Facts) -> list[tuple[str, str, str, str]]:
     rows.append(("Predicted / observed", *_difference(quality["full"]["ratio"], quality["slim"]["ratio"])))
     rows.append(("Calibration error (ECE)", *_difference(quality["full"]["error"], quality["slim"]["error"])))
     return rows
+
+
+def ranked(facts: Facts) -> list[Facts]:
+    """The fields, the best first."""
+    return sorted(facts["fields"], key=lambda field: (-field["score"], field["name"]))
+
+
+def probed(facts: Facts) -> bool:
+    """Whether the search had probes, so that fields have a q-value."""
+    return any(field["q_value"] is not None for field in facts["fields"])
+
+
+def stoppable_title(facts: Facts) -> str:
+    """What the list of columns is, which depends on the verdict."""
+    return "Safe to stop computing" if facts["verdict"] == "certified" else "Columns that no kept field reads"
+
+
+def evidence(facts: Facts) -> dict[str, Any]:
+    """The search's own figures for the page: `plain` by name; `by_field`, a row a field; `others` by what they are of.
+
+    A figure `kind/field` is of a field; one of something else, as `on/a x b`, stays under its whole name.
+    """
+    names = {field["name"] for field in facts["fields"]}
+    plain, others, kinds, found = {}, {}, [], {}
+    for name, value in facts["made"]["evidence"].items():
+        kind, _, of = name.partition("/")
+        if of in names:
+            kinds += [kind] * (kind not in kinds)
+            found.setdefault(of, {})[kind] = value
+        else:
+            (others if of else plain)[name] = value
+    by_field = [(name, [found[name].get(kind) for kind in kinds]) for name in sorted(found)]
+    return {"plain": plain, "kinds": kinds, "by_field": by_field, "others": others}
 
 
 def against_champion(facts: Facts) -> str:
@@ -163,29 +215,10 @@ def axis(facts: Facts) -> dict[str, float] | None:
     return {name: 100 * (value - left + room) / (right - left + 2 * room) for name, value in marks.items()}
 
 
-def size(count: float) -> str:
-    """Bytes for people: powers of 1000."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.4g} TB"
-
-
-def whole(count: int) -> str:
-    """An integer with narrow spaces between thousands."""
-    return f"{count:,}".replace(",", "\u202f")
-
-
-def figure(value: float) -> str:
-    """A quality, to five decimals."""
-    return f"{value:.5f}"
-
-
-def signed(value: float) -> str:
-    """A change, to five decimals, with a true minus sign."""
-    text = f"{value:+.5f}"
-    return "0" if float(text) == 0 else text.replace("-", "\u2212")
+def scored(field: Facts) -> str:
+    """A field's score, with its deviation where the search was repeated."""
+    spread = "" if field["spread"] is None else f" ± {field['spread']:.3f}"
+    return f"{field['score']:.3f}{spread}"
 
 
 def _ratio(full: float, slim: float, text) -> tuple[str, str, str]:
@@ -201,8 +234,3 @@ def _difference(full: float | None, slim: float | None) -> tuple[str, str, str]:
 
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
-
-
-def literal(text: str) -> str:
-    """Text that Markdown shows as it is: no markup, no HTML, no new cell."""
-    return re.sub(r"([\\`*_\[\]()#+!|~])", r"\\\1", _html.escape(" ".join(text.split())))

@@ -132,6 +132,14 @@ def test_verdict_is_read_off_the_bounds():
     assert outcome == "inconclusive" and "rows" in reason
 
 
+def test_the_reason_says_whether_the_auc_rises_or_falls_and_by_how_much():
+    label, full, slim, _ = world(8, rows=4000, noise=0.3)
+    falls, rises = compare(label, full, slim), compare(label, slim, full)
+    assert f"falls by at most {-falls.low:.5f}; a fall of 0.50000 is allowed" in verdict(falls, 0.5)[1]
+    assert f"rises by at least {rises.low:.5f}" in verdict(rises, 0.0)[1] and rises.low > 0
+    assert f"by at least {-falls.high:.5f}, and 0.00001 is allowed" in verdict(falls, 0.00001)[1]
+
+
 def test_a_model_compared_with_itself_is_certified_and_a_noise_model_rejected():
     label, full, _, random = world(9, rows=4000)
     assert verdict(compare(label, full, full), 0.0)[0] == "certified"

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from slimrec.config import IngestConfig
-from slimrec.errors import InputError
+from slimrec.errors import ConfigError, InputError
 from slimrec.stages import fingerprint
 from slimrec.track import Tracker
 
@@ -60,3 +60,8 @@ def test_a_generated_log_is_known_by_its_name():
 def test_a_source_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(InputError, match="no such path"):
         of(tmp_path / "nowhere")
+
+
+def test_a_planted_log_that_cannot_be_is_refused_by_the_first_step():
+    with pytest.raises(ConfigError, match="no 'row'; did you mean 'rows'"):
+        of("planted:row=3")

@@ -16,7 +16,7 @@ def facts(count=12, verdict="certified", names=None, threshold=None):
     fields = [
         {
             "name": names[i] if names else f"field_{i:03d}",
-            "column": f"column_{i}",
+            "column": names[i] if names else f"field_{i:03d}",
             "kind": ("category", "number", "bag")[i % 3],
             "score": round(0.98 * (1 - i / count) ** 1.5, 4),
             "kept": i < count / 2,
@@ -24,6 +24,9 @@ def facts(count=12, verdict="certified", names=None, threshold=None):
             "width": 8 if i % 3 != 1 else 1,
             "rows": 0 if i % 3 == 1 else 17 * (i + 1) ** 2,
             "bytes": 0 if i % 3 == 1 else 17 * (i + 1) ** 2 * 32,
+            "spread": None,
+            "q_value": None,
+            "note": "",
         }
         for i in range(count)
     ]
@@ -59,6 +62,8 @@ def facts(count=12, verdict="certified", names=None, threshold=None):
         ],
         "fields": fields,
         "stoppable": [field["name"] for field in fields if not field["kept"]],
+        "pairs": None,
+        "hidden": {"full": [64, 32], "slim": [64, 32]},
         "threshold": threshold,
         "champion": None,
         "diff": None,
@@ -88,7 +93,7 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attributes)))
 
     def handle_data(self, data):
-        self.text += data
+        self.text += f"{data} "
 
 
 def test_page_names_every_field_with_its_fate_and_score():
@@ -119,7 +124,7 @@ def test_hostile_field_names_come_out_as_text():
     written = markdown(hostile)
     assert "<script>" not in written and "<img" not in written
     rows = [line for line in written.splitlines() if "cmd" in line]
-    assert len(rows) == 1 and len(re.findall(r"(?<!\\)\|", rows[0])) == 8  # still one row of seven cells
+    assert len(rows) == 1 and len(re.findall(r"(?<!\\)\|", rows[0])) == 9  # still one row of eight cells
 
 
 def test_three_hundred_fields_stay_far_below_a_megabyte():
@@ -146,6 +151,46 @@ def test_undefined_auc_still_makes_a_report():
     one_class["quality"]["slim"]["ratio"] = None
     assert "undefined" in Page(html(one_class)).text and axis(one_class) is None
     assert "undefined" in markdown(one_class)
+
+
+def told(facts):
+    """What a person reads in the page, and in its short form."""
+    return " ".join(Page(html(facts)).text.split()), markdown(facts).replace("\\", "")
+
+
+def test_report_says_how_sure_each_decision_is_and_what_to_know_before_believing_it():
+    doubted = facts(2)
+    doubted["fields"][0] |= {"spread": 0.04, "note": "field_000 or field_001: one says what all say"}
+    for field in doubted["fields"]:
+        field["q_value"] = 0.031
+    for text in told(doubted):
+        assert "0.980 ± 0.040" in text and "0.031" in text and "share of meaningless fields to expect" in text
+        assert "field_000 or field_001: one says what all say" in text
+    assert not any("±" in text or "meaningless" in text for text in told(facts(2)))
+
+
+def test_report_lists_the_pairs_that_still_meet_and_counts_the_hidden_units_that_stay():
+    cut = facts(4)
+    cut["pairs"], cut["hidden"]["slim"] = [["field_000", "field_001"]], [20, 28]
+    page, short = told(cut)
+    assert "field_000 × field_001" in page and "field_000 × field_001" in short
+    assert "Pairs of fields that meet 6 1 −83 % Hidden units 96 48 −50 %" in page
+    assert "Pairs of fields that meet | 6 | 1 |" in short and "64, 32 before, 20, 28 after" in page
+    assert not any("that meet" in text or "Hidden units" in text for text in told(facts(4)))
+
+
+def test_figures_of_the_search_stand_in_one_row_a_field_and_plain_ones_beside_the_method():
+    measured = facts(2)
+    measured["made"]["evidence"] = {"width_0/field_001": 0.25, "width_8/field_001": 0.75, "on/field_000 x field_001": 1}
+    page, _ = told(measured)
+    assert "field width 0 width 8 field_001 0.25 0.75" in page and "on/field_000 x field_001 1" in page
+    assert "Effective shuffle rate 0.98" in told(facts(2))[0]
+
+
+def test_raw_column_is_named_where_the_field_has_another_name():
+    named = facts(2)
+    named["fields"][0]["column"] = "C17"
+    assert "column C17" in told(named)[0] and "column field_000" not in told(facts(2))[0]
 
 
 def test_threshold_is_drawn_only_when_there_is_one():

@@ -20,6 +20,11 @@ def has_hidden(backbone: nn.Module) -> bool:
     return isinstance(getattr(backbone, "tower", None), Tower) and len(_linears(backbone.tower)) > 1
 
 
+def widths(backbone: nn.Module) -> list[int]:
+    """Units by hidden layer of the network's tower; none where there is no such tower."""
+    return [linear.out_features for linear in _linears(backbone.tower)[:-1]] if has_hidden(backbone) else []
+
+
 def score_hidden(backbone: Backbone, losses: Iterable[Callable[[], Tensor]]) -> list[list[float]]:
     """By hidden layer, what the loss of a row changes to first order, in absolute value, when a unit is silenced.
 

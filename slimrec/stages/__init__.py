@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import importlib
+import inspect
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +86,25 @@ def _folders(path: str | os.PathLike | Sequence[str]) -> Path | list[Path]:
     return Path(path) if isinstance(path, str | os.PathLike) else [Path(each) for each in path]
 
 
+def _check_folders(stage: str, run: Callable, paths: dict) -> None:
+    """Whether these are the folders that the stage reads and writes."""
+    takes = [each for each in inspect.signature(run).parameters.values() if each.name not in ("config", "tracker")]
+    names = [each.name for each in takes]
+    for name in paths:
+        if name not in names:
+            raise ConfigError(f"stage '{stage}' has no folder '{name}'; {did_you_mean(name, names)}")
+    missing = [each.name for each in takes if each.default is each.empty and each.name not in paths]
+    if missing:
+        raise ConfigError(f"stage '{stage}' needs the folders {', '.join(names)}: {', '.join(missing)} not given")
+
+
 def _run(stage: str, config: dict, workspace: str, paths: dict[str, Path | list[Path]]) -> dict:
     module = importlib.import_module(f"slimrec.stages.{stage}")
     parsed = parse(module.CONFIG, config)
     trains = stage in ("pretrain", "finetune")
     if trains and workspace:
         paths = {**paths, "checkpoints": Path(workspace) / "checkpoints"}
+    _check_folders(stage, module.run, paths)
     if stage == STAGES[0]:
         track.start_audit(parsed.model_dump())  # the run that holds those of all stages
     if stage in INGEST_IN_PARTS[:-1] or os.environ.get("RANK", "0") != "0":  # of many alike one is worth a run

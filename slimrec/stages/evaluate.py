@@ -10,6 +10,7 @@ from torch import Tensor
 
 from slimrec import certify, metrics, reaudit
 from slimrec.artifacts import digest, publish, read_json, read_manifest, verify, write_json
+from slimrec.backbones.hidden import widths
 from slimrec.champion import judge, reigning
 from slimrec.config import EvaluateConfig, parse
 from slimrec.data.dataset import Dataset, Split
@@ -47,7 +48,7 @@ def run(
     facts = {
         **_judged(config, comparison, outcome, reason, test),
         **_measured(config, models, tests, logits),
-        **_made(chosen, models["full"], data["full"], digest(slim)),
+        **_made(chosen, models, data["full"], digest(slim)),
         **_since(config, chosen, dataset, test, logits["slim"]),
     }
     contract = _contract(facts, chosen, Dataset.open(dataset).schema)
@@ -130,7 +131,8 @@ def _one_batch(split: Split, rows: int) -> tuple[Tensor, Tensor]:
     return batch.ids.repeat(times, 1)[:rows], batch.dense.repeat(times, 1)[:rows]
 
 
-def _made(chosen: Selection, full: Model, data: Dataset, slim_digest: str) -> Facts:
+def _made(chosen: Selection, models: dict[str, Model], data: Dataset, slim_digest: str) -> Facts:
+    full = models["full"]
     fields = [
         {
             "name": name,
@@ -141,13 +143,15 @@ def _made(chosen: Selection, full: Model, data: Dataset, slim_digest: str) -> Fa
             "columns": len(decision.columns),
             "width": decision.width,
             "rows": data.schema[name].rows,
-            "bytes": decision.bytes,
+            **decision.model_dump(include={"bytes", "spread", "q_value", "note"}),
         }
         for name, decision in chosen.fields.items()
     ]
     budget = chosen.budget.model_dump(exclude_none=True)
     return {
         "fields": fields,
+        "pairs": None if chosen.pairs is None else [list(pair) for pair in chosen.pairs],
+        "hidden": {name: widths(model.backbone) for name, model in models.items()},
         "threshold": budget.get("threshold"),
         "dataset": data.fingerprint,
         "slim_digest": slim_digest,

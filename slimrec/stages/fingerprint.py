@@ -15,9 +15,15 @@ def run(config: IngestConfig, tracker: Tracker) -> dict:
     """Returns `fingerprint` (64 hex digits), and how many `files` and `bytes` there are.
 
     The same files give the same fingerprint; a file written again gives another one, even with the same content.
-    Raises InputError where there is nothing to read.
+    Raises InputError where there is nothing to read, ConfigError for a planted log that cannot be.
     """
-    found = [] if config.source.startswith("planted:") else _listed(config.source)
+    if config.source.startswith("planted:"):
+        from slimrec.data.planted import parse_source
+
+        parse_source(config.source)
+        found = []
+    else:
+        found = _listed(config.source)
     text = json.dumps([config.source, found])
     figures = {"files": len(found), "bytes": sum(size for _, size, _ in found)}
     return {"fingerprint": hashlib.sha256(text.encode()).hexdigest(), **figures}

@@ -14,9 +14,9 @@ from slimrec.config import PruneConfig, parse
 from slimrec.data.encode import Encoder
 from slimrec.decide import decide
 from slimrec.errors import ConfigError, SecurityError
+from slimrec.figures import literal
 from slimrec.findings import FINDINGS, Findings
 from slimrec.model import Model
-from slimrec.report import literal
 from slimrec.selection import Selection
 from slimrec.track import Tracker
 from slimrec.weights import load_model, save_model
