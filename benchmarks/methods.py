@@ -215,23 +215,36 @@ def show(rows: list[dict], dataset: str, budget: str) -> None:
         console.print(table)
 
 
-def plot(rows: list[dict], total: int, file: Path) -> None:
-    """AUC against kept share, a line a method: colours repeat with another dash and marker."""
+def plot(rows: list[dict], total: int, file: Path, dataset: str) -> None:
+    """AUC against kept share, a line a method, the best first in the legend.
+
+    Points of one share stand a little apart, so that methods which keep the same fields do not hide each other.
+    """
     from matplotlib import pyplot
 
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for row in sorted((r for r in rows if r["budget"] not in (ALL, ITSELF)), key=lambda row: row["fields"]):
+        lines.setdefault(row["method"], []).append((row["fields"] / total, row["auc"]))
+    best = sorted(lines, key=lambda method: -mean(value for _, value in lines[method]))
     figure, axes = pyplot.subplots(figsize=(10, 6))
     dashes = pyplot.cycler(linestyle=["-", "--"], marker=["o", "s"])
     axes.set_prop_cycle(dashes * pyplot.cycler(color=pyplot.colormaps["Dark2"].colors))
-    for method in dict.fromkeys(row["method"] for row in rows if row["budget"] not in (ALL, ITSELF)):
-        points = sorted(
-            (r["fields"] / total, r["auc"]) for r in rows if r["method"] == method and r["budget"] != ITSELF
+    for place, method in enumerate(best):
+        apart = 0.004 * (place - (len(best) - 1) / 2)
+        axes.plot(
+            *zip(*((share + apart, value) for share, value in lines[method])), markersize=4, linewidth=1.2, label=method
         )
-        axes.plot(*zip(*points), markersize=4, linewidth=1.2, label=method)
-    for row, side in zip((r for r in rows if r["budget"] == ALL), ("bottom", "top")):
+    for row, side in zip(sorted((r for r in rows if r["budget"] == ALL), key=lambda r: -r["auc"]), ("bottom", "top")):
         axes.axhline(row["auc"], linestyle=":", color="grey", linewidth=1)
-        axes.annotate(row["method"], (0, row["auc"]), fontsize="x-small", color="grey", va=side)
-    axes.set(xlabel="share of the fields kept", ylabel="test AUC", xlim=(0, 1))
-    if axes.get_legend_handles_labels()[0]:
+        text = f"all {row['fields']} fields {row['method'].removeprefix('none ')}"
+        axes.annotate(
+            text, (0.01, row["auc"]), xycoords=("axes fraction", "data"), fontsize="small", color="grey", va=side
+        )
+    shares = sorted({share for points in lines.values() for share, _ in points})
+    axes.set(title=f"{dataset}, retrained with the best fields of each method", ylabel="test AUC")
+    axes.set_xticks(shares, [f"{100 * share:.0f} % ({share * total:.0f} fields)" for share in shares])
+    axes.margins(x=0.08)
+    if lines:
         axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(file, bbox_inches="tight", dpi=120)
     pyplot.close(figure)
@@ -268,7 +281,7 @@ def main() -> None:
             if given.json:
                 given.json.write_text(json.dumps(rows, indent=1))
             if given.plot:
-                plot(rows, int(rows[0]["fields"]), given.plot)
+                plot(rows, int(rows[0]["fields"]), given.plot, given.dataset)
     show(rows, given.dataset, str(bench.counts[0]))
 
 
