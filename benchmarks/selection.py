@@ -59,7 +59,7 @@ def audit(recipe: Recipe, folder: Path, source: str, select_seed: int, retrain_s
     tuned = ended / "tuned"
     paths = {"dataset": dataset, "subset": subset, "gated": gated, "selection": selection, "slim": slim}
     once("finetune", tuned, seeded(recipe.finetune, retrain_seed), **paths, tuned=tuned)
-    training = recipe.baseline or recipe.pretrain.train
+    training = recipe.baseline or recipe.finetune.train
     plain = {"model": recipe.pretrain.model.model_dump(), "train": training.model_dump() | {"seed": retrain_seed}}
     once("pretrain", full, plain, dataset=dataset, gated=full)
     paths = {"dataset": dataset, "slim": tuned, "full": full, "selection": selection}

@@ -193,7 +193,8 @@ def arguments(recipe: Recipe) -> dict[str, Any]:
     """The pipeline's arguments that say what a recipe says."""
     section = {name: value or {} for name, value in recipe.model_dump(mode="json", exclude_unset=True).items()}
     ingest_, pretrain_ = section["ingest"], section.get("pretrain", {})
-    search = {key: value for key, value in pretrain_.items() if key not in ("method", "options")}
+    full = {key: value for key, value in pretrain_.items() if key not in ("method", "options")}
+    full["train"] = section.pop("baseline", section.get("finetune", {}).get("train", {}))  # as the slim model's
     budget = recipe.prune.budget
     return {
         "source": recipe.ingest.source,
@@ -207,6 +208,6 @@ def arguments(recipe: Recipe) -> dict[str, Any]:
         "registered_model": recipe.register.name,
         "approval": recipe.register.approval,
         "audit_date": recipe.ingest.audit_date or "",
-        "baseline_config": {**search, "train": section.pop("baseline", search.get("train", {}))},
+        "baseline_config": full,
         **{f"{name}_config": values for name, values in section.items()},
     }

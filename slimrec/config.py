@@ -202,7 +202,7 @@ class Recipe(_Config):
     ingest: IngestConfig
     sample: SampleConfig = SampleConfig()
     pretrain: PretrainConfig = PretrainConfig()
-    baseline: TrainConfig | None = None  # training of the full model to compare with; as in pretrain when not given
+    baseline: TrainConfig | None = None  # training of the full model to compare with; as in finetune when not given
     prune: PruneConfig = PruneConfig()
     finetune: FinetuneConfig = FinetuneConfig()
     evaluate: EvaluateConfig = EvaluateConfig()

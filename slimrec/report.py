@@ -91,14 +91,17 @@ def headline(facts: Facts) -> str:
     fields = facts["fields"]
     dropped = sum(not field["kept"] for field in fields)
     full, slim = facts["size"]["full"]["bytes"], facts["size"]["slim"]["bytes"]
-    share = f"{100 * (full - slim) / full:.0f}\u00a0% smaller" if slim <= full else "no smaller"
+    smaller = round(100 * (full - slim) / full)
     if facts["verdict"] == "certified":
         start = f"{dropped} of {len(fields)} fields can go" if dropped else f"all {len(fields)} fields stay"
     elif facts["verdict"] == "rejected":
         start = f"dropping {dropped} of {len(fields)} fields costs too much"
     else:
         start = f"whether {dropped} of {len(fields)} fields can go is not proven"
+    if slim == full:
+        return f"{start}; the model keeps its size, {size(full)}."
     verb = "becomes" if facts["verdict"] == "certified" else "would be"
+    share = f"{smaller}\u00a0% smaller" if smaller > 0 else "hardly smaller" if slim < full else "larger"
     return f"{start}; the model {verb} {share}, {size(slim)} instead of {size(full)}."
 
 

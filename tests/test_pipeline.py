@@ -169,11 +169,13 @@ def test_arguments_say_what_the_recipe_says():
         SMALL["ingest"]["source"], "random", "widedeep", 0.75,
     )  # fmt: skip
     assert given["pretrain_config"] == SMALL["pretrain"]
-    assert given["baseline_config"] == {name: SMALL["pretrain"][name] for name in ("model", "train")}
+    assert given["baseline_config"] == {"model": SMALL["pretrain"]["model"], "train": SMALL["finetune"]["train"]}
 
 
-def test_the_full_model_may_train_otherwise_than_the_search():
-    given = arguments(parse(Recipe, {**SMALL, "baseline": {"epochs": 7}}))
+def test_the_full_model_trains_as_the_slim_one_does_unless_the_recipe_says_otherwise():
+    longer = {**SMALL, "finetune": {"train": {"epochs": 5}}}
+    assert arguments(parse(Recipe, longer))["baseline_config"]["train"] == {"epochs": 5}
+    given = arguments(parse(Recipe, {**longer, "baseline": {"epochs": 7}}))
     assert given["baseline_config"]["train"] == {"epochs": 7}
     assert given["pretrain_config"]["train"]["epochs"] == 1
 

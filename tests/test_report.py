@@ -138,6 +138,15 @@ def test_headline_says_what_goes_and_what_it_saves(verdict):
     assert ("can go;" in sentence) == (verdict == "certified")
 
 
+def test_headline_does_not_call_a_model_smaller_that_is_not():
+    same, hardly, larger = facts(), facts(), facts()
+    for found, slim in ((same, 288_000), (hardly, 287_990), (larger, 300_000)):
+        found["size"]["full"]["bytes"], found["size"]["slim"]["bytes"] = 288_000, slim
+    assert headline(same).endswith("the model keeps its size, 288 kB.")
+    assert "becomes hardly smaller, " in headline(hardly)
+    assert headline(larger).endswith("the model becomes larger, 300 kB instead of 288 kB.")
+
+
 def test_marks_of_the_auc_figure_lie_in_order_inside_it():
     found = axis(facts())
     assert 0 < found["allowed"] < found["low"] < found["zero"] < found["difference"] < found["high"] < 100
