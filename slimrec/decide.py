@@ -19,15 +19,18 @@ def decide(
     """The decision over all fields of the search; its probes are among them, dropped.
 
     Twins are never both dropped where the model needs what they say: the cheaper one comes back. Where fields compete
-    for places, twins take one (`twins_once`): once one is in, the others rank behind every field that matters. A field
-    that the method dropped although it matters on the few rows where it is present is noted, and comes back with
-    `guard`. What comes back under a budget that is used up takes the place of the kept field that matters least, if
-    that matters less; else it is only noted.
+    for places, a method that judges only meetings of fields has them ranked by what shuffling each costs, and twins take
+    one place (`twins_once`): once one is in, the others rank behind every field that matters. A field that the method
+    dropped although it matters on the few rows where it is present is noted, and comes back with `guard`. What comes
+    back under a budget that is used up takes the place of the kept field that matters least, if that matters less; else
+    it is only noted.
     """
     selection = gate.select(budget, seed)
     if len(findings.repeats) > 1:
         selection = _pool(gate, selection, findings, budget)
     selection = _without_probes(gate, selection)
+    if gate.weighs_pairs and budget.ranks and findings.importance:
+        selection = _by_importance(gate, selection, findings)
     if twins_once and budget.ranks:
         selection = _count_twins_once(gate, selection, findings)
     selection = _with_doubt(selection)
@@ -60,6 +63,17 @@ def _without_probes(gate: Gate, selection: Selection) -> Selection:
     best = min(real, key=lambda name: (-selection.fields[name].score, name))
     keep = [] if set(real) & set(selection.kept) else [best]
     return gate.revise(selection, keep=keep, drop=[name for name in selection.fields if is_probe(name)])
+
+
+def _by_importance(gate: Gate, selection: Selection, findings: Findings) -> Selection:
+    """The budget's fields by importance, as a share of the largest their score too, but where probes have other ones."""
+    worth = {name: max(0.0, change.mean) for name, change in findings.importance.items()}
+    chosen, most = selection.budget.choose(worth, gate.field_bytes(), threshold=0.0), max(worth.values()) or 1.0
+    revised = gate.revise(selection, keep=chosen - set(selection.kept), drop=set(selection.kept) - chosen)
+    if len(worth) < len(revised.fields):
+        return revised
+    scored = {n: d.model_copy(update={"score": worth[n] / most, "spread": None}) for n, d in revised.fields.items()}
+    return revised.model_copy(update={"fields": scored})
 
 
 def _costs(gate: Gate, selection: Selection) -> dict[str, int]:

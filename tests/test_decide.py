@@ -184,6 +184,17 @@ def test_twins_take_one_place_of_a_budget_and_the_field_that_matters_most_the_ot
     assert each.kept == ("item", "vector")
 
 
+@pytest.mark.parametrize("budget", [Budget(fields=2), Budget(keep=0.34), Budget(max_bytes=16 * 50)])
+def test_places_go_to_the_fields_that_matter_where_a_method_judges_only_their_meetings(budget):
+    gate, alone = gated("optfeature", options={"grain": "field"}).gate, found()
+    worth = dict.fromkeys(alone.importance, CERTAIN["noise"]) | {"user": MUCH, "price": LITTLE}
+    selection = decide(gate, alone.model_copy(update={"importance": worth}), budget, False, seed=0)
+    assert {"price", "user"} <= set(selection.kept) and "item" not in selection.kept
+    assert selection.fields["user"].score == 1.0 and selection.fields["noise"].score == 0.0
+    own = decide(gate, alone, Budget(), False, seed=0)
+    assert own.kept == tuple(sorted(worth)) and own.fields["noise"].score == gate.scores()["noise"]
+
+
 def test_a_twin_gives_its_bytes_to_a_field_that_matters():
     pair = found(twins=(Twins(fields=("item", "user"), together=MUCH),))
     pair = pair.model_copy(update={"importance": pair.importance | {"noise": CERTAIN["noise"]}})

@@ -43,8 +43,9 @@ class OptFeatureGate(Gate):
     decide where alpha_ij > 0 and the fields elsewhere. Nothing presses pairs off but the loss.
 
     A pair stays when it is on for more than `min_share` of the rows of the gate slice; of those, with `max_pairs`, the
-    ones highest in mean raw logit (both options are ours). Fields go only where a budget asks; their score is the mean
-    share of rows on which their pairs are on. With grain field the decision is a static list of pairs. Else the
+    ones highest in mean raw logit (both options are ours). Fields go only where a budget asks, and the method knows
+    nothing of what a field says alone: it ranks them by what shuffling each costs (`decide`). Without a budget of
+    places their score is the mean share of rows on which their pairs are on. With grain field the decision is a static list of pairs. Else the
     selector has to stay in the slim model, with `dim` numbers a value: unless the pairs that go save more bytes and
     more multiply-adds than it costs, the decision falls back to field grain, a static list too, of the pairs that stay
     and are on for most rows (`fall_back`).
