@@ -5,8 +5,11 @@ import math
 import pytest
 import torch
 
+from slimrec.config import ModelConfig
 from slimrec.errors import ConfigError
 from slimrec.gates.leap import LeapGate
+from slimrec.model import build, with_gate
+from slimrec.probes import with_probes
 from slimrec.schema import Field, Schema, Statistics
 from slimrec.selection import Budget
 
@@ -86,6 +89,15 @@ def test_the_released_code_penalises_the_mean_of_the_gates_whatever_their_diverg
     assert float(gate.penalty().detach()) == pytest.approx(0.3 * sum(g) / 3)
     gate.penalty().backward()
     assert gate.theta.grad.tolist() == pytest.approx([0.1 * 5 * each * (1 - each) for each in g], rel=1e-5)
+
+
+def test_probes_in_the_search_take_no_pressure_off_the_fields_of_the_released_code():
+    slopes = []
+    for schema in (dense_schema({"p": 1, "q": 2}), with_probes(dense_schema({"p": 1, "q": 2}), 1.0, seed=0)):
+        gate = LeapGate(schema, 8, reference="code", fs_weight=0.3)
+        gate.penalty().backward()
+        slopes.append(gate.theta.grad[0].item())
+    assert slopes[0] == pytest.approx(slopes[1]) and slopes[0] > 0
 
 
 def test_the_released_code_steps_gates_slowly_at_every_step_and_yields_to_what_is_given():
@@ -194,6 +206,24 @@ def test_t6_an_open_gate_passes_bits_unchanged_and_a_closed_one_is_a_permutation
     assert torch.equal(gate(x, no_ids(64)), x)
     gate.theta.data.fill_(-1e9)
     assert torch.equal(gate(x, no_ids(64)).sort(0).values, x.sort(0).values)
+
+
+def test_t7_the_cut_model_is_the_gated_one_with_noise_at_its_batch_mean_before_a_linear_layer():
+    torch.manual_seed(0)
+    schema = dense_schema({"p": 2, "q": 3, "r": 1})
+    model = build(schema, ModelConfig(backbone="widedeep", embedding_dim=8, options={"hidden": []}), seed=1)
+    with_gate(model, "leap", {}, seed=1).train()
+    model.gate.theta.data = torch.tensor([1e9, -1e9, 1e9])
+    rows = torch.randn(512, 6) + torch.arange(6.0)
+    with torch.no_grad():
+        model.gate.theta.requires_grad_(True)
+        gated = model(no_ids(512), rows)  # observes the batch, whose mean is the average of one
+        slim = model.narrow(model.gate.select(Budget(), seed=0)).eval()(no_ids(512), rows[:, [0, 1, 5]])
+        by_hand = rows.clone()
+        by_hand[:, 2:5] = rows[:, 2:5].mean(0)
+        assert torch.allclose(slim, model.backbone(by_hand), atol=1e-5)
+    assert float(gated.mean()) == pytest.approx(float(slim.mean()), abs=1e-5)  # as no permutation moves a sum
+    assert not torch.allclose(gated, slim, atol=0.01)
 
 
 def test_a_selection_drops_what_scores_below_one_half_and_carries_the_mean_of_the_noise():

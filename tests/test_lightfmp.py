@@ -93,6 +93,15 @@ def test_t3_probes_of_the_search_take_none_of_the_places():
     assert len(schema.fields) == 16 and len(selection.kept) == 6
 
 
+def test_t3_with_probes_in_the_search_as_many_are_to_stay_alive_as_without():
+    targets = []
+    for schema in (category_schema(8), with_probes(category_schema(8), 1.0, seed=0)):
+        gate = LightFmpGate(schema, 4, prune_ratio=0.25)
+        gate.step(1.0)
+        targets.append(float(gate.target) * len(schema.fields))
+    assert targets == pytest.approx([6, 6])
+
+
 def constrained(multiplier_rate, steps=2000):
     """Only the constraint, no task: the gap after each step."""
     torch.manual_seed(0)

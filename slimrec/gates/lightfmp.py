@@ -81,6 +81,7 @@ class LightFmpGate(Gate):
             )
         self.prune_ratio, self.ramp, self.multiplier_rate = prune_ratio, ramp, multiplier_rate
         self.settled = warmup + ramp * (1 - warmup)
+        self.real = sum(not is_probe(block.name) for block in self.blocks)
         self.location = nn.Parameter(start + deviation * torch.randn(len(self.blocks)))
         self.register_buffer("multipliers", torch.tensor([0.0, damping]))  # lambda and phi
         self.register_buffer("target", torch.ones(()))  # the share to keep, as the ramp has it now
@@ -88,8 +89,7 @@ class LightFmpGate(Gate):
     @property
     def kept_fields(self) -> int:
         """How many fields the prune ratio leaves: its share, rounded half up, at least one; probes do not count."""
-        fields = sum(not is_probe(block.name) for block in self.blocks)
-        return max(1, math.floor((1 - self.prune_ratio) * fields + 0.5 + 1e-9))
+        return max(1, math.floor((1 - self.prune_ratio) * self.real + 0.5 + 1e-9))
 
     def mask(self) -> Tensor:
         """The frozen z (F,), in 0..1."""
@@ -112,7 +112,9 @@ class LightFmpGate(Gate):
         gap = self.gap()
         self.multipliers += self.multiplier_rate * torch.stack([gap, gap.square()])
         done = (progress - self.warmup) / (1 - self.warmup)
-        self.target.fill_(1 - self.prune_ratio * (min(1.0, max(0.0, done / self.ramp)) if self.ramp else 1.0))
+        down = min(1.0, max(0.0, done / self.ramp)) if self.ramp else 1.0
+        last = (1 - self.prune_ratio) * self.real / len(self.blocks)  # as many as stay without probes in the search
+        self.target.fill_(1 - (1 - last) * down)
 
     def scores(self) -> dict[str, float]:
         return dict(zip(self.schema.names, torch.sigmoid(self.location).tolist()))
