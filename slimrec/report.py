@@ -187,8 +187,8 @@ def against_champion(facts: Facts) -> str:
         return f"{start}. {_sentence(champion['reason'])}"
     auc = champion["auc"]
     return (
-        f"{start}, with an AUC of {figure(auc['champion'])} on the same rows, a change of {signed(auc['difference'])} to "
-        f"the slim model: {champion['verdict']}, {champion['reason']}."
+        f"{start}, with an AUC of {figure(auc['champion'])} on the same rows; the slim model has {figure(auc['slim'])}, "
+        f"{signed(auc['difference'])}. {champion['verdict'].capitalize()}: {champion['reason']}."
     )
 
 

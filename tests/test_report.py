@@ -196,6 +196,19 @@ def test_figures_of_the_search_stand_in_one_row_a_field_and_plain_ones_beside_th
     assert "Effective shuffle rate 0.98" in told(facts(2))[0]
 
 
+def test_a_re_audit_says_how_the_champion_does_and_what_changed_since():
+    again = facts(2)
+    auc = {"champion": 0.7941, "slim": 0.7937, "difference": -0.0004, "low": -0.002, "high": 0.001}
+    again["champion"] = {"model": "m", "version": "3", "auc": auc, "verdict": "inconclusive", "reason": "too few rows"}
+    fate = {"before": "kept", "after": "dropped", "score_before": 0.9, "score_after": 0.1}
+    again["diff"] = {"changes": {"field_001": {"what": "died", **fate}}}
+    page, short = told(again)
+    for text in (page, short):
+        assert "m version 3 is champion, with an AUC of 0.79410 on the same rows; the slim model has 0.79370" in text
+        assert "Inconclusive: too few rows." in text and "died, kept to dropped, score 0.900 to 0.100" in text
+    assert "Died: kept then, dropped now." in page and "Died:" not in told(facts(2))[0]
+
+
 def test_raw_column_is_named_where_the_field_has_another_name():
     named = facts(2)
     named["fields"][0]["column"] = "C17"
