@@ -173,6 +173,7 @@ def evidence(facts: Facts) -> dict[str, Any]:
             found.setdefault(of, {})[kind] = value
         else:
             (others if of else plain)[name] = value
+    kinds.sort(key=lambda kind: (kind.rstrip("0123456789"), len(kind), kind))  # width_2 before width_16
     by_field = [(name, [found[name].get(kind) for kind in kinds]) for name in sorted(found)]
     return {"plain": plain, "kinds": kinds, "by_field": by_field, "others": others}
 

@@ -190,9 +190,13 @@ def test_report_lists_the_pairs_that_still_meet_and_counts_the_hidden_units_that
 
 def test_figures_of_the_search_stand_in_one_row_a_field_and_plain_ones_beside_the_method():
     measured = facts(2)
-    measured["made"]["evidence"] = {"width_0/field_001": 0.25, "width_8/field_001": 0.75, "on/field_000 x field_001": 1}
+    measured["made"]["evidence"] = {
+        "width_16/field_001": 0.75,
+        "width_8/field_001": 0.25,
+        "on/field_000 x field_001": 1,
+    }
     page, _ = told(measured)
-    assert "field width 0 width 8 field_001 0.25 0.75" in page and "on/field_000 x field_001 1" in page
+    assert "field width 8 width 16 field_001 0.25 0.75" in page and "on/field_000 x field_001 1" in page
     assert "Effective shuffle rate 0.98" in told(facts(2))[0]
 
 
