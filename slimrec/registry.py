@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import warnings
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import slimrec
 from slimrec import promotion
-from slimrec.artifacts import digest
+from slimrec.artifacts import digest, read_json
 from slimrec.errors import ConfigError
 from slimrec.track import client, reaching
 from slimrec.versions import CHALLENGER, CHAMPION, DIGEST, JUDGED, NONE, check_round_trip, connect, version_at
@@ -83,6 +84,7 @@ def _log_model(slim: Path, report: Path, run_id: str):
     from slimrec.serve import Predictor, example_rows
 
     rows = example_rows(Predictor.load(slim).encoder)
+    code, packages = _brought(slim)
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -92,11 +94,23 @@ def _log_model(slim: Path, report: Path, run_id: str):
             name="slim",
             python_model=str(Path(__file__).with_name("pyfunc.py")),
             artifacts={"slim": str(slim.resolve())},
-            code_paths=[str(Path(slimrec.__file__).parent)],
-            pip_requirements=[f"{package}=={version(package)}" for package in SERVING],
+            code_paths=[str(Path(slimrec.__file__).parent), *code],
+            pip_requirements=[f"{package}=={version(package)}" for package in (*SERVING, *packages)],
             signature=_signature(list(rows.columns)),
             input_example=rows,
         )
+
+
+def _brought(slim: Path) -> tuple[list[str], list[str]]:
+    """What a network from outside needs where the model is loaded: its file or folder, or the package it comes from."""
+    module, colon, _ = read_json(slim / "model.json")["config"]["backbone"].partition(":")
+    if not colon:
+        return [], []
+    top = module.partition(".")[0]
+    if packages := packages_distributions().get(top):
+        return [], packages[:1]
+    found = find_spec(top)
+    return [str(next(iter(found.submodule_search_locations or [found.origin])))], []
 
 
 def _signature(columns: list[str]):

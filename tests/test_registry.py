@@ -10,17 +10,21 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import own_networks
 import small
 from mlflow import MlflowClient
 from pydantic import BaseModel
 
 from slimrec import registry, track
-from slimrec.artifacts import digest
-from slimrec.config import EvaluateConfig, RegisterConfig
+from slimrec.artifacts import digest, publish
+from slimrec.config import EvaluateConfig, ModelConfig, RegisterConfig
+from slimrec.data.encode import Encoder
 from slimrec.errors import ConfigError, InputError, Preempted, TransientError
+from slimrec.model import build
 from slimrec.serve import Predictor, example_rows
 from slimrec.stages import evaluate, register
 from slimrec.track import Tracker
+from slimrec.weights import load_model, save_model
 
 ACCEPT, REJECT = (EvaluateConfig(allowed_auc_loss=loss, latency_repeats=1) for loss in (0.2, 0.0))
 
@@ -126,6 +130,36 @@ print(json.dumps({"code": slimrec.__file__, "scores": scores, "refusal": refusal
     assert Path(found["code"]).parts[-3] == "code"
     assert found["scores"] == pytest.approx(Predictor.load(world.slim).predict(rows), abs=1e-6)
     assert "device" in found["refusal"]
+
+
+def test_a_network_from_outside_goes_along_with_its_model(world, reports, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "outside_network.py").write_text(Path(own_networks.__file__).read_text(encoding="utf-8"))
+    model = build(load_model(world.slim).schema, ModelConfig(backbone="outside_network:TwoHeads"), seed=1)
+    with publish(tmp_path / "slim", "slim") as scratch:
+        save_model(model, scratch, Encoder.load(world.slim))
+    with track.run("register", RegisterConfig(name="own")) as tracker:
+        registry.register(
+            "own", tmp_path / "slim", reports / "accept", small.decision(name="own"), "manual", tracker.run_id
+        )
+    rows = small.raw_rows(20, seed=3).select(["device", "price", "embedding", "tags"])
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    script = """
+import json, sys, mlflow, pandas
+model = mlflow.pyfunc.load_model("models:/own@challenger")
+print(json.dumps(model.predict(pandas.read_parquet(sys.argv[1]))["probability"].tolist()))
+"""
+    command = [sys.executable, "-I", "-c", script, str(tmp_path / "rows.parquet")]
+    done = subprocess.run(command, cwd=world.raw.parent, capture_output=True, check=False, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    scores = Predictor.load(tmp_path / "slim").predict(rows)
+    assert json.loads(done.stdout.splitlines()[-1]) == pytest.approx(scores, abs=1e-6)
+    left = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    library = {"PYTHONPATH": str(Path(registry.__file__).parents[1])}
+    command = [sys.executable, "-m", "slimrec.cli", "predict", str(tmp_path / "slim"), str(tmp_path / "rows.parquet")]
+    done = subprocess.run(command, cwd="/", env=left | library, capture_output=True, check=False, text=True)
+    assert done.returncode == 20
+    assert "no module 'outside_network' on the Python path" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_step_that_runs_again_makes_no_second_version(client, world, reports, registered):
