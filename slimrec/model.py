@@ -193,7 +193,7 @@ def with_gate(model: Model, method: str, options: dict, seed: int) -> Model:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model.gate = GATES.create(method, model.schema, model.config.embedding_dim, **options)
-    model.gate.options = dict(options)
+    model.gate.method, model.gate.options = method, dict(options)  # as named by the recipe: so an artifact rebuilds it
     model.gate.attach(model.backbone)
     return model
 

@@ -101,3 +101,10 @@ def test_the_options_of_an_own_network_are_its_keyword_arguments():
     with pytest.raises(ConfigError, match="set by a cut only"):
         BACKBONES.create(OWN[0], build(contract.mixed_schema(), ModelConfig(), 0).blocks,
                          whole={"width": 3, "places": [5]})  # fmt: skip
+
+
+def test_an_own_method_is_written_and_read_under_the_name_that_the_recipe_gives_it(tmp_path):
+    method = "tests.own_networks:ByName"
+    contract.test_a_search_and_its_cut_survive_being_written_and_read(method, "pnn", tmp_path)
+    selection = load_model(tmp_path / "gated").gate.select(Budget(fields=2), seed=0)
+    assert selection.method == method and selection.kept == ("genres", "item")

@@ -8,9 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import own_networks
 import pyarrow.parquet as pq
 import pytest
-import own_networks
 import small
 from mlflow import MlflowClient
 from pydantic import BaseModel
