@@ -48,7 +48,7 @@ mlflow: setup ## Serve the runs and models of this folder at PORT, for a browser
 
 # As many processes as there are processors, each with one thread: two that share one by turns wait for each other.
 test: setup ## Run the tests, or TESTS="tests/test_x.py -k word"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(TESTS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile $(TESTS)
 
 lint: setup ## Check style and format
 	@$(BIN)/ruff check .

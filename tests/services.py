@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -40,7 +41,7 @@ def serving(command: list[str], log: Path, health: str, environment: dict[str, s
             process.wait(timeout=30)
 
 
-def _await(process: subprocess.Popen, health: str, log: Path, seconds: float = 90) -> None:
+def _await(process: subprocess.Popen, health: str, log: Path, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         assert process.poll() is None, log.read_text()[-2000:]
@@ -87,27 +88,31 @@ def s3_server(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def postgresql(folder: Path, user: str, password: str) -> Iterator[dict[str, str]]:
+def postgresql(user: str, password: str) -> Iterator[dict[str, str]]:
     """An empty database `mlflow`: yields the environment that leads a client there. Skips where it is not installed."""
     installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)
     initdb = installed[0] if installed else shutil.which("initdb")
     if initdb is None:
         pytest.skip("PostgreSQL is not installed (initdb): apt-get install postgresql")
-    binaries, port, owner = Path(initdb).resolve().parent, free_port(), None
+    with tempfile.TemporaryDirectory(prefix="slimrec-") as folder:  # pytest's own are closed to other users
+        yield from _postgresql(Path(initdb).resolve().parent, Path(folder), user, password)
+
+
+def _postgresql(binaries: Path, folder: Path, user: str, password: str) -> Iterator[dict[str, str]]:
+    port, owner = free_port(), None
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
         owner = "postgres"
         shutil.chown(folder, owner)
-        for parent in (folder.parent, folder.parent.parent):
-            parent.chmod(0o755)
     where = {"PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": user, "PGPASSWORD": password, "PGDATABASE": "mlflow"}
-    (folder / "password").write_text(password, encoding="utf-8")
-    (folder / "password").chmod(0o644)
-    words = [initdb, "-D", folder / "data", "-U", user, "-A", "scram-sha-256", f"--pwfile={folder / 'password'}"]
+    secret = folder / "password"
+    secret.write_text(password, encoding="utf-8")
+    secret.chmod(0o644)
+    words = [binaries / "initdb", "-D", folder / "data", "-U", user, "-A", "scram-sha-256", f"--pwfile={secret}"]
     subprocess.run(words, user=owner, cwd=folder, stdout=subprocess.DEVNULL, check=True)
     words = [binaries / "postgres", "-D", folder / "data", "-p", str(port), "-k", folder, "-h", "127.0.0.1"]
     server = subprocess.Popen(words, user=owner, cwd=folder, stderr=subprocess.DEVNULL)
     try:
-        end = time.monotonic() + 90
+        end = time.monotonic() + 300
         while subprocess.run([binaries / "pg_isready", "-q"], env=where, check=False).returncode:
             assert server.poll() is None and time.monotonic() < end, "PostgreSQL did not come up"
             time.sleep(0.2)

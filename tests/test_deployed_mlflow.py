@@ -21,13 +21,13 @@ NAMES = {"Host": "slimrec-mlflow.slimrec:5000"}  # how steps call the server
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory):
+def database():
     """An empty PostgreSQL: what tells a client where it is."""
-    with services.postgresql(tmp_path_factory.mktemp("postgresql"), USER, PASSWORD) as where:
+    with services.postgresql(USER, PASSWORD) as where:
         yield where
 
 
-def until(holds, seconds: float = 90) -> None:
+def until(holds, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "it did not come up"

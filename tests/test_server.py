@@ -30,7 +30,7 @@ def server(tmp_path_factory):
     """All three as processes; the environment leads there. Yields the server's address."""
     folder = tmp_path_factory.mktemp("server")
     with (
-        services.postgresql(tmp_path_factory.mktemp("postgresql"), "slimrec", "canary") as database,
+        services.postgresql("slimrec", "canary") as database,
         services.s3_server(folder) as store,
         pytest.MonkeyPatch.context() as patch,
     ):

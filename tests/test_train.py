@@ -134,7 +134,7 @@ def pretrain_process(folder):
 
 
 def wait_for_checkpoint(process, folder):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while time.monotonic() < deadline and process.poll() is None:
         if list((folder / "workspace" / "checkpoints").glob("*.safetensors")):
             return
