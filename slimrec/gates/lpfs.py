@@ -23,10 +23,11 @@ class LpfsGate(Gate):
     `learning_rate` and `strength` here tell fields apart in some hundred steps, whatever their number beyond that: what
     x settles at depends on how steadily the gradient holds it against the pull, not on the length of the log.
 
-    Without a budget a field is dropped whose x ends within one learning rate of 0. The paper drops exact zeros, which
-    Adam, whose steps are of about that length, keeps leaving and finding again. The score is 1/2 + g/2 for fields that
-    stay, g without the arc tangent; for the others half of the share of training until which they held out, so that
-    they still have an order.
+    Without a budget a field is dropped whose x ends within one learning rate of 0. What nothing holds needs
+    start / (learning_rate * strength) steps to get there, a thousand by default: shorter searches want a budget. The
+    paper drops exact zeros, which Adam, whose steps are of about that length, keeps leaving and finding again. The
+    score is 1/2 + g/2 for fields that stay, g without the arc tangent; for the others half of the share of training
+    until which they held out, so that they still have an order.
 
     The paper steps x with the network on the same rows: that is `stream: train`, a single pass here. The default steps
     it on held-out rows. Search for one pass either way: in later epochs held-out rows ask for less of a useful field
