@@ -113,6 +113,7 @@ def placed(preset: str) -> Step:
 
 def _sized(task: dsl.PipelineTask, size: Size) -> None:
     task.set_cpu_request(size.cpu[0]).set_cpu_limit(size.cpu[1])
+    task.set_env_variable("OMP_NUM_THREADS", size.cpu[1])  # else as many as the node has processors, on a share of them
     task.set_memory_request(size.memory).set_memory_limit(size.memory)
     if size.gpus:
         task.set_container_image(GPU_IMAGE).set_accelerator_type(GPU).set_accelerator_limit(size.gpus)

@@ -33,7 +33,7 @@ def train(
         folder = Path(scratch)
         absolute = {name: str(path.absolute()) for name, path in paths.items()}
         write_call(folder, stage, config.model_dump(mode="json"), tracker.run_id, absolute, starter=os.getpid())
-        code = _follow(torchrun(count, folder), threads=max(1, (os.cpu_count() or 1) // count))
+        code = _follow(torchrun(count, folder), threads(count))
         if code:
             raise read_failure(
                 folder, f"torchrun ended with {code} and no rank said why (out of memory?): run it again"
@@ -55,6 +55,12 @@ def processes(config: TrainConfig) -> int:
     return max(1, torch.cuda.device_count())
 
 
+def threads(count: int) -> int:
+    """Of each of so many processes: its part of the step's, OMP_NUM_THREADS or one a processor."""
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # the rest is for threads within threads
+    return max(1, (int(given) if given.isdecimal() else os.cpu_count() or 1) // count)
+
+
 def torchrun(count: int, folder: Path) -> list[str]:
     """The command that starts `count` ranks of a call on this machine."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
@@ -63,7 +69,7 @@ def torchrun(count: int, folder: Path) -> list[str]:
 
 def _follow(command: list[str], threads: int) -> int:
     """The exit code of a command, to which SIGTERM is passed on."""
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with subprocess.Popen(command, env=environment) as process, _on_sigterm(lambda: process.terminate()):
         return process.wait()
 

@@ -62,6 +62,13 @@ def test_every_step_has_requests_and_limits(presets, preset):
         assert told["resourceMemoryRequest"] == told["resourceMemoryLimit"]
 
 
+@pytest.mark.parametrize("preset", cluster.PRESETS)
+def test_a_step_starts_as_many_threads_as_its_limit_of_processors_and_not_as_many_as_the_node_has(presets, preset):
+    for name, (container, _) in pods(presets[preset]).items():
+        told = {each["name"]: each["value"] for each in container["env"]}
+        assert int(told["OMP_NUM_THREADS"]) == float(container["resources"]["resourceCpuLimit"]), name
+
+
 @pytest.mark.parametrize(("preset", "gpus"), [("M", "1"), ("L", "8")])
 def test_training_and_nothing_else_goes_to_gpu_nodes(presets, preset, gpus):
     for name, (container, settings) in pods(presets[preset]).items():

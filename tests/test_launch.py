@@ -133,3 +133,13 @@ def test_a_process_that_torchrun_started_starts_no_others(monkeypatch):
     assert launch.processes(TrainConfig(device="cpu")) == 1
     monkeypatch.setenv("RANK", "1")
     assert launch.processes(TrainConfig(processes=4)) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "count", "each"), [("12", 4, 3), ("2", 8, 1), ("4,2", 2, 2), (None, 1, os.cpu_count())]
+)
+def test_the_processes_of_a_step_share_its_threads(monkeypatch, given, count, each):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert launch.threads(count) == each
