@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import time
 import uuid
 import warnings
@@ -53,7 +54,7 @@ def run(path: Path, output: Path, runner: str = "process", memory: str = "4g") -
     console = Console(file=sys.stdout, highlight=False)  # not the screen's redirected one
     console.print(f"slimrec audit of [bold]{recipe.ingest.source}[/], recipe {path}")
     try:
-        with (output / "log.txt").open("w", encoding="utf-8") as log:
+        with _temporary(), (output / "log.txt").open("w", encoding="utf-8") as log:
             _execute(recipe, output, steps, Screen(console, log, labels))
     except KeyboardInterrupt:
         track.end_audit(failed="interrupted")
@@ -147,6 +148,19 @@ def _processes() -> Iterator[local.SubprocessRunner]:
         sys.executable = executable
         os.environ.clear()
         os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _temporary() -> Iterator[None]:
+    """Temporary files of this process and of all steps, which kfp.local and MLflow leave behind, go when the audit ends."""
+    with tempfile.TemporaryDirectory(prefix="slimrec-", ignore_cleanup_errors=True) as folder:
+        before, tempfile.tempdir = (tempfile.tempdir, os.environ.get("TMPDIR")), folder
+        os.environ["TMPDIR"] = folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before[0]
+            os.environ.pop("TMPDIR") if before[1] is None else os.environ.update(TMPDIR=before[1])
 
 
 class Screen(io.TextIOBase):

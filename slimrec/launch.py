@@ -64,7 +64,8 @@ def threads(count: int) -> int:
 def torchrun(count: int, folder: Path) -> list[str]:
     """The command that starts `count` ranks of a call on this machine."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    return [*launcher, "-m", "slimrec.rank", str(folder)]
+    logs = f"--log-dir={folder / 'log'}"  # else it leaves a folder of its own among the temporary ones
+    return [*launcher, logs, "-m", "slimrec.rank", str(folder)]
 
 
 def _follow(command: list[str], threads: int) -> int:

@@ -72,6 +72,15 @@ def mlflow_server(
 
 
 @contextmanager
+def mlflow_on_sqlite(folder: Path, **environment: str) -> Iterator[Path]:
+    """MLflow without a server, its artifacts beside its database; `environment` is set with its address."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", **environment}.items():
+            patch.setenv(name, value)
+        yield folder
+
+
+@contextmanager
 def s3_server(folder: Path) -> Iterator[str]:
     """An S3 endpoint that keeps everything in memory; yields its address.
 

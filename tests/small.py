@@ -31,6 +31,23 @@ FIELDS = {
         {"name": "user_id", "kind": "category", "column": "user"},
     ],
 }
+RECIPE = {  # of a whole audit, as short as it gets
+    "ingest": {
+        "source": "planted:rows=6000,seed=0",
+        "audit_date": "2026-11-20",
+        "split": {"by": "random", "train": 0.6, "gate": 0.1, "valid": 0.1, "test": 0.2},
+    },
+    "sample": {"fraction": 0.5},
+    "pretrain": {
+        "method": "random",
+        "model": {"backbone": "widedeep", "options": {"hidden": [8]}, "embedding_dim": 4},
+        "train": {"epochs": 1, "batch_size": 128, "threads": 1, "device": "cpu"},
+    },
+    "prune": {"budget": {"keep": 0.75}},
+    "finetune": {"train": {"epochs": 1, "batch_size": 128, "threads": 1, "device": "cpu"}},
+    "evaluate": {"allowed_auc_loss": 0.4, "latency_repeats": 2},
+    "register": {"name": "small"},
+}
 
 
 class World(NamedTuple):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import docker
 import pytest
+import small
 import yaml
 from kfp import dsl, local
 from kfp.local import docker_task_handler
@@ -32,22 +33,7 @@ ARTIFACTS = (
     "finetune/tuned",
     "baseline/gated",
 )
-RECIPE = {
-    "ingest": {
-        "source": "planted:rows=4000,seed=0",
-        "split": {"by": "random", "train": 0.6, "gate": 0.1, "valid": 0.1, "test": 0.2},
-    },
-    "sample": {"fraction": 0.5},
-    "pretrain": {
-        "method": "random",
-        "model": {"backbone": "widedeep", "options": {"hidden": [8]}, "embedding_dim": 4},
-        "train": {"epochs": 1, "batch_size": 256, "threads": 1, "device": "cpu"},
-    },
-    "prune": {"budget": {"keep": 0.75}},
-    "finetune": {"train": {"epochs": 1, "batch_size": 256, "threads": 1, "device": "cpu"}},
-    "evaluate": {"allowed_auc_loss": 0.4, "latency_repeats": 2},
-    "register": {"name": "small"},
-}
+RECIPE = small.RECIPE
 
 
 def run(folder: Path, recipe: dict, *words: str, **environment: str) -> subprocess.CompletedProcess:

@@ -30,8 +30,10 @@ def no_tracking(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-def test_two_processes_select_the_fields_that_one_selects(tmp_path):
+def test_two_processes_select_the_fields_that_one_selects(tmp_path, monkeypatch):
     """The three planted ones of ten: noise is drawn by rank, so that scores agree only nearly."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))  # of the processes that are started
+    (tmp_path / "temporary").mkdir()
     dataset, chosen = recovery.make_dataset(tmp_path, rows=8000), []
     for count in (1, 2):
         config = {"method": "leap", "model": MODEL, "train": {**TRAIN, "epochs": 10, "processes": count}}
@@ -39,6 +41,7 @@ def test_two_processes_select_the_fields_that_one_selects(tmp_path):
         assert figures["epochs"] == 10 and figures["valid_auc"] > 0.7
         chosen.append(load_model(tmp_path / f"gated{count}", "gated").gate.select(Budget(fields=3), seed=0))
     assert set(chosen[0].kept) == set(recovery.STRONG) == set(chosen[1].kept)
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_the_reason_and_the_class_of_a_failing_rank_come_back(tmp_path, capfd):

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import small
 import yaml
 from kfp import dsl
 from kfp.compiler import Compiler
@@ -25,23 +26,7 @@ from slimrec.stages import choose
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "pipelines" / "recipes").glob("[!.]*.yaml"))
-SMALL = {
-    "ingest": {
-        "source": "planted:rows=6000,seed=0",
-        "audit_date": "2026-11-20",
-        "split": {"by": "random", "train": 0.6, "gate": 0.1, "valid": 0.1, "test": 0.2},
-    },
-    "sample": {"fraction": 0.5},
-    "pretrain": {
-        "method": "random",
-        "model": {"backbone": "widedeep", "options": {"hidden": [8]}, "embedding_dim": 4},
-        "train": {"epochs": 1, "batch_size": 128, "threads": 1},
-    },
-    "prune": {"budget": {"keep": 0.75}},
-    "finetune": {"train": {"epochs": 1, "batch_size": 128, "threads": 1}},
-    "evaluate": {"allowed_auc_loss": 0.4, "latency_repeats": 2},
-    "register": {"name": "small"},
-}
+SMALL = small.RECIPE
 STEPS = (
     "fingerprint",
     "window",
@@ -96,8 +81,9 @@ def written(folder: Path, recipe: dict) -> Path:
 def finished(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     """One whole audit; its folder has the name that kfp.local would mangle in paths."""
     folder = tmp_path_factory.mktemp("python3 runs")
-    done = pipelines("run", written(folder, SMALL), "--output", "small", cwd=folder)
-    return folder / "small", done
+    (folder / "temporary").mkdir()
+    words = ["run", written(folder, SMALL), "--output", "small"]
+    return folder / "small", pipelines(*words, cwd=folder, TMPDIR=str(folder / "temporary"))
 
 
 def test_every_step_runs_in_the_image_that_the_environment_names(compiled):
@@ -233,6 +219,11 @@ def test_what_people_look_at_in_the_browser_is_there(finished):
 def test_a_run_leaves_a_folder_for_every_step(finished):
     output, _ = finished
     assert {path.name for path in output.iterdir() if path.is_symlink()} == set(STEPS)
+
+
+def test_a_run_leaves_nothing_in_the_folder_for_temporary_files(finished):
+    assert finished[1].returncode == 0, finished[1].stderr
+    assert not list((finished[0].parent / "temporary").iterdir())
 
 
 def test_the_screen_shows_steps_and_summary_and_the_log_the_rest(finished):

@@ -29,11 +29,7 @@ def slims(tmp_path_factory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """MLflow on SQLite."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-        patch.setenv("MLFLOW_TRACKING_USERNAME", "ann")
+    with services.mlflow_on_sqlite(tmp_path_factory.mktemp("mlflow"), MLFLOW_TRACKING_USERNAME="ann") as folder:
         yield folder
 
 

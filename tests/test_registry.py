@@ -11,6 +11,7 @@ import numpy as np
 import own_networks
 import pyarrow.parquet as pq
 import pytest
+import services
 import small
 from mlflow import MlflowClient
 from pydantic import BaseModel
@@ -36,11 +37,7 @@ class Settings(BaseModel):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """MLflow on SQLite, with its artifacts beside it."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-        patch.setenv("MLFLOW_EXPERIMENT_NAME", "tests")
+    with services.mlflow_on_sqlite(tmp_path_factory.mktemp("mlflow"), MLFLOW_EXPERIMENT_NAME="tests") as folder:
         yield folder
 
 

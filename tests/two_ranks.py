@@ -45,6 +45,16 @@ def stop_after(one: Trainer, steps: int) -> None:
     one._train_step = counted
 
 
+def begin(one: Trainer, steps: int = 21) -> None:
+    """Train so many steps, and leave a checkpoint."""
+    stop_after(one, steps)
+    try:
+        one.fit()
+    except Preempted:
+        return
+    raise AssertionError(f"it was not stopped after {steps} steps")
+
+
 def run_by_two(script: str, dataset: Path, output: Path) -> None:
     """Start one of these scripts by torchrun, in two processes, to its end."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script]

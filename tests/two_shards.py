@@ -6,11 +6,10 @@ from pathlib import Path
 
 import safetensors.torch
 import torch.distributed
-from two_ranks import stop_after
+from two_ranks import begin
 
 from slimrec.config import ModelConfig, TrainConfig
 from slimrec.data.dataset import Dataset
-from slimrec.errors import Preempted
 from slimrec.model import build, with_gate
 from slimrec.train import Trainer
 
@@ -53,12 +52,8 @@ def main(dataset: Path, output: Path) -> None:
     leave("sharded", trainer(dataset, tables="sharded"))
     leave("gated", trainer(dataset, method="lpfs", tables="sharded"))
     leave("resumed", trainer(dataset, output / "one.checkpoint", tables="sharded"))
-    stopped = trainer(dataset, output / "two.checkpoint", tables="sharded")
-    stop_after(stopped, 21)
-    try:
-        stopped.fit()
-    except Preempted:
-        torch.distributed.barrier()
+    begin(trainer(dataset, output / "two.checkpoint", tables="sharded"))
+    torch.distributed.barrier()
     leave("again", trainer(dataset, output / "two.checkpoint", tables="sharded"))
     torch.distributed.destroy_process_group()
 
