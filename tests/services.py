@@ -103,7 +103,7 @@ def postgresql(user: str, password: str) -> Iterator[dict[str, str]]:
     initdb = installed[0] if installed else shutil.which("initdb")
     if initdb is None:
         pytest.skip("PostgreSQL is not installed (initdb): apt-get install postgresql")
-    with tempfile.TemporaryDirectory(prefix="slimrec-") as folder:  # pytest's own are closed to other users
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # pytest's own are closed to other users
         yield from _postgresql(Path(initdb).resolve().parent, Path(folder), user, password)
 
 

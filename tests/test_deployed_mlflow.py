@@ -1,21 +1,29 @@
-"""The MLflow server as manifests/ deploys it, started here: its command, arguments and settings, on a real PostgreSQL."""
+"""The MLflow server as manifests/ deploys it, started here: its command, arguments and settings, on a real PostgreSQL.
+
+Its containers are processes of this machine, or, where SLIMREC_TEST_MLFLOW_IMAGE names what `make images KINDS=mlflow`
+made, containers of the engine at DOCKER_HOST.
+"""
 
 import os
 import re
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+import docker
 import pytest
 import requests
 import services
+from docker.types import Mount
 from mlflow import MlflowClient
 from test_manifests import MANIFESTS, kustomize, of, pods
 
 pytest.importorskip("flask_wtf", reason="MLflow's log-in needs Flask-WTF: the extra `server` brings it")
 
+IMAGE = os.environ.get("SLIMREC_TEST_MLFLOW_IMAGE", "")
 USER, PASSWORD = "slimrec", "canary-password-of-a-test"
 NAMES = {"Host": "slimrec-mlflow.slimrec:5000"}  # how steps call the server
 
@@ -35,8 +43,42 @@ def until(holds, seconds: float = 300) -> None:
 
 
 @contextmanager
+def running(words: list[str], environment: dict[str, str], folder: Path) -> Iterator[Callable[[], int | None]]:
+    """A command in the image, held as the Deployment holds it, or here as a process; yields what tells its exit code."""
+    log = folder / "log.txt"
+    if not IMAGE:
+        here = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(folder)}
+        here["MLFLOW_AUTH_CONFIG_PATH"] = str(folder / "auth.ini")
+        with log.open("a") as stream:
+            process = subprocess.Popen(words, env={**environment, **here}, cwd=folder, stdout=stream, stderr=stream)
+            try:
+                yield process.poll
+            finally:
+                process.terminate()
+                process.wait(30)
+        return
+    with closing(docker.from_env()) as engine:
+        container = engine.containers.run(
+            IMAGE, words, environment=environment, detach=True, network_mode="host", mem_limit="2g", read_only=True,
+            tmpfs={"/tmp": "rw,nosuid,nodev,mode=1777"}, cap_drop=["ALL"], security_opt=["no-new-privileges"],
+            mounts=[Mount("/etc/mlflow/auth.ini", str(folder / "auth.ini"), type="bind", read_only=True)],
+        )  # fmt: skip
+
+        def code() -> int | None:
+            container.reload()
+            return None if container.status in ("created", "running") else container.attrs["State"]["ExitCode"]
+
+        try:
+            yield code
+        finally:
+            container.stop(timeout=30)
+            log.write_bytes(container.logs())
+            container.remove(force=True)
+
+
+@contextmanager
 def started(objects: list[dict], database: dict, folder: Path):
-    """The Deployment's container as a process: yields its address."""
+    """The Deployment's containers, first those that end and then the server: yields its address."""
     spec = pods(objects)["slimrec-mlflow"]["spec"]
     settings = next(each["data"] for each in of(objects, "ConfigMap"))
     secrets = {
@@ -50,7 +92,7 @@ def started(objects: list[dict], database: dict, folder: Path):
         return text.replace("slimrec-postgresql:5432", f"127.0.0.1:{database['PGPORT']}")
 
     def variables(container: dict) -> dict[str, str]:
-        found = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        found = {}
         for each in container["env"]:
             source = each.get("valueFrom", {})
             if "secretKeyRef" in source:
@@ -59,27 +101,22 @@ def started(objects: list[dict], database: dict, folder: Path):
                 found[each["name"]] = settings[source["configMapKeyRef"]["key"]]
             else:
                 found[each["name"]] = each["value"]
-        return found | {"MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"), "HOME": str(folder)}
+        return found
 
     (folder / "auth.ini").write_text(here(settings["auth.ini"]), encoding="utf-8")
-    log = (folder / "log.txt").open("w")
-    shared = {"cwd": folder, "stdout": log, "stderr": log}
     for first in spec["initContainers"]:
-        subprocess.run([here(word) for word in first["command"]], env=variables(first), check=True, **shared)
+        with running([here(word) for word in first["command"]], variables(first), folder) as code:
+            until(lambda code=code: code() is not None, seconds=300)
+            assert code() == 0, f"{first['name']} failed: {folder / 'log.txt'} says why"
     container, port = spec["containers"][0], services.free_port()
     known = variables(container)
     words = [re.sub(r"\$\((\w+)\)", lambda name: known[name[1]], here(word)) for word in container["args"]]
     words += [f"--port={port}", "--host=127.0.0.1", "--workers=1"]  # of two values the last one counts
-    server = subprocess.Popen([*container["command"], *words], env=known, **shared)
     address = f"http://127.0.0.1:{port}"
-    try:
-        until(lambda: server.poll() is not None or answers(f"{address}/health"))
-        assert server.poll() is None, (folder / "log.txt").read_text(encoding="utf-8")[-2000:]
+    with running([*container["command"], *words], known, folder) as code:
+        until(lambda: code() is not None or answers(f"{address}/health"))
+        assert code() is None, f"the server ended: {folder / 'log.txt'} says why"
         yield address
-    finally:
-        server.terminate()
-        server.wait(30)
-        log.close()
 
 
 def answers(address: str) -> bool:
