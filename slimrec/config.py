@@ -167,6 +167,7 @@ class PruneConfig(_Config):
 class FinetuneConfig(_Config):
     start: Literal["warm", "fresh", "initial"] = "warm"  # pruned weights | new ones | the search's first ones
     rows: Literal["all", "rest", "subset"] = "all"  # rest: training rows that the subset left out
+    fraction: float = Option(1.0, gt=0, le=1)  # of those rows
     train: TrainConfig = TrainConfig()
 
 

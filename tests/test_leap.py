@@ -5,13 +5,17 @@ import math
 import pytest
 import torch
 
-from slimrec.config import ModelConfig
+from slimrec.config import FinetuneConfig, ModelConfig, SampleConfig, TrainConfig
+from slimrec.data.dataset import Dataset
 from slimrec.errors import ConfigError
 from slimrec.gates.leap import LeapGate
 from slimrec.model import build, with_gate
 from slimrec.probes import with_probes
 from slimrec.schema import Field, Schema, Statistics
 from slimrec.selection import Budget
+from slimrec.stages import finetune, sample
+from slimrec.track import Tracker
+from tests.small import ingest_rows
 
 WIDTHS = {"a_strong": 1, "b_weak": 1, "c_noise": 16, "d_sparse": 1, "e_constant": 1, "f_noise": 1, "g_signal": 16}
 
@@ -290,3 +294,19 @@ def test_a_reservoir_of_earlier_batches_restores_the_effective_shuffle_rate():
 def test_an_option_outside_its_range_is_refused(options):
     with pytest.raises(ValueError, match="got"):
         LeapGate(dense_schema({"p": 1}), 8, **options)
+
+
+def test_a_cut_model_is_tuned_on_a_fraction_of_the_rows_the_same_for_the_same_seed(tmp_path):
+    ingest_rows(tmp_path, rows=3000, gate=0.15)
+    data = Dataset.open(tmp_path / "dataset")
+    sample.run(SampleConfig(fraction=0.3), Tracker(), dataset=tmp_path / "dataset", subset=tmp_path / "subset")
+
+    def numbers(rows, fraction, seed=0):
+        config = FinetuneConfig(rows=rows, fraction=fraction, train=TrainConfig(seed=seed))
+        return finetune._rows(config, data, tmp_path / "subset").row.tolist()
+
+    for rows in ("all", "rest", "subset"):
+        whole, drawn = numbers(rows, 1.0), numbers(rows, 0.1)
+        assert set(drawn) < set(whole) and len(drawn) == round(0.1 * len(whole))
+        assert drawn == numbers(rows, 0.1) != numbers(rows, 0.1, seed=1)
+    assert not set(numbers("rest", 0.5)) & set(numbers("subset", 0.5))

@@ -32,10 +32,12 @@ class LeapGate(Gate):
 
     `reference: code` is the released base version instead: one penalty for all fields, `fs_weight` times the mean of g,
     whatever their divergence, gates stepped by 0.001 on a held-out batch at every step (`learning_rate` and `every`, when
-    given, still hold). Validation sees the mean of the noise and not draws of it, as in the default. Its weight is .1 for MovieLens-1M, .00125 for AliCCP, .005 for Avazu and .02 for Criteo.
+    given, still hold). Validation sees the mean of the noise and not draws of it, as in the default. Its weight is .1
+    for MovieLens-1M, .00125 for AliCCP, .005 for Avazu and .02 for Criteo.
 
     Both protocols of the paper are the recipe's: search and retrain is `finetune.start: fresh`, cut and fine-tune is
-    `finetune.start: warm`, which starts from the cut model with the mean of the noise folded in.
+    `finetune.start: warm`, which starts from the cut model with the mean of the noise folded in, on few rows with
+    `finetune.fraction`.
 
     `stream` is "gate" (step on the held-out slice at every `every`-th step) or "train" (single pass only): on rows
     that the network has memorised, a gate keeps memorised noise. `reservoir` rows of earlier batches join the

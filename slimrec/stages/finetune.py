@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from slimrec.artifacts import digest, publish, read_json, read_manifest, verify
 from slimrec.checkpoint import checkpoint_path
 from slimrec.config import FinetuneConfig, parse
 from slimrec.data.dataset import Dataset, Split, read_subset
 from slimrec.data.encode import Encoder
+from slimrec.data.hashing import hash_numbers
 from slimrec.data.order import rest_of
 from slimrec.errors import ConfigError, InputError
 from slimrec.model import Model, build
@@ -73,15 +76,24 @@ def _start(config: FinetuneConfig, gated: Path, selection: Path, slim: Path) -> 
 
 
 def _rows(config: FinetuneConfig, data: Dataset, subset: Path | None) -> Split:
-    """Training rows; those of the gate slice are among them again, now that the search is over."""
-    everything = data.split("train+gate")
-    if config.rows == "all":
-        return everything
-    if subset is None:
-        raise ConfigError(f"finetune.rows is '{config.rows}', which needs the subset of the sample stage")
-    chosen = read_subset(subset)
-    if config.rows == "subset":
-        return data.split("train", chosen)
-    if len(chosen) == len(data.split("train")):
-        raise ConfigError("finetune.rows is 'rest', but the subset took every training row: lower sample.fraction")
-    return data.split("train+gate", rest_of(chosen, len(everything)))
+    """Training rows, a `fraction` of them by their number and the seed.
+
+    Those of the gate slice are among them again, now that the search is over.
+    """
+    name, rows = "train+gate", None
+    if config.rows != "all":
+        if subset is None:
+            raise ConfigError(f"finetune.rows is '{config.rows}', which needs the subset of the sample stage")
+        rows = read_subset(subset)
+        if config.rows == "subset":
+            name = "train"
+        elif len(rows) == len(data.split("train")):
+            raise ConfigError("finetune.rows is 'rest', but the subset took every training row: lower sample.fraction")
+        else:
+            rows = rest_of(rows, len(data.split(name)))
+    chosen = data.split(name, rows)
+    if config.fraction == 1:
+        return chosen
+    order = np.argsort(hash_numbers(chosen.row, config.train.seed, 0xF7), kind="stable")
+    drawn = np.sort(order[: max(1, round(config.fraction * len(chosen)))])
+    return data.split(name, drawn if rows is None else rows[drawn])
