@@ -66,7 +66,11 @@ def mlflow_server(
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--port", str(port)]
     command += ["--host", "127.0.0.1", "--workers", "2", "--no-serve-artifacts"]
     command += ["--default-artifact-root", artifacts or (folder / "artifacts").as_uri()]
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_TRACKING_URI": ""}
+    quiet = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes of MLflow's for work that we never give it
+        "MLFLOW_TRACKING_URI": "",
+    }
     with serving(command, folder / "mlflow.log", f"{address}/health", {**quiet, **(environment or {})}):
         yield address
 
