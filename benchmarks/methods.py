@@ -29,12 +29,13 @@ from benchmarks.datasets import main as make_log
 from benchmarks.selection import RECIPES
 from slimrec import stages
 from slimrec.artifacts import read_json
-from slimrec.backbones import BACKBONES
 from slimrec.config import read_recipe
 from slimrec.data.dataset import Dataset
-from slimrec.gates import GATES
-from slimrec.metrics import auc, log_loss, score, size
-from slimrec.weights import load_model
+from slimrec.metrics import auc, log_loss
+from slimrec.model.files import load_model
+from slimrec.model.scoring import score
+from slimrec.plugins import BACKBONES, GATES
+from slimrec.verdict.cost import size
 
 matplotlib.use("Agg")
 # dataset -> recipe, name for benchmarks.datasets, numbers of fields to retrain at (the first is the table's budget)

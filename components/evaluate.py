@@ -1,8 +1,7 @@
 """Evaluate as a step: the slim model against the full one on rows that no search has seen."""
 
 from kfp import dsl
-
-from components import IMAGE
+from slimrec.components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

@@ -1,8 +1,7 @@
 """Finetune as a step: train the cut model to its end."""
 
 from kfp import dsl
-
-from components import IMAGE
+from slimrec.components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

@@ -1,8 +1,7 @@
 """Fingerprint as a step: which raw data lies at the source now. It runs every time, so that ingest need not."""
 
 from kfp import dsl
-
-from components import IMAGE
+from slimrec.components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

@@ -1,8 +1,7 @@
 """Ingest as a step: raw logs in, the dataset that all later steps read out."""
 
 from kfp import dsl
-
-from components import IMAGE
+from slimrec.components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

@@ -3,8 +3,7 @@
 from typing import List  # noqa: UP035  KFP knows a list of artifacts by this name
 
 from kfp import dsl
-
-from components import IMAGE
+from slimrec.components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

@@ -1,8 +1,7 @@
 """Notify as a step: however the pipeline ended, one line says so, and a webhook if there is one."""
 
 from kfp import dsl
-
-from components import IMAGE
+from slimrec.components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

@@ -1,8 +1,7 @@
 """Prune as a step: the gate's decision as plain data, and the model cut down to it."""
 
 from kfp import dsl
-
-from components import IMAGE
+from slimrec.components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

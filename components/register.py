@@ -1,8 +1,7 @@
 """Register as a step: the slim model goes to the registry; or, in its place, a refusal with its reason."""
 
 from kfp import dsl
-
-from components import IMAGE
+from slimrec.components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

@@ -1,8 +1,7 @@
 """Sample as a step: the rows that the search for a selection is run on."""
 
 from kfp import dsl
-
-from components import IMAGE
+from slimrec.components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

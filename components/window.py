@@ -1,8 +1,7 @@
 """Window as a step: whether the same data of the same day was audited under the same recipe before."""
 
 from kfp import dsl
-
-from components import IMAGE
+from slimrec.components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)

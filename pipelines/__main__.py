@@ -17,7 +17,7 @@ def compile_pipeline(given: argparse.Namespace) -> None:
         raise ConfigError(f"the pipeline is written as .yaml, got '{given.output}'")
     recipe = read_recipe(given.recipe) if given.recipe else None
 
-    from pipelines.cluster import write
+    from slimrec.pipelines.cluster import write
 
     given.output.parent.mkdir(parents=True, exist_ok=True)
     write(given.output, recipe, given.preset, given.allow_tag)
@@ -25,7 +25,7 @@ def compile_pipeline(given: argparse.Namespace) -> None:
 
 def run_here(given: argparse.Namespace) -> None:
     """Run the audit on this machine."""
-    from pipelines.local import run
+    from slimrec.pipelines.local import run
 
     run(given.recipe, given.output or Path("runs", given.recipe.stem), given.runner, given.memory)
 
@@ -45,7 +45,7 @@ def upload(given: argparse.Namespace) -> None:
 
 def schedule(given: argparse.Namespace) -> None:
     """Start the audit on a cluster again and again; prints the name to take it off by."""
-    from pipelines.cron import check
+    from slimrec.pipelines.cron import check
 
     cron, name = check(given.cron), given.name or given.recipe.stem
     sent = _program(given)
@@ -82,13 +82,13 @@ def list_all(given: argparse.Namespace) -> None:
 
 def _program(given: argparse.Namespace):
     """The recipe compiled: what can be wrong with it is found before a cluster is asked."""
-    from pipelines.client import program
+    from slimrec.pipelines.client import program
 
     return program(given.recipe.stem, read_recipe(given.recipe), given.preset, given.allow_tag)
 
 
 def _cluster(given: argparse.Namespace):
-    from pipelines.client import Cluster, token
+    from slimrec.pipelines.client import Cluster, token
 
     return Cluster(given.host, given.namespace, token())
 

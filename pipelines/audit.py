@@ -4,18 +4,18 @@ from collections.abc import Callable
 from typing import Any
 
 from kfp import dsl
+from slimrec.components.evaluate import evaluate
+from slimrec.components.finetune import finetune
+from slimrec.components.fingerprint import fingerprint
+from slimrec.components.ingest import ingest
+from slimrec.components.notify import notify
+from slimrec.components.pretrain import pretrain
+from slimrec.components.prune import prune
+from slimrec.components.register import refuse, register
+from slimrec.components.sample import sample
+from slimrec.components.window import window
+from slimrec.pipelines.fanout import ingest_in_parts
 
-from components.evaluate import evaluate
-from components.finetune import finetune
-from components.fingerprint import fingerprint
-from components.ingest import ingest
-from components.notify import notify
-from components.pretrain import pretrain
-from components.prune import prune
-from components.register import refuse, register
-from components.sample import sample
-from components.window import window
-from pipelines.fanout import ingest_in_parts
 from slimrec.config import Recipe
 
 Step = Callable[[str, dsl.PipelineTask], dsl.PipelineTask]

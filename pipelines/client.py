@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import kfp_server_api as api
 from kfp import Client
+from slimrec.pipelines.audit import arguments, audit
+from slimrec.pipelines.cluster import SERVICE_ACCOUNT, WORKSPACE, write
+from slimrec.pipelines.cron import check
 from urllib3.exceptions import HTTPError
 
-from pipelines.audit import arguments, audit
-from pipelines.cluster import SERVICE_ACCOUNT, WORKSPACE, write
-from pipelines.cron import check
 from slimrec.config import Recipe
 from slimrec.errors import ConfigError, ConflictError, SlimrecError, TransientError
 from slimrec.track import redact

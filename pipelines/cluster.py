@@ -5,13 +5,13 @@ from pathlib import Path
 
 from kfp import dsl, kubernetes
 from kfp.compiler import Compiler
+from slimrec.components import GPU_IMAGE, IMAGE
+from slimrec.pipelines.audit import Step, arguments, build, named
+from slimrec.pipelines.images import require_digest
 
-from components import GPU_IMAGE, IMAGE
-from pipelines.audit import Step, arguments, build, named
-from pipelines.images import require_digest
+from slimrec.artifacts.codebase import COMPILED, compiled
 from slimrec.config import Recipe
 from slimrec.errors import ConfigError, did_you_mean
-from slimrec.release import COMPILED, compiled
 
 # Names that manifests/ gives to what it makes.
 SERVICE_ACCOUNT = "slimrec-pipeline"
@@ -106,7 +106,9 @@ def placed(preset: str) -> Step:
         if name == "notify":
             secret, key = WEBHOOK
             return kubernetes.use_secret_as_env(task, secret, {key: key}, optional=True)
-        return task.set_retry(**RETRIES)  # an error that a retry cannot mend stops it at once: slimrec.failures
+        return task.set_retry(
+            **RETRIES
+        )  # an error that a retry cannot mend stops it at once: slimrec.artifacts.failures
 
     return place
 

@@ -13,11 +13,11 @@ from docker.types import Mount
 from docker.utils import parse_bytes
 from kfp import local
 from kfp.local import docker_task_handler
+from slimrec.components import IMAGE
 
-from components import IMAGE
+from slimrec.artifacts.codebase import COMPILED, compiled
 from slimrec.config import Recipe
 from slimrec.errors import ConfigError, TransientError
-from slimrec.release import COMPILED, compiled
 
 NOBODY = 65532  # the user of our images
 _PASSED_ON = ("AWS_ACCESS_", "AWS_DEFAULT_", "AWS_ENDPOINT_", "AWS_REGION", "AWS_SECRET_", "AWS_SESSION_", "MLFLOW_",

@@ -4,8 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kfp import dsl
-
-from components.ingest_parts import count, encode, gather, merge, plan
+from slimrec.components.ingest_parts import count, encode, gather, merge, plan
 
 
 def ingest_in_parts(

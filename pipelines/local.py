@@ -17,10 +17,11 @@ from typing import TextIO
 
 from kfp import local
 from rich.console import Console
+from slimrec.pipelines.audit import arguments, audit
+from slimrec.pipelines.summary import near, show
 
-from pipelines.audit import arguments, audit
-from pipelines.summary import near, show
-from slimrec import failures, track
+from slimrec import track
+from slimrec.artifacts import failures
 from slimrec.config import Recipe, read_recipe
 from slimrec.errors import BY_EXIT_CODE, ConfigError, InputError, SlimrecError
 
@@ -41,7 +42,7 @@ def run(path: Path, output: Path, runner: str = "process", memory: str = "4g") -
     output = output.absolute()
     steps = _processes()
     if runner == "docker":
-        from pipelines.containers import check_engine, containers
+        from slimrec.pipelines.containers import check_engine, containers
 
         check_engine(memory)
         steps = containers(recipe, output, memory)

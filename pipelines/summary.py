@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from slimrec.artifacts import read_json
-from slimrec.report import against_champion, before_after, changes, headline
+from slimrec.verdict.report import against_champion, before_after, changes, headline
 
 
 def show(console: Console, output: Path, name: str) -> None:

@@ -1,3 +1,12 @@
 """slimrec: audit a CTR model's input fields, prune it, prove that nothing was lost."""
 
+import importlib
+
 __version__ = "0.1.0"
+_LATE = {"certify": "slimrec.verdict.certify"}  # what others may use by name; imported when asked for
+
+
+def __getattr__(name: str):
+    if name not in _LATE:
+        raise AttributeError(f"module 'slimrec' has no attribute '{name}'")
+    return importlib.import_module(_LATE[name])

@@ -37,7 +37,7 @@ def predict(
     output: Annotated[Path | None, typer.Option(help="write Parquet or CSV here instead of to the screen")] = None,
 ) -> None:
     """Score raw rows with a slim model: one probability a row."""
-    from slimrec.serve import predict_file
+    from slimrec.serving.predictor import predict_file
 
     predict_file(model, file, output)
 
@@ -119,7 +119,7 @@ def push(
     address: Annotated[str, typer.Argument(help="s3://BUCKET/FOLDER; credentials and endpoint as AWS_... say")],
 ) -> None:
     """Publish an artifact at an s3:// address, once: another content there is a conflict."""
-    from slimrec import remote
+    from slimrec.artifacts import remote
 
     typer.echo("pushed" if remote.push(folder, address) else "the same content was there already")
 
@@ -130,7 +130,7 @@ def pull(
     folder: Annotated[Path, typer.Argument(help="folder to make")],
 ) -> None:
     """Bring an artifact from an s3:// address, every file checked against its manifest."""
-    from slimrec import remote
+    from slimrec.artifacts import remote
 
     remote.pull(address, folder)
 
@@ -146,7 +146,7 @@ def promote(
     why: Why = "",
 ) -> None:
     """Make a version champion, if it was judged against the present one and is still what was registered."""
-    from slimrec import promotion
+    from slimrec.registry import promotion
 
     _tell(promotion.promote(name, version, why))
 
@@ -154,7 +154,7 @@ def promote(
 @app.command()
 def rollback(name: Name, why: Why = "") -> None:
     """Make the previous champion champion again."""
-    from slimrec import promotion
+    from slimrec.registry import promotion
 
     _tell(promotion.rollback(name, why))
 
@@ -162,7 +162,7 @@ def rollback(name: Name, why: Why = "") -> None:
 @app.command()
 def history(name: Name) -> None:
     """List who moved the champion from where to where, when and why."""
-    from slimrec import promotion
+    from slimrec.registry import promotion
 
     found = promotion.history(name)
     for entry in found.entries:

@@ -11,9 +11,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 from pydantic import Field as Option
 
-from slimrec.backbones import BACKBONES
 from slimrec.errors import ConfigError, InputError, did_you_mean
-from slimrec.gates import GATES
+from slimrec.plugins import BACKBONES, GATES
 from slimrec.probes import with_probes
 from slimrec.schema import Schema
 from slimrec.selection import Budget

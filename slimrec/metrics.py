@@ -1,32 +1,8 @@
-"""What a model is worth and what it costs: AUC, log-loss, calibration, size, multiply-adds, latency."""
+"""What a model's scores are worth: AUC, ROC, log-loss, calibration."""
 
 from __future__ import annotations
 
-import statistics
-import time
-from typing import TYPE_CHECKING
-
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
-
-if TYPE_CHECKING:
-    from slimrec.data.dataset import Split
-    from slimrec.model import Model
-
-
-def score(model: Model, split: Split, batch_size: int = 16_384, device: str | torch.device = "cpu") -> np.ndarray:
-    """Logits (n,) float64 of all rows of a split, in stored order."""
-    model = model.to(device).eval()
-    logits = np.empty(len(split), dtype=np.float64)
-    start = 0
-    with torch.inference_mode():
-        for batch in split.batches(batch_size, shuffle="none"):
-            part = model(batch.ids.to(device), batch.dense.to(device))
-            logits[start : start + len(part)] = part.double().cpu().numpy()
-            start += len(part)
-    return logits
 
 
 def probability(logits: np.ndarray) -> np.ndarray:
@@ -86,41 +62,3 @@ def calibration(
         "ratio": float(np.average(predicted, weights=weight)) / observed if observed > 0 else None,
         "error": sum(excess) / float(weight.sum()),
     }
-
-
-def size(model: Model) -> dict[str, int]:
-    """Parameters, rows and bytes as served: tables, everything else (a gate included), and the sum."""
-    tables = list(model.arena.tables.values())
-    owned = {id(table) for table in tables}
-    dense = [p for p in model.parameters() if id(p) not in owned] + [model.arena.dense_scale, model.arena.dense_shift]
-    embedding_bytes, dense_bytes = (sum(t.numel() * t.element_size() for t in part) for part in (tables, dense))
-    return {
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "embedding_rows": sum(len(table) for table in tables),
-        "embedding_bytes": embedding_bytes,
-        "dense_bytes": dense_bytes,
-        "bytes": embedding_bytes + dense_bytes,
-    }
-
-
-def multiply_adds(model: Model, batch: tuple[Tensor, Tensor]) -> int:
-    """Multiply-adds of one row, by PyTorch's counter (matrix products only)."""
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        model.eval()(*batch)
-    return round(counter.get_total_flops() / 2 / len(batch[0]))
-
-
-def compare_latency(
-    full: Model, full_batch: tuple[Tensor, Tensor], slim: Model, slim_batch: tuple[Tensor, Tensor], repeats: int
-) -> tuple[float, float]:
-    """Median milliseconds of one forward pass of each model, timed in turns so that a busy machine slows both."""
-    pairs = ((full.eval(), full_batch), (slim.eval(), slim_batch))
-    times: tuple[list[float], list[float]] = ([], [])
-    with torch.inference_mode():
-        for repeat in range(repeats + 3):  # the first three warm up
-            for (model, batch), seconds in zip(pairs, times):
-                start = time.perf_counter()
-                model(*batch)
-                if repeat >= 3:
-                    seconds.append(time.perf_counter() - start)
-    return 1000 * statistics.median(times[0]), 1000 * statistics.median(times[1])

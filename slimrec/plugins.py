@@ -1,4 +1,4 @@
-"""The two families one can extend (gates, backbones): a table of names, options read from signatures, late imports.
+"""The two families one can extend (gates, backbones): names, options read from signatures, late imports.
 
 The options of a plug-in are the keyword arguments of its `__init__`. They are read from the source text, so that a
 recipe is checked before a cluster is contacted and on machines where torch is not installed.
@@ -8,7 +8,9 @@ import ast
 import importlib
 import importlib.util
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import metadata
 from numbers import Real
 from pathlib import Path
 
@@ -27,37 +29,51 @@ def _is(kind: str, value: object) -> bool:
 
 @dataclass(frozen=True)
 class Family:
-    """A table `name -> "module:Class"` of plug-ins; `package.module:Class` names one outside the table.
+    """The plug-ins of one kind by name; "package.module:Class" names one that has no name.
 
-    `adapter`, "module:function" of the package, makes a member of the family of a class from outside; `adds` are the
-    options that it accepts beside those of that class.
+    Ours stand in the `TABLE` of their package as "module:Class"; those of other distributions come by entry points of
+    the group that is called like the package. `adapter`, "module:function" of the package, makes a member of the family
+    of a class from outside; `adds` are the options that it accepts beside those of that class.
     """
 
     noun: str
     package: str
-    table: dict[str, str] = field(default_factory=dict)
     adapter: str = ""
     adds: tuple[str, ...] = ()
+
+    @cached_property
+    def table(self) -> dict[str, str]:
+        """Name -> "package.module:Class", ours first. Raises ConfigError where two distributions give one name."""
+        ours = importlib.import_module(self.package).TABLE
+        table = {name: f"{self.package}.{place}" for name, place in ours.items()}
+        for point in sorted(metadata.entry_points(group=self.package), key=lambda point: (point.name, point.value)):
+            if table.get(point.name, point.value) != point.value:
+                raise ConfigError(
+                    f"{self.noun} '{point.name}' is given twice: as {table[point.name]} and as {point.value} by "
+                    f"{point.dist.name if point.dist else 'a distribution'}; take one off, or name it by its import path"
+                )
+            table[point.name] = point.value
+        return table
+
+    def _is_ours(self, name: str) -> bool:
+        return self._locate(name)[0].startswith(f"{self.package}.")
 
     def _locate(self, name: str) -> tuple[str, str]:
         if name not in self.table and ":" not in name:
             raise ConfigError(f"there is no {self.noun} '{name}'; {did_you_mean(name, self.table)}")
         module, _, cls = self.table.get(name, name).partition(":")
-        return (f"{self.package}.{module}" if name in self.table else module), cls
+        return module, cls
 
     def _source(self, name: str) -> ast.ClassDef:
         """The class as it is written; imports nothing heavy."""
         module, cls = self._locate(name)
-        if name in self.table:
-            source = Path(__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")
-        else:
-            try:
-                spec = importlib.util.find_spec(module)
-            except ModuleNotFoundError:
-                spec = None
-            if spec is None or not spec.origin:
-                raise ConfigError(f"{self.noun} '{name}': no module '{module}' on the Python path")
-            source = Path(spec.origin)
+        try:
+            spec = importlib.util.find_spec(module)
+        except ModuleNotFoundError:
+            spec = None
+        if spec is None or not spec.origin:
+            raise ConfigError(f"{self.noun} '{name}': no module '{module}' on the Python path")
+        source = Path(spec.origin)
         tree = ast.parse(source.read_text(encoding="utf-8"))
         body = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == cls), None)
         if body is None:
@@ -91,7 +107,7 @@ class Family:
         """
         accepted = self._arguments(name)
         for option, value in options.items():
-            if option not in accepted and (name in self.table or option not in self.adds):
+            if option not in accepted and (self._is_ours(name) or option not in self.adds):
                 raise ConfigError(f"{self.noun} '{name}' has no option '{option}'; {did_you_mean(option, accepted)}")
             wanted = accepted[option][0].split(" | ") if option in accepted else []
             if wanted and not any(_is(kind, value) for kind in wanted):
@@ -102,7 +118,7 @@ class Family:
         """The class itself."""
         module, cls = self._locate(name)
         found = getattr(importlib.import_module(module), cls)
-        if name in self.table or not self.adapter:
+        if self._is_ours(name) or not self.adapter:
             return found
         module, _, function = self.adapter.partition(":")
         return getattr(importlib.import_module(f"{self.package}.{module}"), function)(found)
@@ -114,3 +130,7 @@ class Family:
             return self.load(name)(*arguments, **options)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{self.noun} '{name}': {error}") from error
+
+
+GATES = Family("method", "slimrec.gates")
+BACKBONES = Family("backbone", "slimrec.backbones", adapter="adapter:adapted", adds=("whole",))

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 
 from slimrec.config import IngestConfig, ModelConfig, PretrainConfig, SampleConfig, TrainConfig
 from slimrec.gates.base import Gate
+from slimrec.model.files import load_model
 from slimrec.stages import ingest, pretrain, sample
 from slimrec.track import Tracker
-from slimrec.weights import load_model
 
 STRONG = ("strong_a", "strong_b", "strong_c")
 NOISE = {f"noise_{values}": values for values in (2, 5, 10, 20, 50, 100, 500)}  # in front of the strong ones by name

@@ -11,11 +11,11 @@ from slimrec.artifacts import digest, publish, read_json, write_json
 from slimrec.config import IngestConfig, ModelConfig, PretrainConfig, TrainConfig
 from slimrec.data.dataset import Dataset
 from slimrec.data.encode import Encoder
+from slimrec.model.files import load_model, save_model
 from slimrec.schema import Schema
 from slimrec.selection import Budget, Decision, Selection
 from slimrec.stages import ingest, pretrain
 from slimrec.track import Tracker
-from slimrec.weights import load_model, save_model
 
 FIELDS = {
     "label": "click",

@@ -4,15 +4,14 @@ import pytest
 import test_contract as contract
 import torch
 
-from slimrec.backbones import BACKBONES
 from slimrec.config import FinetuneConfig, ModelConfig, PretrainConfig, PruneConfig, TrainConfig, parse
 from slimrec.errors import ConfigError
-from slimrec.gates import GATES
 from slimrec.model import build, with_gate
+from slimrec.model.files import load_model
+from slimrec.plugins import BACKBONES, GATES
 from slimrec.selection import Budget
 from slimrec.stages import finetune, pretrain, prune
 from slimrec.track import Tracker
-from slimrec.weights import load_model
 from tests.small import ingest_rows
 
 OWN = [f"tests.own_networks:{name}" for name in ("TwoHeads", "Attentive", "WithoutBias")]

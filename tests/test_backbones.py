@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from slimrec.backbones import BACKBONES
 from slimrec.backbones.layers import Grid, Meetings, Projection, holders
 from slimrec.errors import ConfigError
+from slimrec.plugins import BACKBONES
 from slimrec.schema import Block
 from slimrec.selection import Budget, Decision, Selection
 

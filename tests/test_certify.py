@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from slimrec.certify import compare, influence, rows_needed, verdict
 from slimrec.errors import InputError
+from slimrec.verdict.certify import compare, influence, rows_needed, verdict
 
 
 def world(seed, rows=400, lift=1.0, noise=0.5, ties=True):

@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from slimrec.pipelines.__main__ import main as pipelines
 
-from pipelines.__main__ import main as pipelines
 from slimrec.cli import main as slimrec
 
 DEMO = str(Path(__file__).parents[1] / "pipelines" / "recipes" / "demo.yaml")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from slimrec.pipelines.client import Cluster, program
+from slimrec.pipelines.cron import check
 
-from pipelines.client import Cluster, program
-from pipelines.cron import check
 from slimrec.config import read_recipe
 from slimrec.errors import ConfigError, ConflictError, TransientError
 from tests.kubeflow import BASE, Kubeflow, serving

@@ -4,12 +4,12 @@ import re
 
 import pytest
 import yaml
+from slimrec.components import IMAGE
+from slimrec.pipelines import cluster
+from slimrec.pipelines.__main__ import main
+from slimrec.pipelines.audit import audit
 
-from components import IMAGE
-from pipelines import cluster
-from pipelines.__main__ import main
-from pipelines.audit import audit
-from slimrec import release
+from slimrec.artifacts import codebase
 from slimrec.config import Recipe, parse
 from slimrec.errors import ConfigError
 from slimrec.stages import INGEST_IN_PARTS
@@ -113,7 +113,7 @@ def test_every_step_is_told_what_its_pipeline_was_compiled_with_and_in_which_ima
     monkeypatch.setattr(cluster, "GPU_IMAGE", "slimrec-gpu:0.1.0")
     for container, _ in pods(compiled(tmp_path, "M")).values():
         told = {each["name"]: each["value"] for each in container["env"]}
-        assert told["SLIMREC_COMPILED"] == f"{release.code()} {container['image']}"
+        assert told["SLIMREC_COMPILED"] == f"{codebase.code()} {container['image']}"
 
 
 def test_every_step_but_the_last_word_is_tried_again_for_as_long_as_a_training_may_take(presets):

@@ -15,8 +15,8 @@ import small
 import yaml
 from kfp import dsl, local
 from kfp.local import docker_task_handler
+from slimrec.pipelines.containers import NOBODY, containers
 
-from pipelines.containers import NOBODY, containers
 from slimrec.artifacts import digest, read_json, verify
 from slimrec.config import Recipe, parse
 

@@ -4,17 +4,16 @@ import pytest
 import torch
 
 from slimrec.artifacts import publish
-from slimrec.backbones import BACKBONES
+from slimrec.batch import Batch
 from slimrec.config import ModelConfig, PretrainConfig, parse
-from slimrec.data.dataset import Batch
 from slimrec.data.encode import Encoder
 from slimrec.errors import ConfigError
-from slimrec.gates import GATES
 from slimrec.model import build, with_gate
+from slimrec.model.files import load_model, save_model
+from slimrec.plugins import BACKBONES, GATES
 from slimrec.probes import is_probe, q_values, with_probes
 from slimrec.schema import Field, Schema, Statistics
 from slimrec.selection import Budget, Selection
-from slimrec.weights import load_model, save_model
 
 INEXACT_CONSTANTS = {"dcn", "xdeepfm"}  # they say themselves that a constant cannot be folded through them
 EVERY_GATE = pytest.mark.parametrize("method", sorted(GATES.table))

@@ -17,12 +17,12 @@ from slimrec.data.dataset import Dataset
 from slimrec.data.encode import Encoder, column_of
 from slimrec.data.values import categories
 from slimrec.errors import ConfigError, InputError
+from slimrec.model.files import load_model, save_model
 from slimrec.schema import MISSING, RESERVED_ROWS, UNSEEN, Schema
 from slimrec.selection import Budget, Decision, Selection
-from slimrec.serve import Predictor, example_rows
+from slimrec.serving.predictor import Predictor, example_rows
 from slimrec.stages import evaluate, ingest, pretrain
 from slimrec.track import Tracker
-from slimrec.weights import load_model, save_model
 
 FIELDS = {
     "label": "click",

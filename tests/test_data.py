@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from slimrec.batch import Batch
 from slimrec.config import IngestConfig
-from slimrec.data.dataset import Batch, Dataset
+from slimrec.data.dataset import Dataset
 from slimrec.data.order import batch_count, rest_of
 from slimrec.errors import ConfigError, InputError, SecurityError
 from slimrec.stages import ingest

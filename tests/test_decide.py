@@ -13,15 +13,15 @@ from test_contract import gated
 
 from slimrec.config import ModelConfig, PretrainConfig, PruneConfig, TrainConfig
 from slimrec.data.dataset import Dataset
-from slimrec.decide import decide, jaccard
-from slimrec.findings import Change, Findings, Presence, Twins, _judge, _missed, find, usual
 from slimrec.model import build, with_gate
+from slimrec.model.files import load_model
+from slimrec.pruning.decide import decide, jaccard
+from slimrec.pruning.findings import Change, Findings, Presence, Twins, _judge, _missed, find, usual
+from slimrec.pruning.twins import agreement, twins
 from slimrec.schema import Field
 from slimrec.selection import Budget
 from slimrec.stages import pretrain, prune
 from slimrec.track import Tracker
-from slimrec.twins import agreement, twins
-from slimrec.weights import load_model
 from tests.small import ingest_rows
 
 TRAIN = TrainConfig(epochs=1, batch_size=256, learning_rate=0.01, embedding_learning_rate=0.02, device="cpu", threads=1)
@@ -134,7 +134,7 @@ def test_importance_is_the_loss_that_shuffling_adds(world):
 
 @pytest.mark.parametrize("backbone", ["mlp", "widedeep", "deepfm", "dcn"])
 def test_what_shuffling_a_field_changes_is_found_without_a_whole_forward_pass(world, backbone, monkeypatch):
-    monkeypatch.setattr("slimrec.findings._PIECE", 256)
+    monkeypatch.setattr("slimrec.pruning.findings._PIECE", 256)
     data = Dataset.open(world / "dataset")
     model = build(data.schema, ModelConfig(backbone=backbone, embedding_dim=4, embedding_std=0.5), seed=1)
     model = with_gate(model, "leap", {}, seed=1).eval()

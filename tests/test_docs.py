@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
+from slimrec.pipelines.__main__ import _parser
 from test_manifests import kustomize, of, pods
 
-from pipelines.__main__ import _parser
 from slimrec.cli import app
 
 ROOT = Path(__file__).parents[1]

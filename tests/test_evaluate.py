@@ -13,10 +13,10 @@ from slimrec.artifacts import verify
 from slimrec.config import EvaluateConfig, FinetuneConfig, PruneConfig, TrainConfig
 from slimrec.data.dataset import Dataset
 from slimrec.errors import InputError
-from slimrec.serve import Predictor
+from slimrec.model.files import load_model
+from slimrec.serving.predictor import Predictor
 from slimrec.stages import evaluate, finetune, prune
 from slimrec.track import Tracker
-from slimrec.weights import load_model
 
 GENEROUS = EvaluateConfig(allowed_auc_loss=0.2, latency_repeats=3)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from slimrec import failures
+from slimrec.artifacts import failures
+from slimrec.artifacts.failures import Attempt
 from slimrec.errors import ConfigError, InputError, Preempted, SecurityError, TransientError
-from slimrec.failures import Attempt
 from slimrec.stages import execute
 
 ROOT = Path(__file__).parents[1]

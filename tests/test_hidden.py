@@ -7,15 +7,15 @@ import torch.nn.functional as F
 from test_contract import fed, gated, inputs, mixed_schema
 
 from slimrec.artifacts import read_json
-from slimrec.backbones import BACKBONES
 from slimrec.backbones.hidden import best_units, narrow_hidden, score_hidden, silence
 from slimrec.config import FinetuneConfig, ModelConfig, PretrainConfig, PruneConfig, TrainConfig
 from slimrec.errors import ConfigError
 from slimrec.model import build
+from slimrec.model.files import load_model
+from slimrec.plugins import BACKBONES
 from slimrec.selection import Budget, Selection
 from slimrec.stages import finetune, pretrain, prune
 from slimrec.track import Tracker
-from slimrec.weights import load_model
 from tests.small import ingest_rows
 
 UNITS = {0: (0, 3, 5, 7), 1: (1, 2)}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from slimrec.gates import GATES
+from slimrec.plugins import GATES
 
 ROOT = Path(__file__).parents[1]
 PYTHON = sorted(
@@ -21,20 +21,29 @@ TOP = {
     *("Makefile", "README.md", "pyproject.toml", "requirements.lock", "requirements-cpu.lock", "requirements-gpu.lock"),
     *(".dockerignore", ".gitignore", ".github", "LICENSE"),
 }
-# Floor 0 is read on machines without torch; only tracking, the registry and the served model know MLflow.
+# The rooms of the library from the ground up; each may ask those of lower floors, and nobody else.
+FLOORS = (
+    {"errors", "schema", "batch", "metrics", "optimizers"},
+    {"plugins", "probes", "track"},
+    {"artifacts", "selection"},
+    {"backbones", "config", "gates"},
+    {"data"},
+    {"model"},
+    {"serving", "verdict"},
+    {"pruning", "registry", "serve", "training"},
+    {"stages"},
+    {"cli"},
+)
+# Read on machines without torch; only tracking, the registry and the served model know MLflow.
 WITHOUT_TORCH = {
-    "__init__",
-    "config",
-    "schema",
-    "selection",
-    "errors",
-    "plugins",
-    "artifacts",
-    "track",
-    "gates/__init__",
+    *("__init__", "config", "schema", "selection", "errors", "plugins", "probes", "track"),
+    *("artifacts/__init__", "artifacts/codebase", "artifacts/failures", "artifacts/remote"),
+    *("gates/__init__", "backbones/__init__", "stages/__init__", "stages/fingerprint", "stages/notify"),
 }
-WITHOUT_TORCH |= {"backbones/__init__", "stages/__init__", "stages/fingerprint", "stages/notify", "failures", "release"}
-WITH_MLFLOW = {"track", "registry", "versions", "ledger", "pyfunc"}
+WITH_MLFLOW = {
+    *("track", "serving/pyfunc"),
+    *("registry/registration", "registry/versions", "registry/ledger"),
+}
 PLAIN_WORDS = {"none", "random", "permutation"}  # methods whose names other files may need for other things
 BANNED = {"eval", "exec", "compile", "__import__"}
 BANNED_ATTRIBUTES = {("torch", "load"), ("yaml", "load"), ("yaml", "unsafe_load"), ("os", "system")}
@@ -81,6 +90,25 @@ def library() -> list[Path]:
     return sorted((ROOT / "slimrec").rglob("*.py"))
 
 
+def room_of(module: str) -> str:
+    """The room of `slimrec.ROOM...`; "" for the house itself and for what is not in it."""
+    house, _, rest = module.partition(".")
+    return rest.partition(".")[0] if house == "slimrec" else ""
+
+
+def test_every_room_of_the_house_stands_on_one_floor():
+    rooms = {path.relative_to(ROOT / "slimrec").parts[0].removesuffix(".py") for path in library()} - {"__init__"}
+    assert sorted(rooms) == sorted(room for floor in FLOORS for room in floor)
+
+
+@pytest.mark.parametrize("path", library(), ids=name_of)
+def test_no_room_asks_one_of_its_own_floor_or_above(path):
+    floor = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+    own = path.relative_to(ROOT / "slimrec").parts[0].removesuffix(".py")
+    asked = {room_of(module) for module in imports(tree_of(path))} & set(floor) - {own}
+    assert own == "__init__" or not {room for room in asked if floor[room] >= floor[own]}
+
+
 @pytest.mark.parametrize("path", library(), ids=name_of)
 def test_the_library_knows_neither_kfp_nor_the_floors_above(path):
     assert not first_words(imports(tree_of(path))) & {"kfp", "components", "pipelines", "benchmarks", "tests"}
@@ -90,7 +118,7 @@ def test_the_library_knows_neither_kfp_nor_the_floors_above(path):
 def test_only_tracking_registry_and_served_model_import_mlflow_and_late(path):
     name = path.relative_to(ROOT / "slimrec").with_suffix("").as_posix()
     if name in WITH_MLFLOW:
-        late = name == "pyfunc" or "mlflow" not in first_words(imports(at_module_level(tree_of(path))))
+        late = name == "serving/pyfunc" or "mlflow" not in first_words(imports(at_module_level(tree_of(path))))
         assert late, "mlflow takes seconds to import: import it inside functions"
     else:
         assert "mlflow" not in first_words(imports(tree_of(path)))
@@ -106,7 +134,8 @@ def test_the_ground_floor_imports_no_torch(name):
 def test_components_import_only_kfp_and_the_standard_library(path):
     tree = tree_of(path)
     inside = imports(tree) - imports(at_module_level(tree_of(path)))
-    assert first_words(imports(at_module_level(tree))) <= {"kfp", "components", *sys.stdlib_module_names}
+    outside = {module for module in imports(at_module_level(tree)) if not module.startswith("slimrec.components")}
+    assert first_words(outside) <= {"kfp", *sys.stdlib_module_names}
     assert {module for module in inside if module.startswith("slimrec")} <= {
         *("slimrec.stages", "slimrec.stages.execute_or_exit"),
         *("slimrec.stages.notify", "slimrec.stages.notify.notify"),
@@ -118,7 +147,9 @@ def test_components_import_only_kfp_and_the_standard_library(path):
 def test_pipelines_import_no_torch_and_no_stage(path):
     found = imports(tree_of(path))
     assert not first_words(found) & {"torch", "numpy", "mlflow", "benchmarks", "tests"}
-    assert not {module for module in found if module.startswith(("slimrec.stages", "slimrec.model", "slimrec.train"))}
+    assert not {
+        module for module in found if module.startswith(("slimrec.stages", "slimrec.model", "slimrec.training"))
+    }
 
 
 def test_no_file_outside_its_own_names_a_selection_method():
@@ -204,13 +235,17 @@ def test_steps_that_run_no_network_start_without_what_runs_one():
 def test_the_pipeline_compiles_without_torch(tmp_path):
     words = ["compile", "--output", str(tmp_path / "audit.yaml"), "--recipe", "pipelines/recipes/demo.yaml"]
     words += ["--preset", "L", "--allow-tag"]
-    done = run_without(("torch", "numpy", "pyarrow", "mlflow"), f"from pipelines.__main__ import main\nmain({words!r})")
+    done = run_without(
+        ("torch", "numpy", "pyarrow", "mlflow"), f"from slimrec.pipelines.__main__ import main\nmain({words!r})"
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "audit.yaml").stat().st_size > 10_000
 
 
 def test_submitting_needs_no_torch_and_asks_for_a_host():
     words = ["submit", "pipelines/recipes/demo.yaml", "--host", "", "--allow-tag"]
-    done = run_without(("torch", "numpy", "pyarrow", "mlflow"), f"from pipelines.__main__ import main\nmain({words!r})")
+    done = run_without(
+        ("torch", "numpy", "pyarrow", "mlflow"), f"from slimrec.pipelines.__main__ import main\nmain({words!r})"
+    )
     assert done.returncode == 20
     assert "KFP_HOST" in done.stderr

@@ -5,8 +5,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from slimrec.pipelines.images import require_digest
 
-from pipelines.images import require_digest
 from slimrec.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]

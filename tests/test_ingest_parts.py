@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from kfp import dsl, local
+from slimrec.pipelines import cluster
+from slimrec.pipelines.audit import named
+from slimrec.pipelines.fanout import ingest_in_parts
 from typer.testing import CliRunner
 
-from pipelines import cluster
-from pipelines.audit import named
-from pipelines.fanout import ingest_in_parts
 from slimrec import artifacts
 from slimrec.cli import app
 from slimrec.config import IngestConfig, PartConfig, PlannedConfig, Recipe, parse

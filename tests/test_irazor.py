@@ -17,7 +17,7 @@ from slimrec.schema import Field, Schema, Statistics
 from slimrec.selection import Budget
 from slimrec.stages import ingest
 from slimrec.track import Tracker
-from slimrec.train import Trainer
+from slimrec.training.loop import Trainer
 
 # Per-field cardinalities (datasets/Avazu.py, Criteo.py) and the widths searched (tf_main_retrain_model.py), facts of
 # the released repository github.com/YaoYao1995/i-Razor at 122172e; fields are numbered in the order given there.

@@ -12,14 +12,14 @@ import pytest
 import recovery
 import small
 
-from slimrec import launch
+from slimrec.artifacts.failures import newest
 from slimrec.config import TrainConfig
 from slimrec.errors import InputError
-from slimrec.failures import newest
-from slimrec.rank import read_failure
+from slimrec.model.files import load_model
 from slimrec.selection import Budget
 from slimrec.stages import execute, execute_or_exit
-from slimrec.weights import load_model
+from slimrec.training import launch
+from slimrec.training.process import read_failure
 
 TRAIN = {"batch_size": 256, "learning_rate": 0.01, "embedding_learning_rate": 0.01, "device": "cpu", "patience": 0}
 MODEL = {"embedding_dim": 4, "options": {"hidden": [8]}}

@@ -6,18 +6,19 @@ import torch
 from recovery import NOISE, STRONG, make_dataset, search
 
 from slimrec.artifacts import read_json
-from slimrec.backbones import BACKBONES
 from slimrec.config import FinetuneConfig, ModelConfig, PruneConfig, SampleConfig, TrainConfig
 from slimrec.data.dataset import Dataset, read_subset
 from slimrec.gates.lightfmp import LightFmpGate, expected_l0, hard_concrete
-from slimrec.metrics import log_loss, score
+from slimrec.metrics import log_loss
 from slimrec.model import build, with_gate
+from slimrec.model.files import load_model
+from slimrec.model.scoring import score
+from slimrec.plugins import BACKBONES
 from slimrec.probes import with_probes
 from slimrec.schema import Field, Schema, Statistics
 from slimrec.selection import Budget
 from slimrec.stages import finetune, prune, sample
 from slimrec.track import Tracker
-from slimrec.weights import load_model
 
 
 def category_schema(fields, rows=20):

@@ -9,8 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from kubeflow_trainer_api import models
-
-from pipelines.images import require_digest
+from slimrec.pipelines.images import require_digest
 
 ROOT = Path(__file__).parents[1]
 MANIFESTS = ROOT / "manifests"

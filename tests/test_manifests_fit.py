@@ -3,9 +3,8 @@
 from fractions import Fraction
 
 import pytest
+from slimrec.pipelines import cluster
 from test_manifests import MANIFESTS, SECRETS, kustomize, of, pods
-
-from pipelines import cluster
 
 UNITS = {"m": Fraction(1, 1000), "": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 

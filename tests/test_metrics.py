@@ -9,7 +9,9 @@ from sklearn.metrics import roc_auc_score
 from slimrec import metrics
 from slimrec.config import ModelConfig
 from slimrec.model import build
+from slimrec.model.scoring import score
 from slimrec.schema import Field, Schema, Statistics
+from slimrec.verdict import cost
 
 SCHEMA = Schema(
     label="y",
@@ -83,7 +85,7 @@ def test_calibration_error_of_two_bins_by_hand():
 
 
 def test_size_counts_every_weight_once():
-    found = metrics.size(model())
+    found = cost.size(model())
     dense = 8 * 9 + 8 + 4 * 8 + 4 + 4 + 1  # hidden layers 9 -> 8 -> 4 -> 1
     assert found["embedding_rows"] == 30 and found["embedding_bytes"] == 30 * 4 * 4
     assert found["parameters"] == 30 * 4 + dense
@@ -94,11 +96,11 @@ def test_size_counts_every_weight_once():
 def test_multiply_adds_are_those_of_the_matrix_products():
     tower = 9 * 8 + 8 * 4 + 4 * 1
     bag = 2 * 4  # the average over two slots
-    assert [metrics.multiply_adds(model(), batch(count)) for count in (1, 64)] == [tower + bag] * 2
+    assert [cost.multiply_adds(model(), batch(count)) for count in (1, 64)] == [tower + bag] * 2
 
 
 def test_a_larger_model_takes_longer_in_a_paired_timing():
-    large, small = metrics.compare_latency(model((1024, 1024)), batch(256), model((8,)), batch(256), repeats=9)
+    large, small = cost.compare_latency(model((1024, 1024)), batch(256), model((8,)), batch(256), repeats=9)
     assert large > 2 * small > 0
 
 
@@ -106,7 +108,7 @@ def test_scores_come_in_stored_order_whatever_the_batch_size(tmp_path):
     import small
 
     from slimrec.data.dataset import Dataset
-    from slimrec.weights import load_model
+    from slimrec.model.files import load_model
 
     world = small.make(tmp_path, rows=1500)
     test = Dataset.open(world.dataset).split("test")
@@ -115,4 +117,4 @@ def test_scores_come_in_stored_order_whatever_the_batch_size(tmp_path):
     with torch.no_grad():
         expected = trained.eval()(whole.ids, whole.dense).numpy()
     for size in (7, 100_000):
-        assert metrics.score(trained, test, size) == pytest.approx(expected, abs=1e-6)
+        assert score(trained, test, size) == pytest.approx(expected, abs=1e-6)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from slimrec.backbones import BACKBONES
 from slimrec.config import ModelConfig
 from slimrec.model import Arena, build
+from slimrec.plugins import BACKBONES
 from slimrec.schema import Block, Field, Label, Schema, Statistics, blocks_of
 from slimrec.selection import Budget, Decision, Selection
 

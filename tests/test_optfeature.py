@@ -14,20 +14,22 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import OneHotEncoder
 from test_contract import gated, inputs, mixed_schema
 
+from slimrec.batch import Batch
 from slimrec.config import FinetuneConfig, IngestConfig, ModelConfig, PretrainConfig, PruneConfig, TrainConfig
-from slimrec.data.dataset import Batch, Dataset
-from slimrec.decide import decide
-from slimrec.findings import Change, Findings, Presence
+from slimrec.data.dataset import Dataset
 from slimrec.gates.optfeature import OptFeatureGate, straight_through
-from slimrec.metrics import auc, score
+from slimrec.metrics import auc
 from slimrec.model import build, with_gate
+from slimrec.model.files import load_model
+from slimrec.model.scoring import score
+from slimrec.pruning.decide import decide
+from slimrec.pruning.findings import Change, Findings, Presence
 from slimrec.schema import Field, Schema, Statistics
 from slimrec.selection import Budget
-from slimrec.serve import Predictor
+from slimrec.serving.predictor import Predictor
 from slimrec.stages import finetune, ingest, pretrain, prune
 from slimrec.track import Tracker
-from slimrec.train import Trainer
-from slimrec.weights import load_model
+from slimrec.training.loop import Trainer
 
 KEEPS_SELECTOR = {"fall_back": False}
 

@@ -14,14 +14,14 @@ import yaml
 from kfp import dsl
 from kfp.compiler import Compiler
 from mlflow import MlflowClient
+from slimrec.components.notify import notify
+from slimrec.pipelines.audit import arguments, audit
 
 import components
-from components.notify import notify
-from pipelines.audit import arguments, audit
 from slimrec.artifacts import read_json, verify
+from slimrec.artifacts.failures import Attempt
 from slimrec.config import Recipe, parse, read_recipe
 from slimrec.errors import ConfigError, InputError
-from slimrec.failures import Attempt
 from slimrec.stages import choose
 
 ROOT = Path(__file__).parents[1]

@@ -22,15 +22,15 @@ from slimrec.config import (
 )
 from slimrec.data.dataset import Dataset
 from slimrec.data.hashing import permuted
-from slimrec.decide import decide
 from slimrec.errors import ConfigError
-from slimrec.findings import Findings
+from slimrec.model.files import load_model
 from slimrec.probes import discoveries, false_discovery_share, is_probe, p_values, q_values, with_probes
+from slimrec.pruning.decide import decide
+from slimrec.pruning.findings import Findings
 from slimrec.schema import Schema
 from slimrec.selection import Budget, Selection
 from slimrec.stages import finetune, pretrain, prune
 from slimrec.track import Tracker
-from slimrec.weights import load_model
 from tests.small import ingest_rows
 
 TRAIN = TrainConfig(epochs=1, batch_size=256, device="cpu", threads=1)

@@ -10,13 +10,14 @@ import small
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
-from slimrec import promotion, registry, track, versions
+from slimrec import track
 from slimrec.artifacts import digest
 from slimrec.cli import app
 from slimrec.config import RegisterConfig
 from slimrec.errors import ConflictError, InputError, SecurityError, SlimrecError
-from slimrec.ledger import Ledger
-from slimrec.versions import CHAMPION, JUDGED, NONE
+from slimrec.registry import promotion, registration, versions
+from slimrec.registry.ledger import Ledger
+from slimrec.registry.versions import CHAMPION, JUDGED, NONE
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def register(name, slim, champion="", approval="manual") -> str:
     """One version, judged against `champion`."""
     with track.run("register", RegisterConfig(name=name)) as tracker:
         decision = small.decision(champion, name)
-        found = registry.register(name, slim, slim, decision, approval, tracker.run_id)
+        found = registration.register(name, slim, slim, decision, approval, tracker.run_id)
     return found["version"]
 
 

@@ -11,18 +11,20 @@ from mlflow import MlflowClient
 from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
-from slimrec import champion, promotion, reaudit, window
 from slimrec.artifacts import publish, read_json, verify
 from slimrec.cli import app
 from slimrec.data.dataset import Dataset
 from slimrec.data.encode import Encoder
 from slimrec.data.planted import generate
 from slimrec.errors import InputError
-from slimrec.reaudit import compare
+from slimrec.model.files import load_model, save_model
+from slimrec.registry import champion, promotion
+from slimrec.registry import windows as audit_windows
 from slimrec.selection import Budget, Decision, Selection
-from slimrec.serve import Predictor
+from slimrec.serving.predictor import Predictor
 from slimrec.stages import execute
-from slimrec.weights import load_model, save_model
+from slimrec.verdict import reaudit
+from slimrec.verdict.reaudit import compare
 
 TRAIN = {"epochs": 2, "patience": 0, "batch_size": 256, "embedding_learning_rate": 0.005, "threads": 1}
 MODEL = {"backbone": "widedeep", "options": {"hidden": [16]}, "embedding_dim": 4, "embedding_std": 0.05}
@@ -205,20 +207,20 @@ def test_a_log_that_lacks_what_the_champion_reads_leaves_the_comparison_open(win
 
 def test_the_same_window_again_points_to_the_first_audit_as_long_as_its_judgement_holds(windows):
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
-    assert "registered version 2 of 'drifting'" in window.audited("drifting", "key1")
-    assert window.audited("drifting", "another") == "" == window.audited("drifting", "")
-    assert window.audited("drifting", "key0") == ""  # judged against none, and its own version is not champion
+    assert "registered version 2 of 'drifting'" in audit_windows.audited("drifting", "key1")
+    assert audit_windows.audited("drifting", "another") == "" == audit_windows.audited("drifting", "")
+    assert audit_windows.audited("drifting", "key0") == ""  # judged against none, and its own version is not champion
     client.set_registered_model_alias("drifting", "champion", "1")
-    assert "version 1" in window.audited("drifting", "key0")
+    assert "version 1" in audit_windows.audited("drifting", "key0")
     client.set_registered_model_alias("drifting", "champion", "2")
 
 
 def test_a_window_is_data_day_and_recipe():
-    same = window.key("f", "2026-01-01", {"a": 1, "b": 2})
-    assert same == window.key("f", "2026-01-01", {"b": 2, "a": 1}) != ""
+    same = audit_windows.key("f", "2026-01-01", {"a": 1, "b": 2})
+    assert same == audit_windows.key("f", "2026-01-01", {"b": 2, "a": 1}) != ""
     others = [("g", "2026-01-01", {"a": 1, "b": 2}), ("f", "2026-01-02", {"a": 1, "b": 2}), ("f", "2026-01-01", {})]
-    assert same not in {window.key(*other) for other in others}
-    assert window.key("f", "", {}) == ""
+    assert same not in {audit_windows.key(*other) for other in others}
+    assert audit_windows.key("f", "", {}) == ""
 
 
 def test_in_how_many_parts_a_log_is_read_is_no_part_of_its_window():

@@ -16,16 +16,20 @@ import small
 from mlflow import MlflowClient
 from pydantic import BaseModel
 
-from slimrec import registry, track
+import slimrec
+from slimrec import track
 from slimrec.artifacts import digest, publish
 from slimrec.config import EvaluateConfig, ModelConfig, RegisterConfig
 from slimrec.data.encode import Encoder
 from slimrec.errors import ConfigError, InputError, Preempted, TransientError
 from slimrec.model import build
-from slimrec.serve import Predictor, example_rows
+from slimrec.model.files import load_model, save_model
+from slimrec.registry import registration
+from slimrec.serving.predictor import Predictor, example_rows
 from slimrec.stages import evaluate, register
 from slimrec.track import Tracker
-from slimrec.weights import load_model, save_model
+
+LIBRARY = Path(slimrec.__file__).parent
 
 ACCEPT, REJECT = (EvaluateConfig(allowed_auc_loss=loss, latency_repeats=1) for loss in (0.2, 0.0))
 
@@ -123,7 +127,7 @@ print(json.dumps({"code": slimrec.__file__, "scores": scores, "refusal": refusal
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert not Path(found["code"]).is_relative_to(Path(registry.__file__).parent)
+    assert not Path(found["code"]).is_relative_to(LIBRARY)
     assert Path(found["code"]).parts[-3] == "code"
     assert found["scores"] == pytest.approx(Predictor.load(world.slim).predict(rows), abs=1e-6)
     assert "device" in found["refusal"]
@@ -136,7 +140,7 @@ def test_a_network_from_outside_goes_along_with_its_model(world, reports, tmp_pa
     with publish(tmp_path / "slim", "slim") as scratch:
         save_model(model, scratch, Encoder.load(world.slim))
     with track.run("register", RegisterConfig(name="own")) as tracker:
-        registry.register(
+        registration.register(
             "own", tmp_path / "slim", reports / "accept", small.decision(name="own"), "manual", tracker.run_id
         )
     rows = small.raw_rows(20, seed=3).select(["device", "price", "embedding", "tags"])
@@ -152,7 +156,7 @@ print(json.dumps(model.predict(pandas.read_parquet(sys.argv[1]))["probability"].
     scores = Predictor.load(tmp_path / "slim").predict(rows)
     assert json.loads(done.stdout.splitlines()[-1]) == pytest.approx(scores, abs=1e-6)
     left = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    library = {"PYTHONPATH": str(Path(registry.__file__).parents[1])}
+    library = {"PYTHONPATH": str(LIBRARY.parent)}
     command = [sys.executable, "-m", "slimrec.cli", "predict", str(tmp_path / "slim"), str(tmp_path / "rows.parquet")]
     done = subprocess.run(command, cwd="/", env=left | library, capture_output=True, check=False, text=True)
     assert done.returncode == 20
@@ -184,8 +188,8 @@ def test_of_two_steps_that_race_only_the_older_version_stays(client, world, repo
     client.create_registered_model("race")
 
     logged = SimpleNamespace(model_uri=source.source, model_id=source.model_id)
-    first = registry._create_version(client, "race", logged, source.run_id, content)
-    second = registry._create_version(client, "race", logged, source.run_id, content)
+    first = registration._create_version(client, "race", logged, source.run_id, content)
+    second = registration._create_version(client, "race", logged, source.run_id, content)
     assert first == second == "1"
     assert len(client.search_model_versions("name = 'race'")) == 1
 

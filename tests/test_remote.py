@@ -11,8 +11,7 @@ import pytest
 import services
 from typer.testing import CliRunner
 
-from slimrec import remote
-from slimrec.artifacts import digest, publish
+from slimrec.artifacts import digest, publish, remote
 from slimrec.cli import app
 from slimrec.errors import ConfigError, ConflictError, InputError, SecurityError, TransientError
 

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from slimrec.report import axis, headline, html, markdown, write
+from slimrec.verdict.report import axis, headline, html, markdown, write
 
 HOSTILE = '<script>alert(1)</script>|`=cmd()`"onload=x'
 

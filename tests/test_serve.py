@@ -11,11 +11,11 @@ import pytest
 import small
 import torch
 
-from slimrec import metrics
 from slimrec.data.dataset import Dataset
 from slimrec.errors import InputError, SecurityError
-from slimrec.serve import Predictor, example_rows, predict_file
-from slimrec.weights import load_model
+from slimrec.model.files import load_model
+from slimrec.model.scoring import score
+from slimrec.serving.predictor import Predictor, example_rows, predict_file
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_raw_rows_get_the_logits_that_training_saw(world, predictor):
     model = load_model(world.slim)
     test = Dataset.open(world.dataset, fields=model.schema.names).split("test")
     raw = pq.read_table(world.raw).take(test.row)
-    assert np.abs(predictor.logits(raw) - metrics.score(model, test)).max() < 1e-6
+    assert np.abs(predictor.logits(raw) - score(model, test)).max() < 1e-6
 
 
 def test_probabilities_are_the_logistic_of_the_logits(predictor, rows):

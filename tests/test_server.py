@@ -16,11 +16,11 @@ from mlflow import MlflowClient
 from test_promotion import champion_of, kinds, race_for_champion, race_for_entries, register
 from test_reaudit import audit
 
-from slimrec import promotion, versions
 from slimrec.data.dataset import Dataset
 from slimrec.data.planted import generate
 from slimrec.errors import ConflictError, SecurityError
-from slimrec.serve import Predictor
+from slimrec.registry import promotion, versions
+from slimrec.serving.predictor import Predictor
 
 ROWS = 12_000
 

@@ -11,10 +11,10 @@ import two_shards
 
 from slimrec.config import ModelConfig, TrainConfig, parse
 from slimrec.data.dataset import Dataset
-from slimrec.distributed import Ranks
 from slimrec.errors import ConfigError
 from slimrec.model import build
-from slimrec.sharded import shard
+from slimrec.training.ranks import Ranks
+from slimrec.training.sharded import shard
 
 CLOSE = 1e-5
 HERE = importlib.util.find_spec("torchrec") is not None and importlib.util.find_spec("fbgemm_gpu") is not None

@@ -11,13 +11,13 @@ from sklearn.inspection import permutation_importance
 from sklearn.metrics import mutual_info_score, roc_auc_score
 from torch.utils.flop_counter import FlopCounterMode
 
-from slimrec.backbones import BACKBONES
 from slimrec.backbones.base import Backbone
+from slimrec.batch import Batch
 from slimrec.config import ModelConfig, PretrainConfig, TrainConfig
-from slimrec.data.dataset import Batch
 from slimrec.errors import ConfigError
 from slimrec.gates.permutation import shuffled_logits
 from slimrec.model import build, with_gate
+from slimrec.plugins import BACKBONES
 from slimrec.schema import Block, Field, Schema, Statistics
 from slimrec.selection import Budget
 from slimrec.stages import pretrain

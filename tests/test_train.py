@@ -15,9 +15,9 @@ from two_ranks import stop_after
 from slimrec.config import ModelConfig, TrainConfig
 from slimrec.data.dataset import Dataset
 from slimrec.errors import ConfigError, InputError, Preempted
-from slimrec.gates import GATES
 from slimrec.model import build, with_gate
-from slimrec.train import Trainer
+from slimrec.plugins import GATES
+from slimrec.training.loop import Trainer
 
 OPTIMIZERS = ["lazy_adam", "rowwise_adagrad", "adam"]
 

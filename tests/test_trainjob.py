@@ -15,11 +15,11 @@ import yaml
 from kubeflow import serving
 from pydantic import ValidationError
 
-from slimrec import trainjob
 from slimrec.artifacts import publish, verify
 from slimrec.config import PretrainConfig, TrainConfig
 from slimrec.errors import ConfigError, InputError, Preempted, TransientError
 from slimrec.stages import execute
+from slimrec.training import trainjob
 
 ROOT = Path(__file__).parents[1]
 JOBS = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/slimrec/trainjobs"
@@ -129,7 +129,7 @@ def test_the_job_says_image_command_nodes_and_gpus_and_kubeflows_model_accepts_i
         trainjob.build("slimrec-pretrain-1", "slimrec", Path("/workspace/jobs/1"), {**CONFIG["train"], "nodes": "two"})
     trainer = job["spec"]["trainer"]
     assert trainer["image"] == IMAGE and trainer["numNodes"] == 2 and trainer["numProcPerNode"] == 4
-    assert trainer["command"][-3:] == ["-m", "slimrec.rank", "/workspace/jobs/1"]
+    assert trainer["command"][-3:] == ["-m", "slimrec.training.process", "/workspace/jobs/1"]
     assert trainer["resourcesPerNode"]["limits"] == {"nvidia.com/gpu": "4", "memory": "256Gi"}
     assert trainer["resourcesPerNode"]["requests"] == {"nvidia.com/gpu": "4", "cpu": "24", "memory": "256Gi"}
     assert job["spec"]["activeDeadlineSeconds"] == 7 * 24 * 3600
@@ -146,7 +146,7 @@ def test_the_options_of_the_command_are_those_that_torchrun_knows():
 
     job_command = trainjob.build.__code__.co_consts
     options = [word for word in job_command if isinstance(word, str) and word.startswith("--")]
-    assert get_args_parser().parse_args([*options, "-m", "slimrec.rank", "call"]).shutdown_timeout == 240
+    assert get_args_parser().parse_args([*options, "-m", "slimrec.training.process", "call"]).shutdown_timeout == 240
 
 
 def test_a_job_that_completes_gives_its_figures_and_artifact_and_is_removed(cluster, paths):

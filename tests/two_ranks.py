@@ -13,7 +13,7 @@ from slimrec.config import ModelConfig, TrainConfig
 from slimrec.data.dataset import Dataset
 from slimrec.errors import Preempted
 from slimrec.model import build, with_gate
-from slimrec.train import Trainer
+from slimrec.training.loop import Trainer
 
 
 def trainer(dataset: Path, checkpoint: Path | None = None, **settings) -> Trainer:

@@ -11,7 +11,7 @@ from two_ranks import begin
 from slimrec.config import ModelConfig, TrainConfig
 from slimrec.data.dataset import Dataset
 from slimrec.model import build, with_gate
-from slimrec.train import Trainer
+from slimrec.training.loop import Trainer
 
 
 def trainer(dataset: Path, checkpoint: Path | None = None, method: str = "none", **settings) -> Trainer:

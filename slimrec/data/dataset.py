@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
 from slimrec import artifacts
+from slimrec.batch import Batch
 from slimrec.config import parse
 from slimrec.data.hashing import permuted
 from slimrec.data.order import part_of, windows
@@ -20,21 +21,7 @@ from slimrec.errors import ConfigError, InputError, SecurityError, did_you_mean
 from slimrec.probes import is_probe, source_of, with_probes
 from slimrec.schema import Schema
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 _BLOCK = 4096  # rows put together at once: a block of ids stays in the processor's cache
-
-
-class Batch(NamedTuple):
-    """Rows for a model."""
-
-    ids: (
-        Tensor  # int32 (B, S): slots of the embedded fields in schema order, ids local to the field, bags padded with 0
-    )
-    dense: Tensor  # float32 (B, N): columns of numbers and vectors in schema order, already scaled
-    label: Tensor  # float32 (B,)
-    weight: Tensor  # float32 (B,): ones when the schema has no weight
 
 
 class Dataset:

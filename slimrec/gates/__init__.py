@@ -1,25 +1,19 @@
 """The selection methods: one file each; `base.py` says what a method has to write."""
 
-from slimrec.plugins import Family
-
-GATES = Family(
-    "method",
-    "slimrec.gates",
-    {
-        "none": "base:Gate",
-        "random": "random:RandomGate",
-        "mutual_information": "mutual:MutualInformationGate",
-        "chi2": "mutual:Chi2Gate",
-        "permutation": "permutation:PermutationGate",
-        "shark": "shark:SharkGate",
-        "sfs": "sfs:SfsGate",
-        "group_lasso": "grouplasso:GroupLassoGate",
-        "leap": "leap:LeapGate",
-        "lightfmp": "lightfmp:LightFmpGate",
-        "lpfs": "lpfs:LpfsGate",
-        "autofield": "autofield:AutoFieldGate",
-        "irazor": "irazor:IRazorGate",
-        "autodim": "autodim:AutoDimGate",
-        "optfeature": "optfeature:OptFeatureGate",
-    },
-)
+TABLE = {
+    "none": "base:Gate",
+    "random": "random:RandomGate",
+    "mutual_information": "mutual:MutualInformationGate",
+    "chi2": "mutual:Chi2Gate",
+    "permutation": "permutation:PermutationGate",
+    "shark": "shark:SharkGate",
+    "sfs": "sfs:SfsGate",
+    "group_lasso": "grouplasso:GroupLassoGate",
+    "leap": "leap:LeapGate",
+    "lightfmp": "lightfmp:LightFmpGate",
+    "lpfs": "lpfs:LpfsGate",
+    "autofield": "autofield:AutoFieldGate",
+    "irazor": "irazor:IRazorGate",
+    "autodim": "autodim:AutoDimGate",
+    "optfeature": "optfeature:OptFeatureGate",
+}

@@ -13,7 +13,7 @@ from slimrec.schema import Block, Schema, blocks_of
 from slimrec.selection import Budget, Decision, Selection, table_bytes
 
 if TYPE_CHECKING:
-    from slimrec.data.dataset import Batch
+    from slimrec.batch import Batch
 
 
 GATE_OPTIMIZERS = ("gate", "gate_tables")

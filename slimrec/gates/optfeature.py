@@ -18,7 +18,7 @@ from slimrec.schema import Schema
 from slimrec.selection import Budget, Selection
 
 if TYPE_CHECKING:
-    from slimrec.data.dataset import Batch
+    from slimrec.batch import Batch
 
 _GRAINS = ("value", "field", "hybrid")
 _COSTS = ("selector_bytes", "selector_multiply_adds", "saved_bytes", "saved_multiply_adds")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from slimrec.errors import ConfigError
 from slimrec.gates.base import Gate
@@ -15,8 +15,7 @@ from slimrec.schema import Schema
 from slimrec.selection import Budget, Selection
 
 if TYPE_CHECKING:
-    from slimrec.data.dataset import Batch
-    from slimrec.model import Model
+    from slimrec.batch import Batch
 
 Batches = Callable[[], "Iterable[Batch]"]
 
@@ -39,19 +38,19 @@ class Survey(Gate):
         self.register_buffer("seed", torch.randint(2**31, ()))  # fixed by the seed the model is built with
 
     @abstractmethod
-    def measure(self, model: Model, batches: Batches) -> Tensor:
+    def measure(self, model: nn.Module, batches: Batches) -> Tensor:
         """Importance (F,) of the fields, in a unit of the method's own; `mean` and `rows` are known."""
 
     @abstractmethod
     def needed(self) -> Tensor:
         """Which fields (F,) stay when there is no budget."""
 
-    def survey(self, model: Model, batches: Batches) -> None:
+    def survey(self, model: nn.Module, batches: Batches) -> None:
         self._average(model, batches)
         self.importance.copy_(self.measure(model, batches))
 
     @torch.no_grad()
-    def _average(self, model: Model, batches: Batches) -> None:
+    def _average(self, model: nn.Module, batches: Batches) -> None:
         rows, total, worth = 0, torch.zeros_like(self.mean, dtype=torch.double), 0.0
         for batch in batches():
             weight = batch.weight.to(total)

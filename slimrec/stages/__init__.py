@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from slimrec import launch, track
+from slimrec import track
+from slimrec.artifacts.codebase import require_same
+from slimrec.artifacts.failures import Attempt
 from slimrec.config import parse
 from slimrec.errors import ConfigError, SlimrecError, TransientError, did_you_mean
-from slimrec.failures import Attempt
-from slimrec.release import require_same
+from slimrec.training import launch
 
 STAGES = ("fingerprint", "window", "ingest", "sample", "pretrain", "prune", "finetune", "evaluate", "register")
 INGEST_IN_PARTS = ("plan", "count", "merge", "encode", "gather")  # together the same as `ingest`, for many machines

@@ -8,20 +8,22 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from slimrec import certify, metrics, reaudit
+from slimrec import metrics
 from slimrec.artifacts import digest, publish, read_json, read_manifest, verify, write_json
 from slimrec.backbones.hidden import widths
-from slimrec.champion import judge, reigning
 from slimrec.config import EvaluateConfig, parse
 from slimrec.data.dataset import Dataset, Split
 from slimrec.errors import InputError
 from slimrec.model import Model
-from slimrec.report import Facts
-from slimrec.report import write as write_report
+from slimrec.model.files import load_model
+from slimrec.model.scoring import score
+from slimrec.registry.champion import judge, reigning
 from slimrec.schema import Schema
 from slimrec.selection import Selection
 from slimrec.track import Tracker
-from slimrec.weights import load_model
+from slimrec.verdict import certify, cost, reaudit
+from slimrec.verdict.report import Facts
+from slimrec.verdict.report import write as write_report
 
 CONFIG = EvaluateConfig
 LATENCY_BATCHES = (1, 4096)
@@ -41,7 +43,7 @@ def run(
     for name, folder in (("full", full), ("slim", slim)):
         _same_data(name, folder, data[name].fingerprint)
     tests = {name: part.split("test") for name, part in data.items()}
-    logits = {name: metrics.score(models[name], test) for name, test in tests.items()}
+    logits = {name: score(models[name], test) for name, test in tests.items()}
     test = tests["slim"]
     comparison = certify.compare(test.label, logits["full"], logits["slim"], test.weight, test.group, config.confidence)
     outcome, reason = certify.verdict(comparison, config.allowed_auc_loss)
@@ -113,13 +115,13 @@ def _measured(
         for name, test in tests.items()
     }
     sizes = {
-        name: {**metrics.size(model), "multiply_adds": metrics.multiply_adds(model, batches[name])}
+        name: {**cost.size(model), "multiply_adds": cost.multiply_adds(model, batches[name])}
         for name, model in models.items()
     }
     latency = []
     for rows in LATENCY_BATCHES:
         full, slim = ([part[:rows] for part in batches[name]] for name in ("full", "slim"))
-        full_ms, slim_ms = metrics.compare_latency(models["full"], full, models["slim"], slim, config.latency_repeats)
+        full_ms, slim_ms = cost.compare_latency(models["full"], full, models["slim"], slim, config.latency_repeats)
         latency.append({"batch": len(full[0]), "full_ms": full_ms, "slim_ms": slim_ms})
     return {"quality": quality, "size": sizes, "latency": latency}
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from slimrec.artifacts import digest, publish, read_json, read_manifest, verify
-from slimrec.checkpoint import checkpoint_path
 from slimrec.config import FinetuneConfig, parse
 from slimrec.data.dataset import Dataset, Split, read_subset
 from slimrec.data.encode import Encoder
@@ -15,10 +14,11 @@ from slimrec.data.hashing import hash_numbers
 from slimrec.data.order import rest_of
 from slimrec.errors import ConfigError, InputError
 from slimrec.model import Model, build
+from slimrec.model.files import load_model, save_model
 from slimrec.selection import Selection
 from slimrec.track import Tracker
-from slimrec.train import Trainer
-from slimrec.weights import load_model, save_model
+from slimrec.training.checkpoint import checkpoint_path
+from slimrec.training.loop import Trainer
 
 CONFIG = FinetuneConfig
 

@@ -6,7 +6,8 @@ import json
 import os
 import urllib.request
 
-from slimrec import failures, track
+from slimrec import track
+from slimrec.artifacts import failures
 from slimrec.errors import TransientError
 
 

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from slimrec.artifacts import publish, write_json
-from slimrec.checkpoint import checkpoint_path
 from slimrec.config import PretrainConfig
 from slimrec.data.dataset import Dataset, read_subset
 from slimrec.data.encode import Encoder
-from slimrec.findings import FINDINGS, Findings, find
 from slimrec.model import build, with_gate
+from slimrec.model.files import save_model
+from slimrec.pruning.findings import FINDINGS, Findings, find
 from slimrec.selection import Budget
 from slimrec.track import Tracker
-from slimrec.train import Trainer
-from slimrec.weights import save_model
+from slimrec.training.checkpoint import checkpoint_path
+from slimrec.training.loop import Trainer
 
 CONFIG = PretrainConfig
 

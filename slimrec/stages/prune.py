@@ -12,14 +12,14 @@ from slimrec.artifacts import digest, publish, read_json, read_manifest, write_j
 from slimrec.backbones.hidden import best_units
 from slimrec.config import PruneConfig, parse
 from slimrec.data.encode import Encoder
-from slimrec.decide import decide
 from slimrec.errors import ConfigError, SecurityError
-from slimrec.figures import literal
-from slimrec.findings import FINDINGS, Findings
 from slimrec.model import Model
+from slimrec.model.files import load_model, save_model
+from slimrec.pruning.decide import decide
+from slimrec.pruning.findings import FINDINGS, Findings
 from slimrec.selection import Selection
 from slimrec.track import Tracker
-from slimrec.weights import load_model, save_model
+from slimrec.verdict.wording import literal
 
 CONFIG = PruneConfig
 

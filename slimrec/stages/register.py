@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from slimrec import registry, window
 from slimrec.artifacts import digest, read_json, verify
 from slimrec.config import RegisterConfig
 from slimrec.errors import InputError
+from slimrec.registry import registration, windows
 from slimrec.track import Tracker
 
 CONFIG = RegisterConfig
@@ -24,9 +24,9 @@ def run(config: RegisterConfig, tracker: Tracker, slim: Path, report: Path, sele
         verify(selection, "selection")
         tracker.artifact(selection / "selection.json")
     if decision["decision"] != "accept":
-        outcome = registry.refuse(decision["reason"], tracker.run_id)
+        outcome = registration.refuse(decision["reason"], tracker.run_id)
     else:
-        outcome = registry.register(config.name, slim, report, decision, config.approval, tracker.run_id)
+        outcome = registration.register(config.name, slim, report, decision, config.approval, tracker.run_id)
     champion = decision["champion"]["version"] if decision["champion"] else ""
-    window.record(tracker.run_id, config.window, outcome["version"], champion)
+    windows.record(tracker.run_id, config.window, outcome["version"], champion)
     return outcome

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from slimrec import window
 from slimrec.config import WindowConfig
+from slimrec.registry import windows
 from slimrec.track import Tracker
 
 CONFIG = WindowConfig
@@ -14,8 +14,8 @@ SAME_DATASET = {"parts"}  # of the section ingest: whatever it says, the dataset
 def run(config: WindowConfig, tracker: Tracker) -> dict:
     """Returns `window`: the key, "" for an audit that stands for no day, AUDITED where an earlier audit still holds."""
     ingest = {name: value for name, value in config.ingest.items() if name not in SAME_DATASET}
-    found = window.key(config.fingerprint, config.audit_date, [config.name, ingest, *config.recipe])
-    earlier = window.audited(config.name, found)
+    found = windows.key(config.fingerprint, config.audit_date, [config.name, ingest, *config.recipe])
+    earlier = windows.audited(config.name, found)
     if not earlier:
         return {"window": found}
     tracker.tag("slimrec.audited", earlier)

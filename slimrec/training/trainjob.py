@@ -21,8 +21,8 @@ from typing import Any
 from slimrec import track
 from slimrec.artifacts import copy, digest
 from slimrec.errors import PERMANENT, ConfigError, Preempted, SlimrecError, TransientError
-from slimrec.preempt import StopRequest
-from slimrec.rank import read_failure, read_figures, write_call
+from slimrec.training.preempt import StopRequest
+from slimrec.training.process import read_failure, read_figures, write_call
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 RUNTIME = "slimrec-torch"
@@ -104,7 +104,15 @@ def build(name: str, namespace: str, folder: Path, config: dict[str, Any]) -> di
     limits = {"memory": asked["memory"]}
     if config["device"] != "cpu":
         limits["nvidia.com/gpu"] = asked["nvidia.com/gpu"] = str(processes)
-    command = ["python3", "-m", "torch.distributed.run", "--shutdown_timeout=240", "-m", "slimrec.rank", str(folder)]
+    command = [
+        "python3",
+        "-m",
+        "torch.distributed.run",
+        "--shutdown_timeout=240",
+        "-m",
+        "slimrec.training.process",
+        str(folder),
+    ]
     job = {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": "TrainJob",

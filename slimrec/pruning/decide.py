@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Iterable
 from itertools import combinations
 
-from slimrec.findings import Findings
 from slimrec.gates.base import Gate
 from slimrec.probes import false_discovery_share, is_probe, p_values, q_values
+from slimrec.pruning.findings import Findings
 from slimrec.selection import Budget, Selection, within_budget
 
 

@@ -8,10 +8,11 @@ import torch.distributed as dist
 
 from slimrec.data.dataset import Split
 from slimrec.data.order import batch_count, part_of
-from slimrec.distributed import Ranks
 from slimrec.errors import InputError
-from slimrec.metrics import auc, log_loss, score
+from slimrec.metrics import auc, log_loss
 from slimrec.model import Model
+from slimrec.model.scoring import score
+from slimrec.training.ranks import Ranks
 
 
 def validate(model: Model, split: Split, ranks: Ranks) -> dict[str, float]:

@@ -9,11 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import slimrec
-from slimrec import promotion
 from slimrec.artifacts import digest, read_json
 from slimrec.errors import ConfigError
+from slimrec.registry import promotion
+from slimrec.registry.versions import CHALLENGER, CHAMPION, DIGEST, JUDGED, NONE, check_round_trip, connect, version_at
 from slimrec.track import client, reaching
-from slimrec.versions import CHALLENGER, CHAMPION, DIGEST, JUDGED, NONE, check_round_trip, connect, version_at
 
 SERVING = (
     "mlflow",
@@ -81,7 +81,7 @@ def _log_model(slim: Path, report: Path, run_id: str):
     """Log folder, code and report under the run; nothing is registered yet."""
     import mlflow
 
-    from slimrec.serve import Predictor, example_rows
+    from slimrec.serving.predictor import Predictor, example_rows
 
     rows = example_rows(Predictor.load(slim).encoder)
     code, packages = _brought(slim)
@@ -92,7 +92,7 @@ def _log_model(slim: Path, report: Path, run_id: str):
             mlflow.log_artifact(str(path), "report")
         return mlflow.pyfunc.log_model(
             name="slim",
-            python_model=str(Path(__file__).with_name("pyfunc.py")),
+            python_model=str(Path(slimrec.__file__).parent / "serving" / "pyfunc.py"),
             artifacts={"slim": str(slim.resolve())},
             code_paths=[str(Path(slimrec.__file__).parent), *code],
             pip_requirements=[f"{package}=={version(package)}" for package in (*SERVING, *packages)],

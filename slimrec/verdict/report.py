@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from slimrec.artifacts import write_json
-from slimrec.figures import figure, literal, signed, size, whole
+from slimrec.verdict.wording import figure, literal, signed, size, whole
 
 PROBED = "share of meaningless fields to expect among those that score as high, told by shuffled copies of the fields"
 Facts = dict[str, Any]  # the content of report.json; made by the evaluate stage

@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from slimrec import certify, versions
 from slimrec.artifacts import digest, read_json
 from slimrec.config import EvaluateConfig, IngestConfig, parse
 from slimrec.data.dataset import Split
 from slimrec.data.keys import read_keys
 from slimrec.data.source import open_source
 from slimrec.errors import ConfigError, InputError, SecurityError
+from slimrec.registry import versions
 from slimrec.selection import Selection
-from slimrec.serve import Predictor
+from slimrec.serving.predictor import Predictor
 from slimrec.track import enabled
+from slimrec.verdict import certify
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import hashlib
 import json
 from typing import Any
 
-from slimrec import versions
+from slimrec.registry import versions
+from slimrec.registry.versions import JUDGED
 from slimrec.track import client, enabled, experiment_name, reaching
-from slimrec.versions import JUDGED
 
 KEY, VERSION = "slimrec.window", "slimrec.version"  # tags of the run that registers, beside JUDGED
 

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from slimrec import versions
 from slimrec.errors import ConflictError, InputError, SecurityError
-from slimrec.ledger import Entry, Ledger
+from slimrec.registry import versions
+from slimrec.registry.ledger import Entry, Ledger
+from slimrec.registry.versions import CHALLENGER, CHAMPION
 from slimrec.track import reaching
-from slimrec.versions import CHALLENGER, CHAMPION
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,21 @@ from slimrec.artifacts import sha256
 from slimrec.errors import ConfigError
 
 COMPILED = "SLIMREC_COMPILED"  # in the environment of a step
+ABOVE = ("pipelines", "components")
 
 
 @cache
 def code() -> str:
-    """VERSION+DIGEST of the library's own files: the same in a checkout and in an image that was built from it."""
-    here, total = Path(__file__).parent, hashlib.sha256()
-    for path in sorted(path for path in here.rglob("*") if path.suffix in (".py", ".jinja")):
+    """VERSION+DIGEST of the library's own files: the same in a checkout and in an image that was built from it.
+
+    What compiles and submits (`ABOVE`) is left out: it lies elsewhere in a checkout, and no step runs it.
+    """
+    here, total = Path(slimrec.__file__).parent, hashlib.sha256()
+    for path in sorted(
+        path
+        for path in here.rglob("*")
+        if path.suffix in (".py", ".jinja") and path.relative_to(here).parts[0] not in ABOVE
+    ):
         total.update(f"{path.relative_to(here).as_posix()} {sha256(path)}\n".encode())
     return f"{slimrec.__version__}+{total.hexdigest()[:12]}"
 

@@ -12,18 +12,19 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from slimrec.checkpoint import Checkpoint, restore_optimizer
+from slimrec.batch import Batch
 from slimrec.config import TrainConfig
-from slimrec.data.dataset import Batch, Split
-from slimrec.distributed import Ranks
+from slimrec.data.dataset import Split
 from slimrec.errors import ConfigError, InputError, Preempted, TransientError
 from slimrec.gates.base import GATE_OPTIMIZERS
 from slimrec.model import Model
-from slimrec.optimizers import optimizers_for
-from slimrec.preempt import StopRequest
-from slimrec.sharded import shard, unshard
-from slimrec.streams import Stream
-from slimrec.validation import validate
+from slimrec.training.checkpoint import Checkpoint, restore_optimizer
+from slimrec.training.optimizers import optimizers_for
+from slimrec.training.preempt import StopRequest
+from slimrec.training.ranks import Ranks
+from slimrec.training.sharded import shard, unshard
+from slimrec.training.streams import Stream
+from slimrec.training.validation import validate
 
 Log = Callable[[dict[str, float], int], None]
 _MIX = 0x9E3779B97F4A7C15  # odd constant of splitmix64: neighbouring steps get unrelated seeds

@@ -1,4 +1,4 @@
-"""One rank of a training stage, started by torchrun: `python -m slimrec.rank CALL` reads the call and runs the stage.
+"""One rank of a training stage, started by torchrun: `python -m slimrec.training.process CALL` reads the call and runs the stage.
 
 A call is a folder. `call.json` says what to run; the first rank leaves `figures.json`, a rank that fails
 `end-RANK.json` with its exit class and reason.
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from slimrec.artifacts import read_json, write_json
+from slimrec.artifacts.codebase import compiled, require_same
 from slimrec.config import parse
 from slimrec.errors import BY_EXIT_CODE, SlimrecError, TransientError
-from slimrec.release import compiled, require_same
 from slimrec.track import MlflowTracker, Tracker, enabled
 
 # Of several ranks' ends, the first of these is the cause: whoever loses a fellow fails too, but as one to try again.

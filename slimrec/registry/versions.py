@@ -110,7 +110,10 @@ def check_round_trip(model: str, slim: Path) -> None:
     import mlflow
     import numpy as np
 
-    from slimrec.serve import Predictor, example_rows  # with torch: whoever only asks for aliases waits for no network
+    from slimrec.serving.predictor import (  # with torch: whoever only asks for aliases waits for no network
+        Predictor,
+        example_rows,
+    )
 
     predictor = Predictor.load(slim)
     rows = example_rows(predictor.encoder)

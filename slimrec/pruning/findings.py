@@ -13,11 +13,12 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from slimrec.backbones.hidden import has_hidden, score_hidden
-from slimrec.data.dataset import Batch, Split
+from slimrec.batch import Batch
+from slimrec.data.dataset import Split
 from slimrec.model import Model
 from slimrec.probes import is_probe
+from slimrec.pruning.twins import codes, twins
 from slimrec.schema import MISSING, Field, Schema
-from slimrec.twins import codes, twins
 
 FINDINGS = "findings.json"  # in a gated artifact
 DOMINANT = 0.75  # share of rows with one value (or none) from which a field counts as absent there

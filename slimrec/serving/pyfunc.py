@@ -10,7 +10,7 @@ class SlimModel(mlflow.pyfunc.PythonModel):
 
     def load_context(self, context) -> None:
         """Load the slim folder, verified against its manifest."""
-        from slimrec.serve import Predictor  # late: logging this file needs no torch
+        from slimrec.serving.predictor import Predictor  # late: logging this file needs no torch
 
         self.predictor = Predictor.load(context.artifacts["slim"])
 

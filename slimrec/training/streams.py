@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from slimrec.batch import Batch
 from slimrec.config import TrainConfig
-from slimrec.data.dataset import Batch, Split
+from slimrec.data.dataset import Split
 from slimrec.data.order import batch_count
-from slimrec.distributed import Ranks
+from slimrec.training.ranks import Ranks
 
 
 class Stream:

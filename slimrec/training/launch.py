@@ -14,10 +14,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from slimrec import trainjob
 from slimrec.config import FinetuneConfig, PretrainConfig, TrainConfig
-from slimrec.rank import read_failure, read_figures, write_call
 from slimrec.track import Tracker
+from slimrec.training import trainjob
+from slimrec.training.process import read_failure, read_figures, write_call
 
 
 def train(
@@ -65,7 +65,7 @@ def torchrun(count: int, folder: Path) -> list[str]:
     """The command that starts `count` ranks of a call on this machine."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     logs = f"--log-dir={folder / 'log'}"  # else it leaves a folder of its own among the temporary ones
-    return [*launcher, logs, "-m", "slimrec.rank", str(folder)]
+    return [*launcher, logs, "-m", "slimrec.training.process", str(folder)]
 
 
 def _follow(command: list[str], threads: int) -> int:

@@ -18,9 +18,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from slimrec.config import TrainConfig
-from slimrec.distributed import Ranks
 from slimrec.errors import ConfigError
 from slimrec.model import Model
+from slimrec.training.ranks import Ranks
 
 _SHARE_OF_GPU = 0.6  # of the free memory; the rest is for the network, its activations and the exchange
 

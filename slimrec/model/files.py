@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from slimrec.artifacts import read_json, verify, write_json
-from slimrec.backbones import BACKBONES
 from slimrec.config import ModelConfig, parse
 from slimrec.data.encode import Encoder
 from slimrec.errors import SecurityError
 from slimrec.model import Arena, Model, with_gate
+from slimrec.plugins import BACKBONES
 from slimrec.schema import Block, Schema
 
 

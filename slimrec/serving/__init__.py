@@ -1,0 +1,1 @@
+"""Raw rows to probabilities: by file, by table, and as MLflow serves them."""

@@ -1,0 +1,1 @@
+"""How weights are learnt: one loop, on one process or many, resumed to the bit."""

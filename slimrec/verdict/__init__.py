@@ -1,0 +1,1 @@
+"""What the slim model is worth beside the full one: the certificate, its costs, the diff to an earlier audit, the report."""
