@@ -42,27 +42,38 @@ class Family:
     adds: tuple[str, ...] = ()
 
     @cached_property
-    def table(self) -> dict[str, str]:
-        """Name -> "package.module:Class", ours first. Raises ConfigError where two distributions give one name."""
+    def _places(self) -> dict[str, dict[str, str]]:
+        """Name -> what it stands for, "package.module:Class" -> who says so; ours first. Two places are a clash."""
         ours = importlib.import_module(self.package).TABLE
-        table = {name: f"{self.package}.{place}" for name, place in ours.items()}
+        places = {name: {f"{self.package}.{place}": "slimrec"} for name, place in ours.items()}
         for point in sorted(metadata.entry_points(group=self.package), key=lambda point: (point.name, point.value)):
-            if table.get(point.name, point.value) != point.value:
-                raise ConfigError(
-                    f"{self.noun} '{point.name}' is given twice: as {table[point.name]} and as {point.value} by "
-                    f"{point.dist.name if point.dist else 'a distribution'}; take one off, or name it by its import path"
-                )
-            table[point.name] = point.value
-        return table
+            places.setdefault(point.name, {})[point.value] = point.dist.name if point.dist else "a distribution"
+        return places
+
+    @cached_property
+    def table(self) -> dict[str, str]:
+        """Name -> "package.module:Class", ours first."""
+        return {name: next(iter(places)) for name, places in self._places.items()}
 
     def _is_ours(self, name: str) -> bool:
         return self._locate(name)[0].startswith(f"{self.package}.")
 
     def _locate(self, name: str) -> tuple[str, str]:
-        if name not in self.table and ":" not in name:
+        """Module and class that a name or an import path stands for. ConfigError where it is none, or two."""
+        places = {name: ""} if ":" in name else self._places.get(name, {})
+        if not places:
             raise ConfigError(f"there is no {self.noun} '{name}'; {did_you_mean(name, self.table)}")
-        module, _, cls = self.table.get(name, name).partition(":")
+        if len(places) > 1:
+            said = " and ".join(f"{place} by {who}" for place, who in places.items())
+            raise ConfigError(
+                f"{self.noun} '{name}' is given twice, as {said}: take one off, or name it by its import path"
+            )
+        module, _, cls = next(iter(places)).partition(":")
         return module, cls
+
+    def brings(self, name: str) -> str:
+        """The top-level module from outside that a plug-in comes from; "" for one of ours."""
+        return "" if self._is_ours(name) else self._locate(name)[0].partition(".")[0]
 
     def _source(self, name: str) -> ast.ClassDef:
         """The class as it is written; imports nothing heavy."""

@@ -14,7 +14,10 @@ from test_manifests import kustomize, of, pods
 from slimrec.cli import app
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 TEXT = {path: path.read_text(encoding="utf-8") for path in PAGES}
 FENCED = re.compile(r"^ *```\w*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
@@ -59,7 +62,7 @@ def test_every_command_of_the_pipelines_takes_what_the_pages_give_it(capsys):
 
 
 def test_every_target_of_make_and_every_benchmark_is_there():
-    targets = set(re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(re.findall(r"^([\w-]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert {words[0] for words in said("make")} <= targets
     named = {name for text in TEXT.values() for name in re.findall(r"python -m benchmarks\.(\w+)", text)}
     assert named <= {path.stem for path in (ROOT / "benchmarks").glob("*.py")}

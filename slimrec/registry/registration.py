@@ -11,6 +11,7 @@ from pathlib import Path
 import slimrec
 from slimrec.artifacts import digest, read_json
 from slimrec.errors import ConfigError
+from slimrec.plugins import BACKBONES, GATES
 from slimrec.registry import promotion
 from slimrec.registry.versions import CHALLENGER, CHAMPION, DIGEST, JUDGED, NONE, check_round_trip, connect, version_at
 from slimrec.track import client, reaching
@@ -102,15 +103,20 @@ def _log_model(slim: Path, report: Path, run_id: str):
 
 
 def _brought(slim: Path) -> tuple[list[str], list[str]]:
-    """What a network from outside needs where the model is loaded: its file or folder, or the package it comes from."""
-    module, colon, _ = read_json(slim / "model.json")["config"]["backbone"].partition(":")
-    if not colon:
-        return [], []
-    top = module.partition(".")[0]
-    if packages := packages_distributions().get(top):
-        return [], packages[:1]
-    found = find_spec(top)
-    return [str(next(iter(found.submodule_search_locations or [found.origin])))], []
+    """What plug-ins from outside need where the model is loaded: their files or folders, or the packages they come from."""
+    model = read_json(slim / "model.json")
+    tops = {
+        BACKBONES.brings(model["config"]["backbone"]),
+        GATES.brings(model["gate"]["method"]) if model["gate"] else "",
+    }
+    code, packages = [], []
+    for top in sorted(tops - {""}):
+        if distributions := packages_distributions().get(top):
+            packages.append(distributions[0])
+        else:
+            found = find_spec(top)
+            code.append(str(next(iter(found.submodule_search_locations or [found.origin]))))
+    return code, packages
 
 
 def _signature(columns: list[str]):
