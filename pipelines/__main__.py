@@ -19,8 +19,7 @@ def compile_pipeline(given: argparse.Namespace) -> None:
 
     from slimrec.pipelines.cluster import write
 
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    write(given.output, recipe, given.preset, given.allow_tag)
+    write(given.output, recipe, given.preset, given.allow_tag, given.size)
 
 
 def run_here(given: argparse.Namespace) -> None:
@@ -84,11 +83,12 @@ def _program(given: argparse.Namespace):
     """The recipe compiled: what can be wrong with it is found before a cluster is asked."""
     from slimrec.pipelines.client import program
 
-    return program(given.recipe.stem, read_recipe(given.recipe), given.preset, given.allow_tag)
+    return program(given.recipe.stem, read_recipe(given.recipe), given.preset, given.allow_tag, given.size)
 
 
 def _cluster(given: argparse.Namespace):
-    from slimrec.pipelines.client import Cluster, token
+    from slimrec.pipelines.client import Cluster
+    from slimrec.pipelines.connection import token
 
     return Cluster(given.host, given.namespace, token())
 
@@ -131,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_program(one: argparse.ArgumentParser) -> None:
     one.add_argument("--preset", default="S", help="size of the pods: S, M (one GPU) or L (eight); S by default")
+    one.add_argument("--size", action="append", default=[], help="KIND.WHAT=AMOUNT changed in it: train.memory=16Gi")
     one.add_argument("--allow-tag", action="store_true", help="take an image by its tag, which may be moved")
 
 

@@ -1,21 +1,17 @@
 """The audit on a cluster, through the Kubeflow Pipelines API: submit, upload, schedule, unschedule, list."""
 
-import contextlib
 import functools
 import hashlib
 import json
-import os
-import sys
+import re
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import kfp_server_api as api
-from kfp import Client
-from slimrec.pipelines.audit import arguments, audit
-from slimrec.pipelines.cluster import SERVICE_ACCOUNT, WORKSPACE, write
+from slimrec.pipelines.connection import address, connect
 from slimrec.pipelines.cron import check
 from urllib3.exceptions import HTTPError
 
@@ -24,8 +20,11 @@ from slimrec.errors import ConfigError, ConflictError, SlimrecError, TransientEr
 from slimrec.track import redact
 
 EXPERIMENT = "slimrec"
+SERVICE_ACCOUNT = "slimrec-pipeline"  # of the steps' pods, as manifests/ calls it
 SCHEDULED_DAY = "[[ScheduledTime.2006-01-02]]"  # Kubeflow Pipelines puts the day of a scheduled run in its place
-_SECONDS = (5, 30)  # to connect, to answer
+LONGEST_NAME = 63  # of a version, where the server keeps pipelines as Kubernetes objects
+_SECONDS = (5, 60)  # to connect, to answer
+_SPELT = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "æ": "ae", "ø": "oe", "å": "aa"})
 
 
 class Program(NamedTuple):
@@ -34,29 +33,28 @@ class Program(NamedTuple):
     name: str
     text: str
     arguments: dict[str, Any]
+    pipeline: str  # name of the pipeline that this is a version of
+    description: str  # of the pipeline, in Markdown
+    source: str
 
 
-def program(name: str, recipe: Recipe, preset: str, allow_tag: bool) -> Program:
-    """Compile a recipe; the same content always has the same name."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "audit.yaml")
-        write(path, recipe, preset, allow_tag)
-        text = path.read_text(encoding="utf-8")
-    content = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return Program(f"{name}-{preset}-{content}", text, {**arguments(recipe), "workspace": WORKSPACE})
+def program(name: str, recipe: Recipe, preset: str, allow_tag: bool, by_hand: Sequence[str] = ()) -> Program:
+    """Compile a recipe; the same content always has the same name, one that is legal wherever versions are kept."""
+    from slimrec.pipelines.audit import arguments, audit
+    from slimrec.pipelines.cluster import WORKSPACE, text
+
+    compiled = text(recipe, preset, allow_tag, by_hand)
+    end = f"-{preset.lower()}-{hashlib.sha256(compiled.encode()).hexdigest()[:12]}"
+    values = {**arguments(recipe), "workspace": WORKSPACE}
+    about = {"pipeline": audit.name, "description": audit.description or "", "source": recipe.ingest.source}
+    return Program(f"{_plain(name)[: LONGEST_NAME - len(end)].rstrip('-')}{end}", compiled, values, **about)
 
 
-def token() -> str:
-    """The token that KFP_TOKEN holds, or the file that KFP_TOKEN_FILE names; "" for none."""
-    held, file = os.environ.get("KFP_TOKEN", ""), os.environ.get("KFP_TOKEN_FILE", "")
-    if held and file:
-        raise ConfigError("KFP_TOKEN and KFP_TOKEN_FILE are both set; set one")
-    if file:
-        try:
-            held = Path(file).read_text(encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"KFP_TOKEN_FILE names {file}, which cannot be read: {error.strerror}") from None
-    return held.strip()
+def _plain(name: str) -> str:
+    """Lower case letters of the English alphabet, digits and hyphens, whatever a recipe is called."""
+    spelt = unicodedata.normalize("NFKC", name).lower().translate(_SPELT)
+    letters = unicodedata.normalize("NFKD", spelt).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "-", letters).strip("-") or "audit"
 
 
 class Cluster:
@@ -64,91 +62,75 @@ class Cluster:
 
     def __init__(self, host: str, namespace: str = "", token: str = ""):
         """Raises ConfigError for a host that is no server of ours or refuses the token, TransientError for one that is down."""
-        if not host.startswith(("http://", "https://")) or "@" in host:
-            raise ConfigError(
-                f"the host of Kubeflow Pipelines is '{redact(host)}'; give --host URL or set KFP_HOST, "
-                "for example to https://kubeflow.example/pipeline, a token by KFP_TOKEN"
-            )
-        self.host, self.namespace = host.rstrip("/"), namespace or None
-        trusted = os.environ.get("SSL_CERT_FILE") or None  # a cluster of one's own often has a certificate of its own
-        settings = api.Configuration(host=self.host)
-        settings.ssl_ca_cert = trusted
-        if token:
-            settings.api_key, settings.api_key_prefix = {"authorization": token}, {"authorization": "Bearer"}
-        self._pipelines = api.PipelineServiceApi(api.ApiClient(settings))
-        with self._reaching():
-            self._check_health(api.HealthzServiceApi(api.ApiClient(settings)))
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # it always says with which servers it works
-                self._client = Client(
-                    self.host,
-                    namespace=namespace or "kubeflow",
-                    existing_token=token or None,
-                    ssl_ca_cert=trusted,
-                )
+        self.host, self.namespace = address(host), namespace or None
+        connection = connect(self.host, token)
+        self._pipelines, self._uploads = api.PipelineServiceApi(connection), api.PipelineUploadServiceApi(connection)
+        self._experiments, self._runs = api.ExperimentServiceApi(connection), api.RunServiceApi(connection)
+        self._recurring = api.RecurringRunServiceApi(connection)
+        self._check_health(api.HealthzServiceApi(connection))
 
     def upload(self, sent: Program) -> tuple[str, str]:
         """The ids of the pipeline and of the version that holds this program, uploaded only if it is not there."""
-        with self._reaching():
-            made = api.V2beta1Pipeline(name=audit.name, display_name=audit.name, namespace=self.namespace)
-            pipeline = _once(
-                lambda: _all(self._client.list_pipelines, "pipelines", audit.name, namespace=self.namespace),
-                lambda: self._pipelines.pipeline_service_create_pipeline(made),
-            ).pipeline_id
-            version = _once(
-                lambda: _all(self._client.list_pipeline_versions, "pipeline_versions", sent.name, pipeline_id=pipeline),
-                lambda: self._send(sent, pipeline),
-            )
+        made = api.V2beta1Pipeline(
+            name=sent.pipeline, display_name=sent.pipeline, namespace=self.namespace, description=sent.description
+        )
+        pipeline = self._once(
+            lambda: self._all(
+                self._pipelines.pipeline_service_list_pipelines, "pipelines", sent.pipeline, namespace=self.namespace
+            ),
+            lambda: self._ask(self._pipelines.pipeline_service_create_pipeline, made),
+        ).pipeline_id
+        version = self._once(
+            lambda: self._all(
+                functools.partial(self._pipelines.pipeline_service_list_pipeline_versions, pipeline),
+                "pipeline_versions",
+                sent.name,
+            ),
+            lambda: self._send(sent, pipeline),
+        )
         return pipeline, version.pipeline_version_id
 
     def submit(self, sent: Program, name: str, service_account: str = SERVICE_ACCOUNT) -> str:
         """Start the audit now; returns the run's id."""
         pipeline, version = self.upload(sent)
-        with self._reaching():
-            run = self._client.run_pipeline(
-                self._experiment,
-                job_name=name,
-                params=sent.arguments,
-                pipeline_id=pipeline,
-                version_id=version,
-                service_account=service_account,
-            )
-        return run.run_id
+        run = api.V2beta1Run(
+            display_name=name,
+            experiment_id=self._experiment,
+            pipeline_version_reference=_reference(pipeline, version),
+            runtime_config=api.V2beta1RuntimeConfig(parameters=sent.arguments),
+            service_account=service_account,
+        )
+        return self._ask(self._runs.run_service_create_run, run).run_id
 
     def schedule(self, sent: Program, name: str, cron: str, service_account: str = SERVICE_ACCOUNT) -> str:
         """Start the audit whenever `cron` says so, missed times left out; returns the recurring run's id.
 
         What was scheduled under the name is replaced, since it cannot be changed (kubeflow pipelines 3789): the new one
         is there before the old one goes, so that a failure between leaves two and never none, and doing it again one.
+        The same schedule of the same content is left as it is.
         """
+        cron = check(cron)
         pipeline, version = self.upload(sent)
-        told = {
-            "cron_expression": check(cron),
-            "params": {**sent.arguments, "audit_date": SCHEDULED_DAY},
-            "version_id": version,
-            "service_account": service_account,
-        }
+        parameters = {**sent.arguments, "audit_date": SCHEDULED_DAY}
+        told = [cron, parameters, version, service_account]
         content = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-        about = f"Audit of {redact(sent.arguments['source'])} (content {content[:16]})"
+        about = f"Audit of {redact(sent.source)} (content {content[:16]})"
         before = self.schedules(name)
-        with self._reaching():
-            same = [one for one in before if one.description == about and one.mode == api.RecurringRunMode.ENABLE]
-            kept = (
-                same[0]
-                if same
-                else self._client.create_recurring_run(
-                    self._experiment,
-                    job_name=name,
-                    description=about,
-                    max_concurrency=1,
-                    no_catchup=True,
-                    pipeline_id=pipeline,
-                    **told,
-                )
-            )
-            for one in before:
-                if one.recurring_run_id != kept.recurring_run_id:
-                    self._client.delete_recurring_run(one.recurring_run_id)
+        same = [one for one in before if one.description == about and one.mode == api.RecurringRunMode.ENABLE]
+        wanted = api.V2beta1RecurringRun(
+            display_name=name,
+            description=about,
+            experiment_id=self._experiment,
+            pipeline_version_reference=_reference(pipeline, version),
+            runtime_config=api.V2beta1RuntimeConfig(parameters=parameters),
+            service_account=service_account,
+            trigger=api.V2beta1Trigger(cron_schedule=api.V2beta1CronSchedule(cron=cron)),
+            mode=api.RecurringRunMode.ENABLE,
+            max_concurrency=1,
+            no_catchup=True,
+        )
+        kept = same[0] if same else self._ask(self._recurring.recurring_run_service_create_recurring_run, wanted)
+        self._delete(one for one in before if one.recurring_run_id != kept.recurring_run_id)
         return kept.recurring_run_id
 
     def unschedule(self, name: str) -> None:
@@ -157,35 +139,48 @@ class Cluster:
         if not found:
             there = ", ".join(sorted({one.display_name for one in self.schedules()})) or "nothing"
             raise ConfigError(f"nothing is scheduled as '{name}' at {self.host}; scheduled: {there}")
-        with self._reaching():
-            for one in found:
-                self._client.delete_recurring_run(one.recurring_run_id)
+        self._delete(found)
 
     def schedules(self, name: str = "") -> list[api.V2beta1RecurringRun]:
         """The recurring runs of our experiment, those of one name if it is given."""
-        with self._reaching():
-            return _all(self._client.list_recurring_runs, "recurring_runs", name, experiment_id=self._experiment)
+        listing = self._recurring.recurring_run_service_list_recurring_runs
+        return self._all(listing, "recurring_runs", name, experiment_id=self._experiment)
 
     def runs(self, count: int) -> list[api.V2beta1Run]:
         """The newest runs of our experiment."""
-        with self._reaching():
-            found = self._client.list_runs(page_size=count, sort_by="created_at desc", experiment_id=self._experiment)
-        return found.runs or []
+        where = {"page_size": count, "sort_by": "created_at desc", "experiment_id": self._experiment}
+        return self._ask(self._runs.run_service_list_runs, **where).runs or []
 
     @functools.cached_property
     def _experiment(self) -> str:
-        """The id of the experiment that all audits are in, made if it is not there."""
-        return self._client.create_experiment(EXPERIMENT, namespace=self.namespace).experiment_id
+        """The id of the experiment that all audits are in, made if it is not there.
+
+        Raises ConfigError where the server made it in another namespace than ours: runs would have no rights there.
+        """
+        made = api.V2beta1Experiment(display_name=EXPERIMENT, namespace=self.namespace)
+        listing = self._experiments.experiment_service_list_experiments
+        found = self._once(
+            lambda: self._all(listing, "experiments", EXPERIMENT, namespace=self.namespace),
+            lambda: self._ask(self._experiments.experiment_service_create_experiment, made),
+        )
+        if self.namespace and found.namespace and found.namespace != self.namespace:
+            raise ConfigError(f"{self.host} puts audits into '{found.namespace}', asked for was '{self.namespace}'")
+        return found.experiment_id
 
     def _send(self, sent: Program, pipeline: str) -> api.V2beta1PipelineVersion:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "audit.yaml")
             path.write_text(sent.text, encoding="utf-8")
-            return self._client.upload_pipeline_version(str(path), sent.name, pipeline_id=pipeline)
+            about = {"name": sent.name, "pipelineid": pipeline, "description": sent.description}
+            return self._ask(self._uploads.upload_pipeline_version, str(path), **about)
+
+    def _delete(self, schedules: Iterable[api.V2beta1RecurringRun]) -> None:
+        for one in schedules:
+            self._ask(self._recurring.recurring_run_service_delete_recurring_run, one.recurring_run_id)
 
     def _check_health(self, health: api.HealthzServiceApi) -> None:
-        """One request, before the client makes its own, which hides why it fails and tries for half a minute."""
-        answer = health.healthz_service_get_healthz(_preload_content=False, _request_timeout=_SECONDS)
+        """Whether this is a server of ours, and one that knows the namespace."""
+        answer = self._ask(health.healthz_service_get_healthz, _preload_content=False)
         try:
             told = json.loads(answer.data)
         except ValueError:
@@ -196,18 +191,49 @@ class Cluster:
             )
         if told.get("multi_user") and not self.namespace:
             raise ConfigError(f"{self.host} serves many users: give --namespace or set KFP_NAMESPACE")
+        if self.namespace and not told.get("multi_user"):
+            raise ConfigError(
+                f"{self.host} serves a single user and starts every run in its own namespace, never in "
+                f"'{self.namespace}', where the service account and the secrets are: install Kubeflow Pipelines for many "
+                "users, or, where slimrec's manifests lie in the server's namespace, give none (unset KFP_NAMESPACE)"
+            )
 
-    @contextlib.contextmanager
-    def _reaching(self) -> Iterator[None]:
-        """Turns whatever the client raises into one sentence and a class; keeps its links off the standard output."""
+    def _ask(self, call: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        """One request, within the time we wait; whatever the client raises becomes one sentence and a class."""
         try:
-            with contextlib.redirect_stdout(sys.stderr):
-                yield
+            return call(*given, **named, _request_timeout=_SECONDS)
         except api.ApiException as error:
             raise _refused(self.host, error) from None
         except (HTTPError, OSError) as error:
-            said = " ".join(str(error).split())[:300]
+            said = " ".join(redact(error).split())[:300]
             raise TransientError(f"Kubeflow Pipelines at {self.host} cannot be reached: {said}; try again") from None
+
+    def _once(self, find: Callable[[], list], make: Callable[[], Any]) -> Any:
+        """What there is, else what is made; what somebody else makes in between counts as found."""
+        if found := find():
+            return found[0]
+        try:
+            return make()
+        except ConflictError:
+            if not (found := find()):
+                raise
+            return found[0]
+
+    def _all(self, listing: Callable[..., Any], what: str, name: str = "", **where: Any) -> list:
+        """Every page of a listing; with a name, those that are called just that."""
+        told = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
+        only = {"filter": json.dumps({"predicates": [told]})} if name else {}
+        found, page = [], ""
+        while True:
+            answer = self._ask(listing, page_token=page, page_size=100, **only, **where)
+            found += getattr(answer, what) or []
+            page = answer.next_page_token
+            if not page:
+                return found
+
+
+def _reference(pipeline: str, version: str) -> api.V2beta1PipelineVersionReference:
+    return api.V2beta1PipelineVersionReference(pipeline_id=pipeline, pipeline_version_id=version)
 
 
 def _refused(host: str, error: api.ApiException) -> SlimrecError:
@@ -226,28 +252,3 @@ def _refused(host: str, error: api.ApiException) -> SlimrecError:
     if error.status and 400 <= error.status < 500 and error.status not in (408, 429):
         return ConfigError(sentence)
     return TransientError(f"{sentence}; try again")
-
-
-def _once(find: Callable[[], list], make: Callable[[], Any]) -> Any:
-    """What there is, else what is made; what somebody else makes in between counts as found."""
-    if found := find():
-        return found[0]
-    try:
-        return make()
-    except api.ApiException as error:
-        if error.status != 409 or not (found := find()):
-            raise
-        return found[0]
-
-
-def _all(listing: Callable[..., Any], what: str, name: str = "", **where: Any) -> list:
-    """Every page of a listing; with a name, those that are called just that."""
-    told = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
-    only = {"filter": json.dumps({"predicates": [told]})} if name else {}
-    found, page = [], ""
-    while True:
-        answer = listing(page_token=page, page_size=100, **only, **where)
-        found += getattr(answer, what) or []
-        page = answer.next_page_token
-        if not page:
-            return found

@@ -1,6 +1,9 @@
-"""Where the steps run on a cluster and with how much: sizes and names as plain data, and what applies them."""
+"""Where the steps run on a cluster: names as plain data, what puts each step there, and the pipeline's text for it."""
 
-from dataclasses import dataclass
+import itertools
+import posixpath
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from kfp import dsl, kubernetes
@@ -8,13 +11,13 @@ from kfp.compiler import Compiler
 from slimrec.components import GPU_IMAGE, IMAGE
 from slimrec.pipelines.audit import Step, arguments, build, named
 from slimrec.pipelines.images import require_digest
+from slimrec.pipelines.sizes import Size, sizes
 
 from slimrec.artifacts.codebase import COMPILED, compiled
 from slimrec.config import Recipe
-from slimrec.errors import ConfigError, did_you_mean
+from slimrec.errors import ConfigError
 
 # Names that manifests/ gives to what it makes.
-SERVICE_ACCOUNT = "slimrec-pipeline"
 WORKSPACE_CLAIM, WORKSPACE = "slimrec-workspace", "/workspace"
 SECRETS = {
     "slimrec-object-store": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"),
@@ -30,40 +33,6 @@ RUN_ID = "metadata.labels['pipeline/runid']"  # the label that Kubeflow Pipeline
 # hour, or a training that is preempted after an hour would never be resumed.
 RETRIES = {"num_retries": 4, "backoff_duration": "15s", "backoff_factor": 2.0, "backoff_max_duration": "604800s"}
 
-
-@dataclass(frozen=True)
-class Size:
-    """What a pod asks for and may use at most: processors, memory, GPUs, and memory for /dev/shm among it."""
-
-    cpu: tuple[str, str]  # request, limit
-    memory: str  # request and limit: a pod that lives on borrowed memory is the first to be evicted
-    gpus: int = 0
-    shared_memory: str = ""
-
-
-LIGHT = Size(cpu=("250m", "1"), memory="1Gi")
-# S: ten million rows or so, and tables that fit a laptop. M: one GPU a training. L: one training on a node with eight.
-# The quotas of the overlays in manifests/ leave room for them, those of a single machine for S.
-PRESETS = {
-    "S": {
-        "light": LIGHT,
-        "data": Size(cpu=("1", "4"), memory="4Gi"),
-        "model": Size(cpu=("1", "4"), memory="4Gi"),
-        "train": Size(cpu=("2", "8"), memory="8Gi"),
-    },
-    "M": {
-        "light": LIGHT,
-        "data": Size(cpu=("4", "8"), memory="32Gi"),
-        "model": Size(cpu=("2", "8"), memory="32Gi"),
-        "train": Size(cpu=("6", "12"), memory="64Gi", gpus=1, shared_memory="8Gi"),
-    },
-    "L": {
-        "light": LIGHT,
-        "data": Size(cpu=("8", "16"), memory="64Gi"),
-        "model": Size(cpu=("8", "16"), memory="256Gi"),
-        "train": Size(cpu=("48", "96"), memory="512Gi", gpus=8, shared_memory="64Gi"),
-    },
-}
 KIND = {
     **dict.fromkeys(("fingerprint", "window", "notify"), "light"),
     **dict.fromkeys(("ingest", "plan", "count", "merge", "encode", "gather", "sample"), "data"),
@@ -72,34 +41,66 @@ KIND = {
 }
 
 
-def write(path: Path, recipe: Recipe | None, preset: str = "S", allow_tag: bool = False) -> None:
-    """Compile the audit for a cluster; a recipe's values become the defaults of its parameters.
+def write(
+    path: Path, recipe: Recipe | None, preset: str = "S", allow_tag: bool = False, by_hand: Sequence[str] = ()
+) -> None:
+    """Write what `text` gives; raises what it raises, and then writes nothing."""
+    content = text(recipe, preset, allow_tag, by_hand)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content, encoding="utf-8")
 
-    Ingest fans out where the recipe asks for `parts`.
 
-    Raises ConfigError for a preset there is not, and for an image that is not named by its digest.
+def text(recipe: Recipe | None, preset: str = "S", allow_tag: bool = False, by_hand: Sequence[str] = ()) -> str:
+    """The audit compiled for a cluster, the same bytes in every process; a recipe's values are its defaults.
+
+    Ingest fans out where the recipe asks for `parts`. `by_hand` changes the preset's sizes, as in `sizes`.
+
+    Raises ConfigError for a preset or size there is not, for an image that is not named by its digest, and for a source
+    that no pod sees.
     """
-    if preset not in PRESETS:
-        raise ConfigError(f"there is no preset '{preset}'; {did_you_mean(preset, PRESETS)}")
+    placing = placed(sizes(preset, by_hand))
     for image in {IMAGE, GPU_IMAGE}:  # of S too: the nodes of a TrainJob run the latter
         require_digest(image, allow_tag)
+    if recipe:
+        require_reachable(recipe.ingest.source)
     values = arguments(recipe) if recipe else {}
-    audit = build(placed(preset), in_parts=recipe is not None and recipe.ingest.parts > 1)
-    Compiler().compile(audit, str(path), pipeline_parameters={**values, "workspace": WORKSPACE})
+    audit = build(placing, in_parts=recipe is not None and recipe.ingest.parts > 1)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "audit.yaml")
+        Compiler().compile(audit, str(path), pipeline_parameters={**values, "workspace": WORKSPACE})
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    # kfp begins with comments that hold the default values in an order of this process alone
+    return "".join(itertools.dropwhile(lambda line: line.startswith("#"), lines))
 
 
-def placed(preset: str) -> Step:
-    """What gives each task of the audit its name, size, volumes, secrets and retries."""
+def require_reachable(source: str) -> str:
+    """The source, if a pod can read it: a generated log, an object store's address, a path of the workspace volume.
+
+    Raises ConfigError for every other path: pods mount nothing of the machine that sends the audit.
+    """
+    if source.startswith(("planted:", "s3://")) or posixpath.normpath(source).startswith(f"{WORKSPACE}/"):
+        return source
+    raise ConfigError(
+        f"ingest.source is '{source}', which the pods of a cluster do not see; they read s3://BUCKET/PATH, or a path "
+        f"under {WORKSPACE}, where the claim {WORKSPACE_CLAIM} is mounted: copy the log to one of the two"
+    )
+
+
+def placed(asked: dict[str, Size]) -> Step:
+    """What gives each task of the audit its name, size, volumes, secrets and retries; `asked` is by kind of step."""
 
     def place(name: str, task: dsl.PipelineTask) -> dsl.PipelineTask:
-        _sized(named(name, task), PRESETS[preset][KIND[name]])
+        size = asked[KIND[name]]
+        _sized(named(name, task), size)
+        kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "slimrec")
+        kubernetes.add_pod_label(task, "app.kubernetes.io/component", name)
         kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
         kubernetes.use_field_path_as_env(task, "SLIMREC_AUDIT", RUN_ID)
         kubernetes.mount_pvc(task, WORKSPACE_CLAIM, WORKSPACE)
         kubernetes.empty_dir_mount(task, "tmp", "/tmp")  # the only other place to write: the image is read-only
         for secret, keys in SECRETS.items():
             kubernetes.use_secret_as_env(task, secret, {key: key for key in keys})
-        image = GPU_IMAGE if PRESETS[preset][KIND[name]].gpus else IMAGE
+        image = GPU_IMAGE if size.gpus else IMAGE
         task.set_env_variable(COMPILED, compiled(image))
         if KIND[name] == "train":  # which image the nodes of a TrainJob run, if the recipe asks for several
             task.set_env_variable("SLIMREC_IMAGE", GPU_IMAGE)
@@ -115,7 +116,7 @@ def placed(preset: str) -> Step:
 
 def _sized(task: dsl.PipelineTask, size: Size) -> None:
     task.set_cpu_request(size.cpu[0]).set_cpu_limit(size.cpu[1])
-    task.set_env_variable("OMP_NUM_THREADS", size.cpu[1])  # else as many as the node has processors, on a share of them
+    task.set_env_variable("OMP_NUM_THREADS", str(size.threads))  # else as many as the node has, on a share of them
     task.set_memory_request(size.memory).set_memory_limit(size.memory)
     if size.gpus:
         task.set_container_image(GPU_IMAGE).set_accelerator_type(GPU).set_accelerator_limit(size.gpus)

@@ -1,20 +1,27 @@
-"""A server that speaks as much of the Kubeflow Pipelines API as the client uses, and records every request."""
+"""A server that speaks as much of the Kubeflow Pipelines API as the client uses, as version 2.17 does; records every request."""
 
 import json
+import re
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
 
 BASE = "/apis/v2beta1"
+OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")  # RFC 1123 label, up to 63
+OWN_NAMESPACE = "kubeflow"  # where a server for a single user starts every run, whatever it was asked
 
 
 class Kubeflow:
-    """What was asked (`requests`: method, path, query, body) and what there is (`tables`: rows by kind)."""
+    """What was asked (`requests`: method, path, query, body) and what there is (`tables`: rows by kind).
 
-    def __init__(self, multi_user=False, token=""):
-        self.requests, self.multi_user, self.token = [], multi_user, token
+    `objects`: pipelines and versions are kept as Kubernetes objects, whose names are those of objects.
+    """
+
+    def __init__(self, multi_user=False, token="", objects=False):
+        self.requests, self.multi_user, self.token, self.objects = [], multi_user, token, objects
         self.tables = {kind: [] for kind in ("pipelines", "versions", "experiments", "runs", "recurringruns")}
+        self.headers = []  # of each request
         self.answers = {}  # (method, path) -> (status, body) instead of the usual answer
         self.url = ""
 
@@ -30,22 +37,43 @@ class Kubeflow:
         """Status and JSON for a request."""
         if (method, path) in self.answers:
             return self.answers[method, path]
-        parts = path.removeprefix(BASE).strip("/").split("/")
+        parts = path[path.index(BASE) + len(BASE) :].strip("/").split("/")
         if parts == ["healthz"]:
             return 200, {"multi_user": self.multi_user}
         if parts == ["pipelines", "upload_version"]:
             row = {"display_name": query["name"], "pipeline_id": query["pipelineid"], "yaml": body}
-            return 200, self._add("versions", "pipeline_version_id", row)
+            return self._make("versions", "pipeline_version_id", row | {"description": query.get("description", "")})
         kind = "versions" if parts[-1] == "versions" else parts[0]
         if kind not in self.tables:
             return 404, {"message": "no such thing"}
         if method == "POST":
             names = {"pipelines": "pipeline_id", "experiments": "experiment_id", "runs": "run_id"}
-            return 200, self._add(kind, names.get(kind, "recurring_run_id"), body)
+            if kind == "experiments" and self.multi_user and not body.get("namespace"):
+                return 400, {"message": "Invalid input error: in multi-user mode a namespace is needed"}
+            if kind in ("experiments", "runs", "recurringruns"):
+                body = {**body, "namespace": self._namespace(body)}
+            return self._make(kind, names.get(kind, "recurring_run_id"), body)
         if method == "DELETE":
             self.tables[kind] = [row for row in self.tables[kind] if row["recurring_run_id"] != parts[1]]
             return 200, {}
         return 200, self._page(kind, query)
+
+    def _namespace(self, body: dict) -> str:
+        """Of an experiment what was asked, of a run that of its experiment; one's own where there is a single user."""
+        if not self.multi_user:
+            return OWN_NAMESPACE
+        spaces = {row["experiment_id"]: row["namespace"] for row in self.tables["experiments"]}
+        return body.get("namespace") or spaces[body["experiment_id"]]
+
+    def _make(self, kind: str, key: str, row: dict) -> tuple[int, dict]:
+        """A new row, unless its name is taken, or is none for an object; runs may share a name."""
+        name = row["display_name"]
+        if self.objects and kind in ("pipelines", "versions") and not (OBJECT_NAME.fullmatch(name) and len(name) <= 63):
+            return 400, {"message": f"metadata.name: Invalid value: {name!r}: a lowercase RFC 1123 label is needed"}
+        same = [one for one in self.tables[kind] if one["display_name"] == name]
+        if kind in ("pipelines", "versions", "experiments") and same:
+            return 409, {"message": f"Already exist error: {name}"}
+        return 200, self._add(kind, key, row)
 
     def _add(self, kind: str, key: str, row: dict) -> dict:
         row = {
@@ -82,6 +110,7 @@ def serving(kubeflow: Kubeflow):
             is_json = "json" in (self.headers.get("Content-Type") or "") and raw
             body = json.loads(raw) if is_json else raw.decode()
             query = dict(parse_qsl(parts.query))
+            kubeflow.headers.append(self.headers)
             kubeflow.requests.append((self.command, parts.path, query, body))
             status, told = kubeflow.answer(self.command, parts.path, query, body)
             if kubeflow.token and self.headers.get("authorization") != f"Bearer {kubeflow.token}":

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from slimrec.pipelines.audit import audit
 from slimrec.pipelines.client import Cluster, program
+from slimrec.pipelines.connection import address
 from slimrec.pipelines.cron import check
 
 from slimrec.config import read_recipe
 from slimrec.errors import ConfigError, ConflictError, TransientError
-from tests.kubeflow import BASE, Kubeflow, serving
+from tests.kubeflow import BASE, OBJECT_NAME, Kubeflow, serving
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "pipelines" / "recipes" / "demo.yaml"
@@ -56,10 +58,11 @@ def test_submit_makes_pipeline_version_experiment_and_run(kubeflow):
         ("POST", "/pipelines"), ("POST", "/pipelines/upload_version"), ("POST", "/experiments"), ("POST", "/runs"),
     ]  # fmt: skip
     tables = {kind: rows[0] for kind, rows in kubeflow.tables.items() if rows}
-    assert kubeflow.sent("POST", "/pipelines") == [({}, {"name": "slimrec-audit", "display_name": "slimrec-audit"})]
+    ((query, body),) = kubeflow.sent("POST", "/pipelines")
+    assert body.pop("description") and body == {"name": "slimrec-audit", "display_name": "slimrec-audit"}
     ((query, body),) = kubeflow.sent("POST", "/pipelines/upload_version")
     assert query["pipelineid"] == tables["pipelines"]["pipeline_id"]
-    assert re.fullmatch(r"demo-S-[0-9a-f]{12}", query["name"])
+    assert re.fullmatch(r"demo-s-[0-9a-f]{12}", query["name"])
     spec, platform = file_in(body)
     assert spec["pipelineInfo"]["name"] == "slimrec-audit" and "kubernetes" in platform["platforms"]
     assert {executor["container"]["image"] for executor in spec["deploymentSpec"]["executors"].values()} == {IMAGE}
@@ -108,7 +111,131 @@ def test_a_version_is_named_by_its_content(sent):
     again = program("demo", read_recipe(RECIPE), "S", allow_tag=True)
     other = program("demo", read_recipe(RECIPE), "M", allow_tag=True)
     assert again.name == sent.name and again.text == sent.text
-    assert other.name.startswith("demo-M-") and other.name[-12:] != sent.name[-12:]
+    assert other.name.startswith("demo-m-") and other.name[-12:] != sent.name[-12:]
+
+
+def test_three_processes_compile_one_recipe_to_the_same_bytes(tmp_path):
+    recipe = tmp_path / "demo.yaml"  # with a schema: the larger a dictionary, the more orders it has
+    raw = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+    fields = [{"name": f"f{i}", "kind": "category", "hash_rows": 10 + i} for i in range(20)]
+    raw["ingest"]["fields"] = {"label": "click", "fields": fields}
+    recipe.write_text(yaml.safe_dump(raw), encoding="utf-8")
+    texts = set()
+    for seed in "012":
+        out = tmp_path / f"{seed}.yaml"
+        done = pipelines("compile", "--recipe", recipe, "--output", out, PYTHONHASHSEED=seed)
+        assert done.returncode == 0, done.stderr
+        texts.add(out.read_bytes())
+    assert len(texts) == 1 and len(list(yaml.safe_load_all(texts.pop()))) == 2
+
+
+@pytest.mark.parametrize(
+    ("recipe", "begins"),
+    [
+        ("clicks", "clicks-s-"),
+        ("Clicks_2026 ü", "clicks-2026-ue-s-"),
+        ("Größe__(neu)", "groesse-neu-s-"),
+        ("-Überall-", "ueberall-s-"),
+        ("点击", "audit-s-"),
+        ("a" * 47 + ".b", "a" * 47 + "-s-"),
+        ("a" * 300, "a" * 48 + "-s-"),
+    ],
+)
+def test_a_version_has_a_name_that_is_legal_everywhere_whatever_the_recipe_is_called(recipe, begins):
+    name = program(recipe, read_recipe(RECIPE), "S", allow_tag=True).name
+    assert name.startswith(begins) and len(name) <= 63 and OBJECT_NAME.fullmatch(name)
+
+
+def test_a_server_that_keeps_pipelines_as_objects_takes_every_recipe(tmp_path):
+    with serving(Kubeflow(objects=True)) as server:
+        recipe = tmp_path / "Clicks_2026 ü.yaml"
+        recipe.write_bytes(RECIPE.read_bytes())
+        done = pipelines("submit", recipe, "--preset", "L", "--host", server.url)
+        assert done.returncode == 0, done.stderr
+
+
+def test_an_unchanged_recipe_changes_nothing_on_the_server_whatever_process_sends_it(kubeflow):
+    for seed in "01":
+        told = {"KFP_HOST": kubeflow.url, "PYTHONHASHSEED": seed}
+        assert pipelines("upload", RECIPE, **told).returncode == 0
+        assert pipelines("schedule", RECIPE, "--cron", WEEKLY, **told).returncode == 0
+    assert [len(kubeflow.tables[kind]) for kind in ("pipelines", "versions", "recurringruns")] == [1, 1, 1]
+    assert not [verb for verb, _ in kubeflow.changes() if verb == "DELETE"] and len(kubeflow.changes()) == 4
+
+
+def test_pipeline_and_version_come_with_the_description_that_the_interface_shows(kubeflow, sent):
+    Cluster(kubeflow.url).upload(sent)
+    told = [kubeflow.tables[kind][0]["description"] for kind in ("pipelines", "versions")]
+    assert told == [audit.description] * 2 and told[0]
+
+
+def test_a_server_for_a_single_user_is_refused_where_a_namespace_is_given(kubeflow):
+    done = pipelines("submit", RECIPE, "--host", kubeflow.url, "--namespace", "slimrec")
+    assert done.returncode == 20 and not kubeflow.changes() and len(done.stderr.splitlines()) == 1
+    assert all(word in done.stderr for word in ("single user", "'slimrec'", "for many users", "unset KFP_NAMESPACE"))
+
+
+def test_a_server_that_puts_audits_elsewhere_than_asked_is_found_out_before_a_run(sent):
+    with serving(Kubeflow()) as server:
+        server.answers["GET", f"{BASE}/healthz"] = (200, {"multi_user": True})  # it says so, and does not
+        with pytest.raises(ConfigError, match="puts audits into 'kubeflow', asked for was 'team'"):
+            Cluster(server.url, namespace="team").submit(sent, "x")
+        assert not server.tables["runs"]
+
+
+@pytest.mark.parametrize(
+    ("copied", "meant"),
+    [
+        ("https://kubeflow.example/pipeline/", "https://kubeflow.example/pipeline"),
+        ("https://kubeflow.example/_/pipeline/?ns=team#/runs", "https://kubeflow.example/pipeline"),
+        ("https://kubeflow.example/pipeline/#/runs/details/1-2@3", "https://kubeflow.example/pipeline"),
+        (" http://localhost:8080/#/pipelines\n", "http://localhost:8080"),
+        ("http://[::1]:8080#/runs", "http://[::1]:8080"),
+    ],
+)
+def test_an_address_may_be_copied_from_the_browser(copied, meant):
+    assert address(copied) == meant
+
+
+def test_the_environment_says_by_which_proxy_a_server_is_reached(kubeflow):
+    away = {"KFP_HOST": "http://kubeflow.invalid/pipeline", "NO_PROXY": "", "no_proxy": ""}
+    proxy = kubeflow.url.replace("http://", "http://me:secret%21@")
+    done = pipelines("list", HTTP_PROXY=proxy, http_proxy=proxy, **away)
+    assert done.returncode == 0, done.stderr
+    assert {path.partition(BASE)[0] for _, path, _, _ in kubeflow.requests} == {"/pipeline"}
+    assert {headers["Host"] for headers in kubeflow.headers} == {"kubeflow.invalid"}
+    assert {headers["Proxy-Authorization"] for headers in kubeflow.headers} == {"Basic bWU6c2VjcmV0IQ=="}
+
+
+def test_no_proxy_is_asked_for_a_server_that_needs_none(kubeflow):
+    near = {"KFP_HOST": kubeflow.url, "NO_PROXY": "127.0.0.0/8", "no_proxy": "127.0.0.0/8"}
+    done = pipelines("list", HTTP_PROXY="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9", **near)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "seen"),
+    [
+        ("clicks.parquet", False),
+        ("/home/me/clicks.parquet", False),
+        ("/workspace/../home/clicks.parquet", False),
+        ("/workspaces/clicks.parquet", False),
+        ("file:///clicks.parquet", False),
+        ("/workspace/clicks/day.parquet", True),
+        ("s3://bucket/clicks/", True),
+    ],
+)
+def test_a_source_that_no_pod_sees_is_refused_before_anything_is_sent_or_written(tmp_path, kubeflow, source, seen):
+    raw = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+    fields = {"label": "click", "fields": [{"name": "site", "kind": "category"}]}
+    raw["ingest"] |= {"source": source, "fields": fields}
+    recipe, out = tmp_path / "clicks.yaml", tmp_path / "out.yaml"
+    recipe.write_text(yaml.safe_dump(raw), encoding="utf-8")
+    for words in (("submit", recipe, "--host", kubeflow.url), ("compile", "--recipe", recipe, "--output", out)):
+        done = pipelines(*words)
+        assert done.returncode == (0 if seen else 20), done.stderr
+        assert seen or (source in done.stderr and "under /workspace" in done.stderr)
+    assert seen or not (kubeflow.requests or out.exists())
 
 
 def test_upload_starts_nothing(kubeflow):

@@ -8,6 +8,7 @@ from slimrec.components import IMAGE
 from slimrec.pipelines import cluster
 from slimrec.pipelines.__main__ import main
 from slimrec.pipelines.audit import audit
+from slimrec.pipelines.sizes import PRESETS
 
 from slimrec.artifacts import codebase
 from slimrec.config import Recipe, parse
@@ -30,7 +31,7 @@ def compiled(folder, preset, recipe=None) -> tuple[dict, dict]:
 @pytest.fixture(scope="module")
 def presets(tmp_path_factory):
     folder = tmp_path_factory.mktemp("presets")
-    return {name: compiled(folder, name) for name in cluster.PRESETS}
+    return {name: compiled(folder, name) for name in PRESETS}
 
 
 def tasks_of(spec: dict) -> dict[str, tuple[dict, str]]:
@@ -50,7 +51,7 @@ def pods(compiled_preset) -> dict[str, tuple[dict, dict]]:
     return {name: (executors[label]["container"], settings[label]) for name, (_, label) in tasks_of(spec).items()}
 
 
-@pytest.mark.parametrize("preset", cluster.PRESETS)
+@pytest.mark.parametrize("preset", PRESETS)
 def test_every_step_has_requests_and_limits(presets, preset):
     found = pods(presets[preset])
     assert set(found) == STEPS
@@ -62,7 +63,7 @@ def test_every_step_has_requests_and_limits(presets, preset):
         assert told["resourceMemoryRequest"] == told["resourceMemoryLimit"]
 
 
-@pytest.mark.parametrize("preset", cluster.PRESETS)
+@pytest.mark.parametrize("preset", PRESETS)
 def test_a_step_starts_as_many_threads_as_its_limit_of_processors_and_not_as_many_as_the_node_has(presets, preset):
     for name, (container, _) in pods(presets[preset]).items():
         told = {each["name"]: each["value"] for each in container["env"]}
@@ -151,6 +152,50 @@ def test_a_cluster_takes_images_by_digest(tmp_path, monkeypatch, image, gpu_imag
     monkeypatch.setattr(cluster, "GPU_IMAGE", gpu_image)
     with pytest.raises(ConfigError, match=refused):
         cluster.write(tmp_path / "a.yaml", None, "M")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_pod_bears_the_name_of_its_step(presets, preset):
+    for name, (_, settings) in pods(presets[preset]).items():
+        told = {"app.kubernetes.io/part-of": "slimrec", "app.kubernetes.io/component": name}
+        assert settings["podMetadata"] == {"labels": told}
+
+
+def test_sizes_of_a_preset_are_raised_and_lowered_by_hand(tmp_path, presets):
+    path = tmp_path / "a.yaml"
+    by_hand = ["train.memory=16Gi", "train.cpu=1500m", "data.cpu=2:3", "model.gpus=1"]
+    cluster.write(path, None, "S", allow_tag=True, by_hand=by_hand)
+    spec, platform = yaml.safe_load_all(path.read_text(encoding="utf-8"))
+    changed = pods((spec, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]))
+    told = {name: container["resources"] for name, (container, _) in changed.items()}
+    assert {told[name]["resourceMemoryLimit"] for name in TRAINING} == {"16Gi"}
+    assert (told["pretrain"]["resourceCpuRequest"], told["pretrain"]["resourceCpuLimit"]) == ("1500m", "1500m")
+    assert (told["ingest"]["resourceCpuRequest"], told["ingest"]["resourceCpuLimit"]) == ("2", "3")
+    assert told["prune"]["accelerator"]["resourceCount"] == "1"
+    threads = {each["name"]: each["value"] for each in changed["pretrain"][0]["env"]}["OMP_NUM_THREADS"]
+    assert threads == "1"
+    before = {name: container["resources"] for name, (container, _) in pods(presets["S"]).items()}
+    assert told["notify"] == before["notify"] and told["ingest"]["resourceMemoryLimit"] == "4Gi"
+
+
+@pytest.mark.parametrize(
+    ("by_hand", "words"),
+    [
+        ("train.memory", "give KIND.WHAT=AMOUNT"),
+        ("pretrain.memory=1Gi", "KIND one of light, data, model, train"),
+        ("train.ram=1Gi", "WHAT one of cpu, memory, gpus, shared_memory"),
+        ("train.memory=16", "bytes with a unit, such as 16Gi"),
+        ("train.memory=0Gi", "'0Gi' is no amount of memory"),
+        ("train.cpu=8:2", "'8:2' is no amount of cpu"),
+        ("train.cpu=1:2:3", "is no amount of cpu"),
+        ("train.gpus=-1", "a number such as 1"),
+        ("train.memory=8Gi", "shared_memory 8Gi of memory 8Gi"),
+    ],
+)
+def test_a_size_that_cannot_be_is_refused_with_what_can(tmp_path, by_hand, words):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        cluster.write(tmp_path / "a.yaml", None, "M", allow_tag=True, by_hand=[by_hand])
     assert not list(tmp_path.iterdir())
 
 

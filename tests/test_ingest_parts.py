@@ -14,6 +14,7 @@ from kfp import dsl, local
 from slimrec.pipelines import cluster
 from slimrec.pipelines.audit import named
 from slimrec.pipelines.fanout import ingest_in_parts
+from slimrec.pipelines.sizes import PRESETS
 from typer.testing import CliRunner
 
 from slimrec import artifacts
@@ -316,7 +317,7 @@ def test_parts_are_placed_on_a_cluster_as_all_steps_are(compiled):
     spec, placed = compiled
     for name in ("plan", "count", "merge", "encode", "gather"):
         container = spec["deploymentSpec"]["executors"][f"exec-{name}"]["container"]
-        assert container["resources"]["resourceMemoryLimit"] == cluster.PRESETS["S"]["data"].memory
+        assert container["resources"]["resourceMemoryLimit"] == PRESETS["S"]["data"].memory
         assert placed[f"exec-{name}"]["pvcMount"] and placed[f"exec-{name}"]["securityContext"]["runAsNonRoot"]
         assert {secret["secretName"] for secret in placed[f"exec-{name}"]["secretAsEnv"]} == set(cluster.SECRETS)
     tasks = [task for part in spec["components"].values() for task in part.get("dag", {}).get("tasks", {}).values()]

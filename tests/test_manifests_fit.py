@@ -4,6 +4,8 @@ from fractions import Fraction
 
 import pytest
 from slimrec.pipelines import cluster
+from slimrec.pipelines.client import SERVICE_ACCOUNT
+from slimrec.pipelines.sizes import PRESETS
 from test_manifests import MANIFESTS, SECRETS, kustomize, of, pods
 
 UNITS = {"m": Fraction(1, 1000), "": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
@@ -29,7 +31,7 @@ def names(objects: list[dict], kind: str) -> set[str]:
 
 
 def test_the_account_the_claim_and_the_secrets_are_there(distributed):
-    assert cluster.SERVICE_ACCOUNT in names(distributed, "ServiceAccount")
+    assert SERVICE_ACCOUNT in names(distributed, "ServiceAccount")
     assert cluster.WORKSPACE_CLAIM in names(distributed, "PersistentVolumeClaim")
     secret, key = cluster.WEBHOOK
     for name, keys in {**cluster.SECRETS, secret: (key,)}.items():
@@ -44,7 +46,7 @@ def test_a_node_of_a_training_is_set_up_as_a_step_is(distributed, node):
     assert {source["secretRef"]["name"] for source in node["containers"][0]["envFrom"]} == set(cluster.SECRETS)
     assert node["nodeSelector"] == dict([cluster.GPU_NODE])
     assert node["tolerations"] == [{"key": cluster.GPU, "operator": "Exists", "effect": "NoSchedule"}]
-    assert node["serviceAccountName"] == cluster.SERVICE_ACCOUNT
+    assert node["serviceAccountName"] == SERVICE_ACCOUNT
 
 
 def test_whoever_writes_to_the_workspace_is_of_its_group(distributed, node):
@@ -62,7 +64,7 @@ def test_search_and_baseline_of_a_preset_fit_into_the_quota_beside_the_rest(over
     hard = of(objects, "ResourceQuota")[0]["spec"]["hard"]
     side_by_side = 1 if overlay == "local" else 2  # on one machine they take turns
     for preset in presets:
-        train = cluster.PRESETS[preset]["train"]
+        train = PRESETS[preset]["train"]
         asked = {
             "requests.memory": amount(train.memory) * side_by_side,
             "limits.memory": amount(train.memory) * side_by_side,
