@@ -1,7 +1,5 @@
 """Pretrain as a step: gated training on the subset; without method and subset, the full model to compare with."""
 
-from typing import Optional
-
 from kfp import dsl
 from slimrec.components import IMAGE
 
@@ -12,7 +10,7 @@ def pretrain(
     gated: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     config: dict,
-    subset: Optional[dsl.Input[dsl.Dataset]] = None,  # noqa: UP045  the spelling that the KFP compiler reads
+    subset: dsl.Input[dsl.Dataset] = None,  # no Optional: the executor would make an artifact of that type
     method: str = "",
     backbone: str = "",
     workspace: str = "",
