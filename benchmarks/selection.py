@@ -43,7 +43,7 @@ def audit(recipe: Recipe, folder: Path, source: str, select_seed: int, retrain_s
     """One audit with all its folders; what an earlier call left (same source, same seeds) is used again."""
     data = folder / "".join(c if c.isalnum() else "-" for c in source)
     searched, ended = data / f"select-{select_seed}", data / f"select-{select_seed}" / f"retrain-{retrain_seed}"
-    full = data / f"full-{retrain_seed}"
+    full = searched / f"full-{retrain_seed}"
     gated, selection, slim = (searched / name for name in ("gated", "selection", "slim"))
 
     def once(stage: str, made: Path, config: dict, **paths: Path) -> None:
@@ -59,9 +59,8 @@ def audit(recipe: Recipe, folder: Path, source: str, select_seed: int, retrain_s
     tuned = ended / "tuned"
     paths = {"dataset": dataset, "subset": subset, "gated": gated, "selection": selection, "slim": slim}
     once("finetune", tuned, seeded(recipe.finetune, retrain_seed), **paths, tuned=tuned)
-    training = recipe.baseline or recipe.finetune.train
-    plain = {"model": recipe.pretrain.model.model_dump(), "train": training.model_dump() | {"seed": retrain_seed}}
-    once("pretrain", full, plain, dataset=dataset, gated=full)
+    plain = {**search, "method": "none", "options": {}, "after": seeded(recipe.finetune, retrain_seed)}
+    once("pretrain", full, plain, dataset=dataset, subset=subset, gated=full)
     paths = {"dataset": dataset, "slim": tuned, "full": full, "selection": selection}
     once("evaluate", ended / "report", recipe.evaluate.model_dump(), **paths, report=ended / "report")
     row = _row(source, selection, ended / "report")

@@ -57,7 +57,7 @@ def build(step: Step = named, in_parts: bool = False):
         ingest_config: dict = {},  # noqa: B006
         sample_config: dict = {},  # noqa: B006
         pretrain_config: dict = {},  # noqa: B006
-        baseline_config: dict = {},  # noqa: B006
+        baseline_config: dict = {"after": {}},  # noqa: B006
         prune_config: dict = {},  # noqa: B006
         finetune_config: dict = {},  # noqa: B006
         evaluate_config: dict = {},  # noqa: B006
@@ -81,7 +81,7 @@ def build(step: Step = named, in_parts: bool = False):
             ingest_config: Everything else about reading the log, as in a recipe.
             sample_config: Everything else about the subset, as in a recipe.
             pretrain_config: Everything else about the gated training, as in a recipe.
-            baseline_config: The section pretrain for the full model, its method left out.
+            baseline_config: The section pretrain for the full model, its method left out; `after` as finetune_config.
             prune_config: Everything else about the budget, as in a recipe.
             finetune_config: Everything about the slim model's training, as in a recipe.
             evaluate_config: Everything else about the comparison, as in a recipe.
@@ -155,7 +155,14 @@ def build(step: Step = named, in_parts: bool = False):
                 )
                 baseline = step(
                     "baseline",
-                    pretrain(config=baseline_config, method="none", backbone=backbone, dataset=dataset, **shared),
+                    pretrain(
+                        config=baseline_config,
+                        method="none",
+                        backbone=backbone,
+                        dataset=dataset,
+                        subset=subset,
+                        **shared,
+                    ),
                 )
 
                 verdict = step(
@@ -194,7 +201,7 @@ def arguments(recipe: Recipe) -> dict[str, Any]:
     section = {name: value or {} for name, value in recipe.model_dump(mode="json", exclude_unset=True).items()}
     ingest_, pretrain_ = section["ingest"], section.get("pretrain", {})
     full = {key: value for key, value in pretrain_.items() if key not in ("method", "options")}
-    full["train"] = section.pop("baseline", section.get("finetune", {}).get("train", {}))  # as the slim model's
+    full |= _training_of_full(recipe, section)
     budget = recipe.prune.budget
     return {
         "source": recipe.ingest.source,
@@ -211,3 +218,17 @@ def arguments(recipe: Recipe) -> dict[str, Any]:
         "baseline_config": full,
         **{f"{name}_config": values for name, values in section.items()},
     }
+
+
+def _training_of_full(recipe: Recipe, section: dict[str, Any]) -> dict[str, Any]:
+    """The full model's training in the section `pretrain`: what `baseline` says, else all that the slim model gets.
+
+    That is the search's passes and those after the cut where the slim model starts warm, else the latter alone.
+    """
+    own, after = section.pop("baseline", None), section.get("finetune", {})
+    if own is not None:
+        return {"train": own, "after": {"start": "fresh", "train": own}}
+    if recipe.finetune.start == "warm":
+        return {"after": after}
+    # it runs in as many processes as the phase that there is; `initial` weights are those of the search's seed
+    return {"train": {**after.get("train", {}), "seed": recipe.pretrain.train.seed}, "after": after}

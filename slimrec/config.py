@@ -128,6 +128,13 @@ class TrainConfig(_Config):
         return parse(TrainConfig, {**self.model_dump(), "tables": "sharded"})
 
 
+class FinetuneConfig(_Config):
+    start: Literal["warm", "fresh", "initial"] = "warm"  # pruned weights | new ones | the search's first ones
+    rows: Literal["all", "rest", "subset"] = "all"  # rest: training rows that the subset left out
+    fraction: float = Option(1.0, gt=0, le=1)  # of those rows
+    train: TrainConfig = TrainConfig()
+
+
 class PretrainConfig(_Config):
     """Gated training. A gate sees fresh rows only: the held-out gate slice, or training rows in a single pass."""
 
@@ -137,6 +144,7 @@ class PretrainConfig(_Config):
     train: TrainConfig = TrainConfig()
     probes: float = Option(0.0, ge=0, le=100)  # shuffled copies a field beside the fields; below 1: of a share of them
     repeats: int = Option(1, ge=1)  # searches with seeds of their own, whose scores are averaged
+    after: FinetuneConfig | None = None  # without a method: how the full model trains on, as the slim one after its cut
 
     @property
     def searches(self) -> bool:
@@ -146,6 +154,8 @@ class PretrainConfig(_Config):
     @model_validator(mode="after")
     def _known_gate(self):
         GATES.check(self.method, self.options)
+        if self.after is not None and self.searches:
+            raise ValueError("`after` is for the full model, which has no method: `finetune` trains on after a search")
         if GATES.says(self.method, "weighs_pairs") and self.model.backbone in BACKBONES.table:
             fitting = [name for name in BACKBONES.table if BACKBONES.says(name, "meets_pairs")]
             if self.model.backbone not in fitting:
@@ -161,13 +171,6 @@ class PruneConfig(_Config):
     twins_once: bool = True  # fields that say the same take one place of keep, fields or max_bytes; false: one each
     guard: bool = False  # keep fields that are seldom present but matter there; else only note them
     hidden_keep: float | None = Option(None, gt=0, le=1)  # share of the hidden units that stays; None: all
-
-
-class FinetuneConfig(_Config):
-    start: Literal["warm", "fresh", "initial"] = "warm"  # pruned weights | new ones | the search's first ones
-    rows: Literal["all", "rest", "subset"] = "all"  # rest: training rows that the subset left out
-    fraction: float = Option(1.0, gt=0, le=1)  # of those rows
-    train: TrainConfig = TrainConfig()
 
 
 class EvaluateConfig(_Config):
@@ -202,7 +205,7 @@ class Recipe(_Config):
     ingest: IngestConfig
     sample: SampleConfig = SampleConfig()
     pretrain: PretrainConfig = PretrainConfig()
-    baseline: TrainConfig | None = None  # training of the full model to compare with; as in finetune when not given
+    baseline: TrainConfig | None = None  # training of the full model to compare with; as the slim one's when not given
     prune: PruneConfig = PruneConfig()
     finetune: FinetuneConfig = FinetuneConfig()
     evaluate: EvaluateConfig = EvaluateConfig()

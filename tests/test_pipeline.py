@@ -155,15 +155,21 @@ def test_arguments_say_what_the_recipe_says():
         SMALL["ingest"]["source"], "random", "widedeep", 0.75,
     )  # fmt: skip
     assert given["pretrain_config"] == SMALL["pretrain"]
-    assert given["baseline_config"] == {"model": SMALL["pretrain"]["model"], "train": SMALL["finetune"]["train"]}
+    searched = {name: SMALL["pretrain"][name] for name in ("model", "train")}
+    assert given["baseline_config"] == {**searched, "after": SMALL["finetune"]}
+
+
+def full_model(**sections) -> dict:
+    return arguments(parse(Recipe, {**SMALL, **sections}))["baseline_config"]
 
 
 def test_the_full_model_trains_as_the_slim_one_does_unless_the_recipe_says_otherwise():
-    longer = {**SMALL, "finetune": {"train": {"epochs": 5}}}
-    assert arguments(parse(Recipe, longer))["baseline_config"]["train"] == {"epochs": 5}
-    given = arguments(parse(Recipe, {**longer, "baseline": {"epochs": 7}}))
-    assert given["baseline_config"]["train"] == {"epochs": 7}
-    assert given["pretrain_config"]["train"]["epochs"] == 1
+    warm = full_model(finetune={"train": {"epochs": 5}})
+    assert warm["train"] == SMALL["pretrain"]["train"] and warm["after"] == {"train": {"epochs": 5}}
+    fresh = full_model(finetune={"start": "fresh", "train": {"epochs": 5}})
+    assert fresh["train"]["epochs"] == 5 and fresh["after"] == {"start": "fresh", "train": {"epochs": 5}}
+    own = full_model(finetune={"train": {"epochs": 5}}, baseline={"epochs": 7})
+    assert own["after"] == {"start": "fresh", "train": {"epochs": 7}}
 
 
 def test_a_choice_beside_the_section_wins_and_forgets_options_of_what_it_replaces():

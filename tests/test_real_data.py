@@ -28,7 +28,7 @@ def run(dataset, recipe_name, folder, **training):
     )
     train = TrainConfig(**{**recipe.finetune.train.model_dump(), **training})
     finetune = recipe.finetune.model_copy(update={"train": train})
-    shorter = recipe.model_copy(update={"finetune": finetune, "baseline": train})
+    shorter = recipe.model_copy(update={"finetune": finetune})
     return audit(shorter, folder, str(folder / "l.parquet"), 0, 0)
 
 

@@ -65,6 +65,7 @@ def facts(count=12, verdict="certified", names=None, threshold=None):
         "pairs": None,
         "hidden": {"full": [64, 32], "slim": [64, 32]},
         "threshold": threshold,
+        "training": {"full": None, "slim": None, "longer": "", "said": ""},
         "champion": None,
         "diff": None,
         "dataset": "a1b2" * 16,

@@ -21,7 +21,7 @@ from slimrec.registry.champion import judge, reigning
 from slimrec.schema import Schema
 from slimrec.selection import Selection
 from slimrec.track import Tracker
-from slimrec.verdict import certify, cost, reaudit
+from slimrec.verdict import certify, cost, fairness, reaudit
 from slimrec.verdict.report import Facts
 from slimrec.verdict.report import write as write_report
 
@@ -47,8 +47,12 @@ def run(
     test = tests["slim"]
     comparison = certify.compare(test.label, logits["full"], logits["slim"], test.weight, test.group, config.confidence)
     outcome, reason = certify.verdict(comparison, config.allowed_auc_loss)
+    training = fairness.weigh(*(fairness.recorded(read_manifest(folder)) for folder in (full, slim)))
+    if training["longer"] == "slim":
+        reason += "; the slim model trained longer than the full one"
     facts = {
         **_judged(config, comparison, outcome, reason, test),
+        "training": training,
         **_measured(config, models, tests, logits),
         **_made(chosen, models, data["full"], digest(slim)),
         **_since(config, chosen, dataset, test, logits["slim"]),

@@ -19,6 +19,7 @@ from slimrec.selection import Selection
 from slimrec.track import Tracker
 from slimrec.training.checkpoint import checkpoint_path
 from slimrec.training.loop import Trainer
+from slimrec.verdict.fairness import Phase, recorded
 
 CONFIG = FinetuneConfig
 
@@ -40,14 +41,19 @@ def run(
     trainer = Trainer(
         model,
         config.train,
-        train=_rows(config, data, subset),
+        train=rows_of(config, data, subset),
         valid=data.split("valid"),
         checkpoint=checkpoint_path(checkpoints, "finetune", config, data.fingerprint, slim, subset),
         log=tracker.metrics,
+        warm=config.start == "warm",
     )
     figures = trainer.fit()
     if trainer.ranks.rank == 0:
         facts = {"start": config.start, "dataset": data.fingerprint, "selection": digest(selection)}
+        before = recorded(read_manifest(gated)) if config.start == "warm" else []  # passes whose weights went on
+        if before is not None:
+            phases = [*before, Phase.of(config.train, figures, len(trainer.stream.split))]
+            facts["training"] = [phase.model_dump() for phase in phases]
         with publish(tuned, "slim", **facts, figures=figures) as folder:
             save_model(model, folder, Encoder.load(slim))
         trainer.checkpoint.remove()
@@ -75,7 +81,7 @@ def _start(config: FinetuneConfig, gated: Path, selection: Path, slim: Path) -> 
     return model
 
 
-def _rows(config: FinetuneConfig, data: Dataset, subset: Path | None) -> Split:
+def rows_of(config: FinetuneConfig, data: Dataset, subset: Path | None) -> Split:
     """Training rows, a `fraction` of them by their number and the seed.
 
     Those of the gate slice are among them again, now that the search is over.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ from slimrec.model import build, with_gate
 from slimrec.model.files import save_model
 from slimrec.pruning.findings import FINDINGS, Findings, find
 from slimrec.selection import Budget
+from slimrec.stages.finetune import rows_of
 from slimrec.track import Tracker
 from slimrec.training.checkpoint import checkpoint_path
 from slimrec.training.loop import Trainer
+from slimrec.verdict.fairness import Phase
 
 CONFIG = PretrainConfig
 
@@ -32,16 +35,17 @@ def run(
     """Train the model with the method's gate in it; writes the artifact `gated`.
 
     A search may hold probes, and may be repeated: the first repeat's weights go on, the others give scores only.
-    Probes are the same rows in every repeat, as noise fields are.
+    Probes are the same rows in every repeat, as noise fields are. Without a method, `config.after` lets the full model
+    have the passes of a slim one: those of a search, then those after the cut, or the latter alone from new weights.
     """
     data = Dataset.open(dataset)
     data = data.probed(config.probes, config.train.seed) if config.searches else data
     rows = None if subset is None else read_subset(subset)
-    scores, kept, done = [], [], []
-    for repeat in reversed(range(config.repeats if config.searches else 1)):  # the first last: its model stays
-        trainer = _trainer(config, repeat, tracker, data, rows, subset, checkpoints)
+    scores, kept, done, phases = [], [], [], []
+    for trainer in _trainers(config, tracker, data, rows, subset, checkpoints):
         figures = trainer.fit()
         done.append(trainer.checkpoint)
+        phases.append(Phase.of(trainer.config, figures, len(trainer.stream.split)))
         if trainer.ranks.rank:  # the first rank alone is sure to have the whole model
             continue
         gate, slice_ = trainer.model.eval().gate, data.split("gate")
@@ -52,12 +56,45 @@ def run(
         found = find(trainer.model, slice_, config.train.seed, trainer.device) if config.searches else Findings()
         found = found.model_copy(update={"repeats": tuple(scores), "kept": tuple(kept)})
         facts = {"seed": config.train.seed, "method": config.method, "dataset": data.fingerprint}
+        facts["training"] = [phase.model_dump() for phase in (phases[-1:] if config.searches else phases)]
         with publish(gated, "gated", **facts, figures=figures) as folder:
             save_model(trainer.model, folder, Encoder.load(dataset).over(data.schema))
             write_json(folder / FINDINGS, found.model_dump(mode="json"))
         for checkpoint in done:
             checkpoint.remove()
     return figures
+
+
+def _trainers(
+    config: PretrainConfig,
+    tracker: Tracker,
+    data: Dataset,
+    rows: np.ndarray | None,
+    subset: Path | None,
+    checkpoints: Path | None,
+) -> Iterator[Trainer]:
+    """One after the other, the one whose model stays last: the repeats of a search, or the phases of a full model."""
+    if config.after is None:
+        for repeat in reversed(range(config.repeats if config.searches else 1)):  # the first last
+            yield _trainer(config, repeat, tracker, data, rows, subset, checkpoints)
+        return
+    after, first = config.after, None
+    if after.start == "warm":
+        yield (first := _trainer(config, 0, tracker, data, rows, subset, checkpoints))
+        model = first.model
+    else:
+        seed = after.train.seed if after.start == "fresh" else config.train.seed
+        model = with_gate(build(data.schema, config.model, seed), config.method, config.options, seed)
+    done = first.step if first else 0
+    yield Trainer(
+        model,
+        after.train,
+        train=rows_of(after, data, subset),
+        valid=data.split("valid"),
+        checkpoint=checkpoint_path(checkpoints, "after", config, data.fingerprint, subset),
+        log=lambda values, step: tracker.metrics(values, done + step),
+        warm=after.start == "warm",
+    )
 
 
 def _trainer(

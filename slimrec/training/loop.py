@@ -33,6 +33,7 @@ _MIX = 0x9E3779B97F4A7C15  # odd constant of splitmix64: neighbouring steps get 
 class Trainer:
     """Trains a model on `train`, steps its gate on `gate` where the gate asks for it, keeps the best by `valid` AUC.
 
+    A `warm` start counts: where no epoch makes it better, the model stays what it was.
     Every random draw of a step comes from (seed, step, rank), so a resumed run repeats an undisturbed one.
     """
 
@@ -45,10 +46,11 @@ class Trainer:
         gate: Split | None = None,
         checkpoint: Path | None = None,
         log: Log = lambda values, step: None,
+        warm: bool = False,
     ):
         self.ranks = Ranks.join(config.device)
         self.device = self.ranks.device
-        self.model, self.config, self.log, self.valid = model, config, log, valid
+        self.model, self.config, self.log, self.valid, self.warm = model, config, log, valid, warm
         self.gate_learns = model.gate is not None and model.gate.learns
         self._check(gate)
         self.shards = shard(model, config, self.ranks)
@@ -87,6 +89,8 @@ class Trainer:
     def fit(self) -> dict[str, float]:
         """Train to the end (or to early stopping), leave the best weights in the model; returns figures."""
         self._resume()
+        if self.warm and not self.step:
+            self._keep(validate(self.model, self.valid, self.ranks)["valid_auc"])
         started, first = time.monotonic(), self.step
         with self.stop, self._progress() as bar:
             while self.step < self.config.epochs * self.steps_per_epoch and not self._exhausted():
@@ -242,10 +246,13 @@ class Trainer:
         if self.gate_learns and epoch + 1 < self.config.epochs and epoch < self._settled() * self.config.epochs:
             return  # the gate is still on its way: what is best so far says nothing about it
         if row["valid_auc"] > self.best_auc:
-            self.best_auc, self.stale = row["valid_auc"], 0
-            self.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+            self._keep(row["valid_auc"])
         else:
             self.stale += 1
+
+    def _keep(self, valid_auc: float) -> None:
+        self.best_auc, self.stale = valid_auc, 0
+        self.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
 
     def _resume(self) -> None:
         found = self.checkpoint.load()

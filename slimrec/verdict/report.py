@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from slimrec.artifacts import write_json
+from slimrec.verdict.fairness import taken
 from slimrec.verdict.wording import figure, literal, signed, size, whole
 
 PROBED = "share of meaningless fields to expect among those that score as high, told by shuffled copies of the fields"
@@ -41,6 +42,7 @@ def html(facts: Facts) -> str:
         axis=axis(facts),
         against_champion=against_champion(facts),
         changes=changes(facts),
+        trainings=trainings(facts),
         stoppable_title=stoppable_title(facts),
         PROBED=PROBED,
         **evidence(facts),
@@ -55,6 +57,7 @@ def markdown(facts: Facts) -> str:
         consequence(facts),
         "",
         *([] if facts["verdict"] == "certified" else [_sentence(facts["reason"]), ""]),
+        *([f"**Mind:** {facts['training']['said']}.", ""] if facts["training"]["said"] else []),
     ]
     lines += ["| | full | slim | change |", "|---|---:|---:|---:|"]
     lines += [f"| {name} | {full} | {slim} | {change} |" for name, full, slim, change in before_after(facts)]
@@ -82,6 +85,7 @@ def markdown(facts: Facts) -> str:
         lines += ["", "## Since the champion's audit", ""]
         lines += [f"- {literal(name)}: {what}" for name, what in changes(facts)] or ["No field changed its fate."]
     made = facts["made"]
+    lines += ["", *(f"Training of the {name} model: {text}." for name, text in trainings(facts))]
     lines += ["", f"Method {literal(made['method'])}, seed {made['seed']}, data `{facts['dataset'][:16]}`."]
     return "\n".join(lines) + "\n"
 
@@ -116,6 +120,11 @@ def consequence(facts: Facts) -> str:
         f"With {percent} confidence it is not below {signed(auc['low'])}, and with {percent} not above "
         f"{signed(auc['high'])}; the allowed loss is {figure(facts['allowed_auc_loss'])}."
     )
+
+
+def trainings(facts: Facts) -> list[tuple[str, str]]:
+    """How long each model trained, where its artifact tells."""
+    return [(name, taken(facts["training"][name])) for name in ("full", "slim") if facts["training"][name]]
 
 
 def before_after(facts: Facts) -> list[tuple[str, str, str, str]]:
