@@ -19,7 +19,16 @@ PYTHON = sorted(
 TOP = {
     *("pipelines", "components", "images", "manifests", "tests", "benchmarks", "slimrec", "docs", ".ci"),
     *("Makefile", "README.md", "pyproject.toml", "requirements.lock", "requirements-cpu.lock", "requirements-gpu.lock"),
-    *(".dockerignore", ".gitignore", ".github", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "mkdocs.yml"),
+    *(
+        ".dockerignore",
+        ".gitattributes",
+        ".gitignore",
+        ".github",
+        "LICENSE",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "mkdocs.yml",
+    ),
 }
 # The rooms of the library from the ground up; each may ask those of lower floors, and nobody else.
 FLOORS = (
