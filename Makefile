@@ -51,9 +51,10 @@ mlflow: setup ## Serve the runs and models of this folder at PORT, for a browser
 test: setup ## Run the tests, or TESTS="tests/test_x.py -k word"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile $(TESTS)
 
-lint: setup ## Check style and format
+lint: setup ## Check style, format and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
 
 images: ## Build KINDS="cpu gpu mlflow" with docker, podman or buildah (REGISTRY= BASE= WHEELS= ENGINE=)
 	@$(PYTHON) images/build.py $(KINDS) --registry "$(REGISTRY)" --base "$(BASE)" --wheels "$(WHEELS)" --engine "$(ENGINE)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
@@ -32,7 +32,7 @@ class SplitConfig(_Config):
     test: float = Option(0.1, gt=0, lt=1)
 
     @model_validator(mode="after")
-    def _sum_to_one(self):
+    def _sum_to_one(self) -> Self:
         total = self.train + self.gate + self.valid + self.test
         if abs(total - 1) > 1e-6:
             raise ValueError(f"train + gate + valid + test must be 1, got {total:g}")
@@ -53,7 +53,7 @@ class IngestConfig(_Config):
 
     @field_validator("audit_date")
     @classmethod
-    def _is_a_day(cls, value):
+    def _is_a_day(cls, value: str | None) -> str | None:
         if value and value.startswith("[["):
             raise ValueError("the schedule's macro came unreplaced; start it as a recurring run, or give YYYY-MM-DD")
         if value:
@@ -76,7 +76,7 @@ class SampleConfig(_Config):
     seed: int = 0
 
     @model_validator(mode="after")
-    def _one_size(self):
+    def _one_size(self) -> Self:
         if self.fraction is not None and self.rows is not None:
             raise ValueError("give `fraction` or `rows`, not both")
         return self
@@ -89,7 +89,7 @@ class ModelConfig(_Config):
     embedding_std: float = Option(0.01, gt=0)  # of the normal start of the tables
 
     @model_validator(mode="after")
-    def _known_backbone(self):
+    def _known_backbone(self) -> Self:
         BACKBONES.check(self.backbone, self.options)
         return self
 
@@ -115,7 +115,7 @@ class TrainConfig(_Config):
     nodes: int = Option(1, ge=1)  # machines; several: a Kubeflow TrainJob
 
     @model_validator(mode="after")
-    def _step_of_shards(self):
+    def _step_of_shards(self) -> Self:
         if self.tables == "sharded" and self.embedding_optimizer != "rowwise_adagrad":
             raise ValueError(
                 "tables: sharded, which auto becomes where a GPU has no room, has the step of rowwise_adagrad only: "
@@ -152,7 +152,7 @@ class PretrainConfig(_Config):
         return self.method != "none"
 
     @model_validator(mode="after")
-    def _known_gate(self):
+    def _known_gate(self) -> Self:
         GATES.check(self.method, self.options)
         if self.after is not None and self.searches:
             raise ValueError("`after` is for the full model, which has no method: `finetune` trains on after a search")
@@ -212,7 +212,7 @@ class Recipe(_Config):
     register: RegisterConfig = RegisterConfig()
 
     @model_validator(mode="after")
-    def _search_has_what_the_cut_asks_for(self):
+    def _search_has_what_the_cut_asks_for(self) -> Self:
         budget, rate = self.prune.budget.model_dump(exclude_none=True), self.prune.budget.false_discovery
         if rate is not None and not self.pretrain.probes:
             raise ValueError("the budget false_discovery is judged by probes: set pretrain.probes, 1.0 for one a field")
@@ -256,14 +256,14 @@ def _sentence(cls: type[BaseModel], invalid: ValidationError) -> str:
 class _UniqueKeys(yaml.SafeLoader):
     """Safe YAML that refuses duplicate keys and aliases (the road of 'billion laughs')."""
 
-    def compose_node(self, parent, index):
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise yaml.constructor.ConstructorError(
                 None, None, "aliases (*) are not allowed", self.peek_event().start_mark
             )
         return super().compose_node(parent, index)
 
-    def construct_mapping(self, node, deep=False):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         twice = [key for i, key in enumerate(keys) if key in keys[:i]]
         if twice:

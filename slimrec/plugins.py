@@ -13,13 +13,14 @@ from functools import cached_property
 from importlib import metadata
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
 from slimrec.errors import ConfigError, did_you_mean
 
 _PLAIN = {"bool": "true or false", "int": "a whole number", "float": "a finite number", "None": "null"}
 
 
-def _is(kind: str, value: object) -> bool:
+def _is(kind: str, value: Any) -> bool:
     """Whether a value of a recipe can be of the type that an annotation names; JSON may write 3 as 3.0."""
     if kind in ("int", "float"):
         number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
@@ -111,7 +112,7 @@ class Family:
         """Whether the class itself sets this attribute to True."""
         return f"{attribute} = True" in map(ast.unparse, self._source(name).body)
 
-    def check(self, name: str, options: dict) -> None:
+    def check(self, name: str, options: dict[str, Any]) -> None:
         """Refuse an unknown name, an option that the plug-in does not accept, or one that is not of its plain type.
 
         Options with other annotations than numbers and truth values are left to the plug-in.
@@ -134,7 +135,7 @@ class Family:
         module, _, function = self.adapter.partition(":")
         return getattr(importlib.import_module(f"{self.package}.{module}"), function)(found)
 
-    def create(self, name: str, *arguments, **options):
+    def create(self, name: str, *arguments: Any, **options: Any) -> Any:
         """Check the options, import the class, build the plug-in."""
         self.check(name, options)
         try:

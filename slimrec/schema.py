@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 from pydantic import Field as Option
@@ -51,13 +51,13 @@ class Field(_Frozen):
 
     @model_validator(mode="before")
     @classmethod
-    def _default_column(cls, values):
+    def _default_column(cls, values: Any) -> Any:
         if isinstance(values, dict) and not values.get("column") and "name" in values:
             return {**values, "column": values["name"]}
         return values
 
     @model_validator(mode="after")
-    def _check_kind(self):
+    def _check_kind(self) -> Self:
         if (self.kind == "vector") != (self.width is not None):
             raise ValueError(f"field '{self.name}': `width` is required for a vector and for nothing else")
         if self.discretise and self.kind != "number":
@@ -117,7 +117,7 @@ class Label(_Frozen):
     positive_above: float | None = None
 
 
-def _as_label(value):
+def _as_label(value: Any) -> Any:
     return {"column": value} if isinstance(value, str) else value
 
 
@@ -160,7 +160,7 @@ class Crosses(_Frozen):
         ]
 
 
-def _as_crosses(value):
+def _as_crosses(value: Any) -> Any:
     return {"of": value} if isinstance(value, (str, list, tuple)) else value
 
 
@@ -175,7 +175,7 @@ class Schema(_Frozen):
     crosses: Annotated[Crosses | None, BeforeValidator(_as_crosses)] = None  # None once they stand among the fields
 
     @model_validator(mode="after")
-    def _canonical(self):
+    def _canonical(self) -> Self:
         if self.crosses:
             object.__setattr__(self, "fields", (*self.fields, *self.crosses.build(self.fields)))
             object.__setattr__(self, "crosses", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic import Field as Option
@@ -37,7 +38,7 @@ class Decision(_Plain):
     note: str = ""  # what a person should know before believing the decision
 
     @model_validator(mode="after")
-    def _check_columns(self):
+    def _check_columns(self) -> Self:
         ascending = list(self.columns) == sorted(set(self.columns))
         if not ascending or (self.columns and not 0 <= self.columns[0] <= self.columns[-1] < self.width):
             raise ValueError(f"columns {self.columns} must ascend within 0..{self.width - 1}")
@@ -66,7 +67,7 @@ class Budget(_Plain):
         return self.keep is not None or self.fields is not None or self.max_bytes is not None
 
     @model_validator(mode="after")
-    def _one_at_most(self):
+    def _one_at_most(self) -> Self:
         given = self.model_dump(exclude_none=True)
         if len(given) > 1:
             raise ValueError(f"one budget at most, got {' and '.join(sorted(given))}")
@@ -110,7 +111,7 @@ class Selection(_Plain):
     evidence: dict[str, float] = {}  # the method's own figures, for people
 
     @model_validator(mode="after")
-    def _canonical(self):
+    def _canonical(self) -> Self:
         if not any(decision.kept for decision in self.fields.values()):
             raise ValueError("a selection must keep at least one field")
         object.__setattr__(self, "fields", dict(sorted(self.fields.items())))

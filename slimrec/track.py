@@ -9,11 +9,18 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydantic import BaseModel
 
 from slimrec.errors import ConfigError, Preempted, TransientError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+Server: TypeAlias = "MlflowClient"  # what a registry is spoken to through
+Version: TypeAlias = "ModelVersion"  # its record of one version
 
 PARAMS_A_BATCH, METRICS_A_BATCH, LONGEST_VALUE = 100, 1000, 6000  # MLflow's limits
 _QUIET_AND_SAFE = {
@@ -143,7 +150,7 @@ def enabled() -> bool:
     return bool(os.environ.get("MLFLOW_TRACKING_URI"))
 
 
-def client():
+def client() -> Server:
     """An MLflow client that neither pickles nor waits for minutes on a server that is down."""
     for name, value in _QUIET_AND_SAFE.items():
         os.environ.setdefault(name, value)
@@ -171,7 +178,7 @@ def experiment_name() -> str:
     return os.environ.get("MLFLOW_EXPERIMENT_NAME", "slimrec")
 
 
-def experiment(server, name: str = "") -> str:
+def experiment(server: Server, name: str = "") -> str:
     """The id of an experiment, by default of the one that holds all runs; made on first use."""
     from mlflow.exceptions import MlflowException
 

@@ -84,11 +84,14 @@ def first_words(modules: set[str]) -> set[str]:
 
 
 def at_module_level(tree: ast.Module) -> ast.Module:
-    """The module without the bodies of its functions."""
+    """The module without the bodies of its functions, and without what only a type checker reads."""
 
     class Drop(ast.NodeTransformer):
         def visit_FunctionDef(self, node):
             return None
+
+        def visit_If(self, node):
+            return None if ast.unparse(node.test) == "TYPE_CHECKING" else node
 
         visit_AsyncFunctionDef = visit_FunctionDef
 

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NoReturn
 from uuid import uuid4
 
 from slimrec.errors import InputError, SecurityError
@@ -160,7 +160,7 @@ def write_json(path: Path, values: Any) -> None:
 def read_json(path: Path) -> Any:
     """Strict JSON: NaN and infinities are refused."""
 
-    def refuse(constant: str):
+    def refuse(constant: str) -> NoReturn:
         raise SecurityError(f"{path}: '{constant}' is not JSON")
 
     try:

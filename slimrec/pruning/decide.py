@@ -106,17 +106,17 @@ def _with_doubt(selection: Selection) -> Selection:
     if not any(map(is_probe, scores)):
         return selection
     p, q, kept = p_values(scores), q_values(scores), selection.kept
-    judged = selection.budget.false_discovery is not None
-    share = max(q[name] for name in kept) if judged else false_discovery_share(scores, kept)
+    rate = selection.budget.false_discovery
+    share = max(q[name] for name in kept) if rate is not None else false_discovery_share(scores, kept)
     fields = {
         name: d if is_probe(name) else d.model_copy(update={"p_value": p[name], "q_value": q[name]})
         for name, d in selection.fields.items()
     }
     evidence = {"probes": float(len(scores) - len(p)), "false_discovery_share": share}
     selection = selection.model_copy(update={"fields": fields, "evidence": selection.evidence | evidence})
-    if not judged or share <= selection.budget.false_discovery:
+    if rate is None or share <= rate:
         return selection
-    note = f"no field beats its shuffled copies at a rate of {selection.budget.false_discovery:g}; one has to stay"
+    note = f"no field beats its shuffled copies at a rate of {rate:g}; one has to stay"
     return _noted(selection, kept, note)
 
 

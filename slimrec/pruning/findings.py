@@ -99,7 +99,8 @@ def find(model: Model, split: Split, seed: int, device: torch.device) -> Finding
         return _judge(model, _shuffle(model.schema, names, batch, order), device).loss - seen.loss
 
     everywhere = torch.ones(len(batch.label), dtype=torch.bool)
-    alone = {field.name: shuffled((field.name,)) for field in fields} if model.gate.weighs_pairs else None
+    in_pairs = model.gate is not None and model.gate.weighs_pairs
+    alone = {field.name: shuffled((field.name,)) for field in fields} if in_pairs else None
     changes = alone or _shuffled_alone(model, values, batch, order, device, seen)
     absent = {field.name: usual(field, values[field.name]) for field in fields}
     presence = {
@@ -155,7 +156,8 @@ def _shuffled_alone(
     logits: dict[str, list[Tensor]] = {name: [] for name in names}
     for ids, dense, rows in zip(batch.ids.split(_PIECE), batch.dense.split(_PIECE), order):
         ids, start = ids.to(device), 0
-        x = model.gate(model.arena(ids, dense.to(device)), ids)
+        x = model.arena(ids, dense.to(device))
+        x = x if model.gate is None else model.gate(x, ids)
         replaced = model.backbone.replacing(x)
         for block in model.blocks:
             if block.name in logits:
@@ -168,12 +170,12 @@ def _shuffled_alone(
 def _shuffle(schema: Schema, names: tuple[str, ...], batch: Batch, order: list[Tensor]) -> Batch:
     """The batch with these fields taken from other rows, all from the same one."""
     ids, dense = batch.ids.clone(), batch.dense.clone()
-    order = torch.cat([piece * _PIECE + rows for piece, rows in enumerate(order)])
+    rows = torch.cat([piece * _PIECE + within for piece, within in enumerate(order)])
     slots = [f.name in names for f in schema.embedded for _ in range(f.slots)]
     columns = [f.name in names for f in schema.dense for _ in range(f.dense_width)]
     for part, chosen in ((ids, slots), (dense, columns)):
         if any(chosen):
-            part[:, chosen] = part[order][:, chosen]
+            part[:, chosen] = part[rows][:, chosen]
     return batch._replace(ids=ids, dense=dense)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +14,7 @@ from slimrec.artifacts import digest, read_json
 from slimrec.config import EvaluateConfig, IngestConfig, parse
 from slimrec.data.dataset import Split
 from slimrec.data.keys import read_keys
-from slimrec.data.source import open_source
+from slimrec.data.source import Chunk, open_source
 from slimrec.errors import ConfigError, InputError, SecurityError
 from slimrec.registry import versions
 from slimrec.selection import Selection
@@ -45,7 +47,7 @@ def reigning(name: str, folder: Path) -> Champion | None:
     return Champion(name, version, slim, chosen)
 
 
-def judge(config: EvaluateConfig, champion: Champion, dataset: Path, test: Split, slim: np.ndarray) -> dict:
+def judge(config: EvaluateConfig, champion: Champion, dataset: Path, test: Split, slim: np.ndarray) -> dict[str, Any]:
     """The new model, by its logits (n,) on the rows of `test`, against the champion: verdict, reason, figures.
 
     Inconclusive where the log lacks a column that the champion needs. Raises InputError where the source no longer is
@@ -88,7 +90,7 @@ def score(slim: Path, dataset: Path, test: Split) -> np.ndarray:
         if end > done:
             local = wanted[done:end] - chunk.start
             rows = chunk.data.take(pa.array(local))
-            keys = read_keys(schema, rows, wanted[done:end], lambda i, c=chunk, at=local: c.where(int(at[i])))
+            keys = read_keys(schema, rows, wanted[done:end], partial(_where, chunk, local))
             if not np.array_equal(keys.label, test.label[order[done:end]]):
                 break
             logits[order[done:end]] = predictor.logits(pa.Table.from_batches([rows]))
@@ -96,3 +98,8 @@ def score(slim: Path, dataset: Path, test: Split) -> np.ndarray:
         if done == len(wanted):
             return logits
     raise InputError(f"{address} is no longer the log that was ingested: run the audit again")
+
+
+def _where(chunk: Chunk, taken: np.ndarray, position: int) -> str:
+    """What an error calls a row of those that were taken from a chunk."""
+    return chunk.where(int(taken[position]))

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from slimrec.config import parse
 from slimrec.errors import ConflictError, SecurityError
-from slimrec.track import experiment, reaching
+from slimrec.track import Server, experiment, reaching
 
 RUNS = "slimrec-ledgers"  # experiment that holds the runs
 RUN = "slimrec.ledger"  # tag of an experiment that leads to a ledger: id of its run
@@ -45,7 +45,7 @@ class Entry(BaseModel):
 class Ledger:
     """The entries of one registered model; the run is made with the first one."""
 
-    def __init__(self, server, name: str):
+    def __init__(self, server: Server, name: str):
         self._server, self.name = server, name
         self._run = self._find()
 

@@ -16,7 +16,7 @@ from slimrec.errors import ConflictError, InputError, SecurityError
 from slimrec.registry import versions
 from slimrec.registry.ledger import Entry, Ledger
 from slimrec.registry.versions import CHALLENGER, CHAMPION
-from slimrec.track import reaching
+from slimrec.track import Server, reaching
 
 
 @dataclass(frozen=True)
@@ -94,12 +94,12 @@ def history(name: str) -> History:
     return History(entries, champion, remarks)
 
 
-def was_champion(server, name: str, version: str) -> bool:
+def was_champion(server: Server, name: str, version: str) -> bool:
     """Whether the ledger says that the version is champion or has been."""
     return any(entry.kind == "commit" and entry.after == version for entry in Ledger(server, name).entries())
 
 
-def _move(server, ledger: Ledger, entries: list[Entry], **what: str) -> bool:
+def _move(server: Server, ledger: Ledger, entries: list[Entry], **what: str) -> bool:
     """Write an intent after `entries` and carry it out; False where somebody else has that number."""
     intent = ledger.append(len(entries) + 1, kind="intent", **what)
     if intent is None:
@@ -110,7 +110,7 @@ def _move(server, ledger: Ledger, entries: list[Entry], **what: str) -> bool:
     return True
 
 
-def _settle(server, ledger: Ledger) -> list[Entry]:
+def _settle(server: Server, ledger: Ledger) -> list[Entry]:
     """End an open intent, whoever began it; returns the entries once none is open."""
     moved_to = ""
     while True:
@@ -124,7 +124,7 @@ def _settle(server, ledger: Ledger) -> list[Entry]:
         moved_to = _set_champion(server, ledger.name, reigning)  # others went on while we were about to move the alias
 
 
-def _finish(server, ledger: Ledger, intent: Entry) -> str:
+def _finish(server: Server, ledger: Ledger, intent: Entry) -> str:
     """Carry an intent out, or revert it where that cannot be; returns the version that the alias was moved to."""
     what = {name: getattr(intent, name) for name in ("action", "before", "after", "digest")}
     hindrance = _hindrance(server, intent, ledger.name)
@@ -136,13 +136,13 @@ def _finish(server, ledger: Ledger, intent: Entry) -> str:
     return intent.after
 
 
-def _set_champion(server, name: str, version: str) -> str:
+def _set_champion(server: Server, name: str, version: str) -> str:
     with reaching():
         server.set_registered_model_alias(name, CHAMPION, version)
     return version
 
 
-def _hindrance(server, intent: Entry, name: str) -> str:
+def _hindrance(server: Server, intent: Entry, name: str) -> str:
     """Why an intent can no longer be carried out; "" when it can."""
     champion = versions.version_at(server, name, CHAMPION)
     if champion not in (intent.before, intent.after):
@@ -177,7 +177,7 @@ def _champions(entries: list[Entry]) -> list[str]:
     return past
 
 
-def _previous(server, name: str, entries: list[Entry], champion: str) -> tuple[str, str, list[str]]:
+def _previous(server: Server, name: str, entries: list[Entry], champion: str) -> tuple[str, str, list[str]]:
     """The version to go back to, its digest, and which ones were passed over for what reason."""
     remarks: list[str] = []
     for version in reversed(_champions(entries)):
@@ -191,7 +191,7 @@ def _previous(server, name: str, entries: list[Entry], champion: str) -> tuple[s
     raise InputError(f"'{name}' has no earlier champion to go back to{passed}; promote a version instead")
 
 
-def _departure(server, name: str, last: str, champion: str) -> str:
+def _departure(server: Server, name: str, last: str, champion: str) -> str:
     if not versions.exists(server, name, last):
         return f"the champion, version {last}, was deleted; `slimrec rollback {name}` returns to the one before"
     return f"the alias is at {_called(champion)}, moved by other means; the ledger says version {last}"

@@ -7,6 +7,7 @@ import warnings
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import slimrec
 from slimrec.artifacts import digest, read_json
@@ -14,7 +15,11 @@ from slimrec.errors import ConfigError
 from slimrec.plugins import BACKBONES, GATES
 from slimrec.registry import promotion
 from slimrec.registry.versions import CHALLENGER, CHAMPION, DIGEST, JUDGED, NONE, check_round_trip, connect, version_at
-from slimrec.track import client, reaching
+from slimrec.track import Server, client, reaching
+
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
+    from mlflow.models.model import ModelInfo
 
 SERVING = (
     "mlflow",
@@ -30,7 +35,9 @@ SERVING = (
 )
 
 
-def register(name: str, slim: Path, report: Path, decision: dict, approval: str, run_id: str) -> dict:
+def register(
+    name: str, slim: Path, report: Path, decision: dict[str, Any], approval: str, run_id: str
+) -> dict[str, Any]:
     """Make the slim model a version of `name` under the MLflow run `run_id`, or find the version that it already is.
 
     `decision` is the content of report.json. Alias `challenger` always; `champion` too where `approval` is automatic and
@@ -64,7 +71,7 @@ def register(name: str, slim: Path, report: Path, decision: dict, approval: str,
     return {"registered": True, "version": found, "aliases": aliases, "reason": reason}
 
 
-def refuse(reason: str, run_id: str) -> dict:
+def refuse(reason: str, run_id: str) -> dict[str, Any]:
     """Register nothing; the reason becomes a tag of the run."""
     if run_id:
         with reaching():
@@ -72,13 +79,13 @@ def refuse(reason: str, run_id: str) -> dict:
     return {"registered": False, "version": "", "aliases": [], "reason": reason}
 
 
-def _version_of(server, name: str, content: str) -> str | None:
+def _version_of(server: Server, name: str, content: str) -> str | None:
     """The oldest version of `name` with this content."""
     rows = server.search_model_versions(f"name = '{name}' and tags.`{DIGEST}` = '{content}'")
     return min((str(row.version) for row in rows), key=int, default=None)
 
 
-def _log_model(slim: Path, report: Path, run_id: str):
+def _log_model(slim: Path, report: Path, run_id: str) -> ModelInfo:
     """Log folder, code and report under the run; nothing is registered yet."""
     import mlflow
 
@@ -115,11 +122,13 @@ def _brought(slim: Path) -> tuple[list[str], list[str]]:
             packages.append(distributions[0])
         else:
             found = find_spec(top)
-            code.append(str(next(iter(found.submodule_search_locations or [found.origin]))))
+            if found is None or not (places := found.submodule_search_locations or [found.origin or ""])[0]:
+                raise ConfigError(f"the model needs the module '{top}', which is not on the Python path")
+            code.append(places[0])
     return code, packages
 
 
-def _signature(columns: list[str]):
+def _signature(columns: list[str]) -> ModelSignature:
     """Names are held, types are not: the encoder reads 7, 7.0 and '7' alike, and says itself what it cannot read."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
@@ -131,7 +140,7 @@ def _signature(columns: list[str]):
     )
 
 
-def _create_version(server, name: str, model, run_id: str, content: str) -> str:
+def _create_version(server: Server, name: str, model: ModelInfo, run_id: str, content: str) -> str:
     """A new version, tagged with its content in the same request; where two steps race, the older version stays."""
     from mlflow.exceptions import MlflowException
 
@@ -143,13 +152,13 @@ def _create_version(server, name: str, model, run_id: str, content: str) -> str:
     made = server.create_model_version(
         name, model.model_uri, run_id=run_id, tags={DIGEST: content}, model_id=model.model_id
     )
-    oldest = _version_of(server, name, content)
+    oldest = _version_of(server, name, content) or str(made.version)
     if oldest != str(made.version):
         server.delete_model_version(name, made.version)
     return oldest
 
 
-def _tags(decision: dict) -> dict[str, str]:
+def _tags(decision: dict[str, Any]) -> dict[str, str]:
     """What a person wants to know of a version at a glance."""
     auc, size, champion = decision["auc"], decision["size"], decision["champion"]
     kept = sum(field["kept"] for field in decision["fields"])

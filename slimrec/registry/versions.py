@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from slimrec.artifacts import digest, verify
 from slimrec.errors import ConfigError, ConflictError, InputError, SecurityError, did_you_mean
-from slimrec.track import client, enabled, reaching
+from slimrec.track import Server, Version, client, enabled, reaching
 
 CHALLENGER, CHAMPION = "challenger", "champion"  # aliases
 DIGEST = "slimrec.digest"  # tag: content of the slim folder
 JUDGED = "slimrec.judged_against"  # tag: version that was champion when this one was judged, or NONE
 NONE = "none"
+Found = TypeVar("Found")
 TOLERANCE = 1e-6  # between a probability before and after the way through the registry
 
 
-def connect(name: str = ""):
+def connect(name: str = "") -> Server:
     """A client of the registry. Raises ConfigError where none is named, InputError where it has no model `name`."""
     if not enabled():
         raise ConfigError("this needs a registry: set MLFLOW_TRACKING_URI (sqlite:///mlflow.db will do)")
@@ -31,18 +34,18 @@ def connect(name: str = ""):
     return server
 
 
-def version_at(server, name: str, alias: str) -> str:
+def version_at(server: Server, name: str, alias: str) -> str:
     """The version that an alias points to; "" for none, also where there is no such model."""
     model = _found(server.get_registered_model, name)
     return str(model.aliases.get(alias, "")) if model else ""
 
 
-def exists(server, name: str, version: str) -> bool:
+def exists(server: Server, name: str, version: str) -> bool:
     """Whether the version is there, and not deleted."""
     return _found(server.get_model_version, name, version) is not None
 
 
-def read(server, name: str, version: str):
+def read(server: Server, name: str, version: str) -> Version:
     """MLflow's record of a version; InputError where there is none."""
     record = _found(server.get_model_version, name, version)
     if record is None:
@@ -50,13 +53,13 @@ def read(server, name: str, version: str):
     return record
 
 
-def judged_against(record) -> str | None:
+def judged_against(record: Version) -> str | None:
     """The version that was champion when this one was judged, "" for none; None where the version does not say."""
     said = record.tags.get(JUDGED)
     return "" if said == NONE else said
 
 
-def check(server, name: str, version: str) -> str:
+def check(server: Server, name: str, version: str) -> str:
     """Fetch a version, compare it with its digest, load it and score with it; returns the digest.
 
     Raises InputError where there is no such version, SecurityError where its files are missing or others than were
@@ -68,7 +71,7 @@ def check(server, name: str, version: str) -> str:
         return digest(slim)
 
 
-def fetch(server, name: str, version: str, folder: Path) -> Path:
+def fetch(server: Server, name: str, version: str, folder: Path) -> Path:
     """Download a version, an MLflow model, into `folder`; returns where in it the slim folder lies, just as registered.
 
     Raises what `check` raises.
@@ -97,12 +100,13 @@ def fetch(server, name: str, version: str, folder: Path) -> Path:
     return slim
 
 
-def audit_file(server, name: str, version: str, file: str, folder: Path) -> Path | None:
+def audit_file(server: Server, name: str, version: str, file: str, folder: Path) -> Path | None:
     """Download what the register step kept beside a version, by its path there; None where it did not."""
     run = read(server, name, version).run_id
     with reaching():
-        there = run and any(item.path == file for item in server.list_artifacts(run, str(Path(file).parent)))
-        return Path(server.download_artifacts(run, file, str(folder))) if there else None
+        if not run or all(item.path != file for item in server.list_artifacts(run, str(Path(file).parent))):
+            return None
+        return Path(server.download_artifacts(run, file, str(folder)))
 
 
 def check_round_trip(model: str, slim: Path) -> None:
@@ -124,7 +128,7 @@ def check_round_trip(model: str, slim: Path) -> None:
         raise ConflictError(f"{model} scores otherwise than {slim}: it must not serve, log the model again")
 
 
-def _found(ask, *what: str):
+def _found(ask: Callable[..., Found], *what: str) -> Found | None:
     """What the registry answers; None where it has no such thing."""
     from mlflow.exceptions import MlflowException
 

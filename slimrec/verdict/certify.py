@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -57,7 +58,7 @@ def compare(
     cluster = np.arange(len(label)) if group is None else np.unique(np.asarray(group)[used], return_inverse=True)[1]
     count = int(cluster.max()) + 1 if len(cluster) else 0
     positives, negatives = len(np.unique(cluster[label])), len(np.unique(cluster[~label]))
-    facts = {"confidence": confidence, "clusters": count, "rows": len(label)}
+    facts: dict[str, Any] = {"confidence": confidence, "clusters": count, "rows": len(label)}
     facts |= {"positive_clusters": positives, "negative_clusters": negatives}
     if not positives or not negatives:
         return Comparison(None, None, None, None, None, None, **facts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +136,9 @@ def before_after(facts: Facts) -> list[tuple[str, str, str, str]]:
     rows.append(("Input columns", *_ratio(sum(f["width"] for f in fields), sum(f["columns"] for f in kept), whole)))
     if facts["pairs"] is not None:
         rows.append(("Pairs of fields that meet", *_ratio(math.comb(len(fields), 2), len(facts["pairs"]), whole)))
-    if facts["hidden"]["full"] != facts["hidden"]["slim"]:
-        rows.append(("Hidden units", *_ratio(*(sum(facts["hidden"][name]) for name in ("full", "slim")), whole)))
+    hidden = facts["hidden"]
+    if hidden["full"] != hidden["slim"]:
+        rows.append(("Hidden units", *_ratio(sum(hidden["full"]), sum(hidden["slim"]), whole)))
     rows.append(("Embedding rows", *_ratio(full["embedding_rows"], slim["embedding_rows"], whole)))
     rows.append(("Embedding tables", *_ratio(full["embedding_bytes"], slim["embedding_bytes"], size)))
     rows.append(("Other weights", *_ratio(full["dense_bytes"], slim["dense_bytes"], size)))
@@ -174,7 +176,10 @@ def evidence(facts: Facts) -> dict[str, Any]:
     A figure `kind/field` is of a field; one of something else, as `on/a x b`, stays under its whole name.
     """
     names = {field["name"] for field in facts["fields"]}
-    plain, others, kinds, found = {}, {}, [], {}
+    plain: dict[str, Any] = {}
+    others: dict[str, Any] = {}
+    kinds: list[str] = []
+    found: dict[str, dict[str, Any]] = {}
     for name, value in facts["made"]["evidence"].items():
         kind, _, of = name.partition("/")
         if of in names:
@@ -234,7 +239,7 @@ def scored(field: Facts) -> str:
     return f"{field['score']:.3f}{spread}"
 
 
-def _ratio(full: float, slim: float, text) -> tuple[str, str, str]:
+def _ratio(full: float, slim: float, text: Callable[[Any], str]) -> tuple[str, str, str]:
     change = f"{100 * (slim / full - 1):+.0f} %".replace("-", "\u2212") if full else ""
     return text(full), text(slim), "0 %" if change in ("+0 %", "\u22120 %") else change
 
