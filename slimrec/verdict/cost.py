@@ -16,7 +16,7 @@ def size(model: Model) -> dict[str, int]:
     """Parameters, rows and bytes as served: tables, everything else (a gate included), and the sum."""
     tables: list[Tensor] = list(model.arena.tables.parameters())
     owned = {id(table) for table in tables}
-    scaling = [model.arena.dense_scale, model.arena.dense_shift]
+    scaling = [model.arena.get_buffer(name) for name in ("dense_scale", "dense_shift")]
     dense = [*(p for p in model.parameters() if id(p) not in owned), *scaling]
     embedding_bytes, dense_bytes = (sum(t.numel() * t.element_size() for t in part) for part in (tables, dense))
     return {
