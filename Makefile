@@ -10,10 +10,10 @@ RECIPE ?= pipelines/recipes/demo.yaml
 PORT ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run mlflow test lint images lock clean
+.PHONY: help setup demo run mlflow test test-all lint docs images lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Create .venv from the locks (GPU=1: the CUDA build of torch)
 
@@ -48,13 +48,21 @@ mlflow: setup ## Serve the runs and models of this folder at PORT, for a browser
 		--no-serve-artifacts --default-artifact-root $(CURDIR)/runs/mlflow/artifacts --host 127.0.0.1 --port $(PORT) --workers 1
 
 # As many processes as there are processors, each with one thread: two that share one by turns wait for each other.
-test: setup ## Run the tests, or TESTS="tests/test_x.py -k word"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile $(TESTS)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+
+test: setup ## Run the tests, without those that take minutes; or all of TESTS="tests/test_x.py -k word"
+	@$(PYTEST) $(or $(TESTS),-m "not battery")
+
+test-all: setup ## Run every test
+	@$(PYTEST) $(TESTS)
 
 lint: setup ## Check style, format and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+docs: setup ## Build the site of docs/ into build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 images: ## Build KINDS="cpu gpu mlflow" with docker, podman or buildah (REGISTRY= BASE= WHEELS= ENGINE=)
 	@$(PYTHON) images/build.py $(KINDS) --registry "$(REGISTRY)" --base "$(BASE)" --wheels "$(WHEELS)" --engine "$(ENGINE)"

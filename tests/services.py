@@ -19,6 +19,8 @@ KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "not-a-secret", "
 if os.environ.get("SLIMREC_TEST_S3"):
     KEYS = {name: os.environ.get(name, value) for name, value in KEYS.items()}
 
+HANG = 1800  # seconds: limits in tests are for what hangs, not for what is slow on a busy machine
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -38,15 +40,15 @@ def serving(command: list[str], log: Path, health: str, environment: dict[str, s
             yield
         finally:
             os.killpg(process.pid, 15)
-            process.wait(timeout=30)
+            process.wait(HANG)
 
 
-def _await(process: subprocess.Popen, health: str, log: Path, seconds: float = 300) -> None:
+def _await(process: subprocess.Popen, health: str, log: Path, seconds: float = HANG) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         assert process.poll() is None, log.read_text()[-2000:]
         try:
-            urllib.request.urlopen(health, timeout=2).close()
+            urllib.request.urlopen(health, timeout=30).close()
         except urllib.error.HTTPError:
             return  # it answers, which is enough
         except OSError:
@@ -125,7 +127,7 @@ def _postgresql(binaries: Path, folder: Path, user: str, password: str) -> Itera
     words = [binaries / "postgres", "-D", folder / "data", "-p", str(port), "-k", folder, "-h", "127.0.0.1"]
     server = subprocess.Popen(words, user=owner, cwd=folder, stderr=subprocess.DEVNULL)
     try:
-        end = time.monotonic() + 300
+        end = time.monotonic() + HANG
         while subprocess.run([binaries / "pg_isready", "-q"], env=where, check=False).returncode:
             assert server.poll() is None and time.monotonic() < end, "PostgreSQL did not come up"
             time.sleep(0.2)
@@ -133,4 +135,4 @@ def _postgresql(binaries: Path, folder: Path, user: str, password: str) -> Itera
         yield {**where, "PATH": f"{binaries}:{os.environ['PATH']}"}
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(HANG)

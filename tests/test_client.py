@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from services import HANG
 from slimrec.pipelines.audit import audit
 from slimrec.pipelines.client import Cluster, program
 from slimrec.pipelines.connection import address
@@ -41,7 +42,7 @@ def pipelines(*words, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "pipelines", *map(str, words)],
         cwd=ROOT, env={**kept, "SLIMREC_IMAGE": IMAGE, "COLUMNS": "200", **environment},
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=HANG, check=False,
     )  # fmt: skip
 
 

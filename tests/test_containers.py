@@ -15,6 +15,7 @@ import small
 import yaml
 from kfp import dsl, local
 from kfp.local import docker_task_handler
+from services import HANG
 from slimrec.pipelines.containers import NOBODY, containers
 
 from slimrec.artifacts import digest, read_json, verify
@@ -45,7 +46,7 @@ def run(folder: Path, recipe: dict, *words: str, **environment: str) -> subproce
         [sys.executable, "-m", "pipelines", "run", "small.yaml", "--output", "runs/small", *words],
         cwd=folder, env={**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "OMP_NUM_THREADS": "1", "SLIMREC_IMAGE": IMAGE or "slimrec:0.1.0",
              **environment},
-        capture_output=True, text=True, timeout=600, check=False,
+        capture_output=True, text=True, timeout=HANG, check=False,
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from test_manifests import MANIFESTS, kustomize, of, pods
 
 pytest.importorskip("flask_wtf", reason="MLflow's log-in needs Flask-WTF: the extra `server` brings it")
 
+pytestmark = pytest.mark.battery
 IMAGE = os.environ.get("SLIMREC_TEST_MLFLOW_IMAGE", "")
 USER, PASSWORD = "slimrec", "canary-password-of-a-test"
 NAMES = {"Host": "slimrec-mlflow.slimrec:5000"}  # how steps call the server
@@ -35,7 +36,7 @@ def database():
         yield where
 
 
-def until(holds, seconds: float = 300) -> None:
+def until(holds, seconds: float = services.HANG) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "it did not come up"
@@ -55,7 +56,7 @@ def running(words: list[str], environment: dict[str, str], folder: Path) -> Iter
                 yield process.poll
             finally:
                 process.terminate()
-                process.wait(30)
+                process.wait(services.HANG)
         return
     with closing(docker.from_env()) as engine:
         container = engine.containers.run(
@@ -106,7 +107,7 @@ def started(objects: list[dict], database: dict, folder: Path):
     (folder / "auth.ini").write_text(here(settings["auth.ini"]), encoding="utf-8")
     for first in spec["initContainers"]:
         with running([here(word) for word in first["command"]], variables(first), folder) as code:
-            until(lambda code=code: code() is not None, seconds=300)
+            until(lambda code=code: code() is not None)
             assert code() == 0, f"{first['name']} failed: {folder / 'log.txt'} says why"
     container, port = spec["containers"][0], services.free_port()
     known = variables(container)
@@ -121,8 +122,8 @@ def started(objects: list[dict], database: dict, folder: Path):
 
 def answers(address: str) -> bool:
     try:
-        return requests.get(address, timeout=5).ok
-    except requests.ConnectionError:
+        return requests.get(address, timeout=30).ok
+    except requests.RequestException:
         return False
 
 
@@ -134,11 +135,18 @@ def test_the_deployed_server_lets_in_who_it_knows_and_survives_the_loss_of_its_d
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
     with started(objects, database, tmp_path) as address:
         search, known = f"{address}/api/2.0/mlflow/experiments/search?max_results=1", (USER, PASSWORD)
-        assert requests.get(f"{address}/health", headers={"Host": "10.0.0.7:5000"}, timeout=30).ok  # the probes
-        assert requests.get(search, headers=NAMES, auth=known, timeout=30).ok
-        assert requests.get(search, headers=NAMES, timeout=30).status_code == 401
-        assert requests.get(search, headers=NAMES, auth=(USER, "another-password"), timeout=30).status_code == 401
-        assert requests.get(search, headers={"Host": "evil.example"}, auth=known, timeout=30).status_code == 403
+        assert requests.get(
+            f"{address}/health", headers={"Host": "10.0.0.7:5000"}, timeout=services.HANG
+        ).ok  # the probes
+        assert requests.get(search, headers=NAMES, auth=known, timeout=services.HANG).ok
+        assert requests.get(search, headers=NAMES, timeout=services.HANG).status_code == 401
+        assert (
+            requests.get(search, headers=NAMES, auth=(USER, "another-password"), timeout=services.HANG).status_code
+            == 401
+        )
+        assert (
+            requests.get(search, headers={"Host": "evil.example"}, auth=known, timeout=services.HANG).status_code == 403
+        )
         client = MlflowClient(address)
         experiment = client.get_experiment(client.create_experiment("audits"))
         assert experiment.artifact_location.startswith("s3://slimrec/mlflow/")

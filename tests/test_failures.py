@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from services import HANG
 
 from slimrec.artifacts import failures
 from slimrec.artifacts.failures import Attempt
@@ -100,7 +101,7 @@ def test_a_retried_stage_ends_before_it_loads_anything(tmp_path):
         "    print(sorted({'torch', 'numpy', 'pyarrow', 'mlflow'} & set(sys.modules)))\n"
     )
     again = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=HANG, check=False
     )
     assert (again.returncode, again.stdout.strip()) == (10, "[]")
     assert "no such path" in again.stderr

@@ -14,6 +14,7 @@ import yaml
 from kfp import dsl
 from kfp.compiler import Compiler
 from mlflow import MlflowClient
+from services import HANG
 from slimrec.components.notify import notify
 from slimrec.pipelines.audit import arguments, audit
 
@@ -67,7 +68,7 @@ def pipelines(*words, cwd: Path, **environment: str) -> subprocess.CompletedProc
     return subprocess.run(
         [sys.executable, "-m", "pipelines", *map(str, words)],
         cwd=cwd, env={**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **environment},
-        capture_output=True, text=True, timeout=300, check=False,
+        capture_output=True, text=True, timeout=HANG, check=False,
     )  # fmt: skip
 
 
@@ -257,6 +258,7 @@ def test_everything_that_decides_an_audit_belongs_to_its_window(compiled):
     assert told == given | {"fingerprint", "name"}
 
 
+@pytest.mark.battery
 def test_a_rejected_candidate_is_an_outcome(tmp_path):
     recipe = changed(evaluate={"allowed_auc_loss": 0.0}, prune={"budget": {"fields": 1}})
     done = pipelines("run", written(tmp_path, recipe), "--output", "small", cwd=tmp_path)
@@ -265,6 +267,7 @@ def test_a_rejected_candidate_is_an_outcome(tmp_path):
     assert not (tmp_path / "small" / "register").exists()
 
 
+@pytest.mark.battery
 def test_a_failing_step_fails_the_run_with_its_exit_class_and_one_sentence(tmp_path):
     (tmp_path / "log.csv").write_text("clicked,site\n" + "1,a\n" * 100, encoding="utf-8")
     schema = {"label": "clicked", "fields": [{"name": "site", "kind": "category"}]}

@@ -135,6 +135,7 @@ def test_a_registered_model_asks_for_the_distribution_that_its_parts_come_from(
     assert registration._brought(tmp_path) == ([], packages)
 
 
+@pytest.mark.battery
 def test_the_contract_battery_covers_one_file_and_one_line_and_what_a_distribution_brings(tmp_path):
     """In a copy of the library, so that the line can be added; the distribution lies beside it, under other names."""
     shutil.copytree(ROOT / "slimrec", tmp_path / "slimrec", ignore=shutil.ignore_patterns("__pycache__"))

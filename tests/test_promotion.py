@@ -340,6 +340,7 @@ def race_for_champion(address: str, name: str, slims: list[Path], rounds: int) -
     assert [kind for kind, *_ in kinds(client, name)] == ["intent", "commit"] * (rounds + 1)
 
 
+@pytest.mark.battery
 def test_of_two_promotions_that_race_over_http_exactly_one_wins(slims, tmp_path, monkeypatch):
     with services.mlflow_server(tmp_path, f"sqlite:///{tmp_path}/mlflow.db") as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)

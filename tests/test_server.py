@@ -22,6 +22,7 @@ from slimrec.errors import ConflictError, SecurityError
 from slimrec.registry import promotion, versions
 from slimrec.serving.predictor import Predictor
 
+pytestmark = pytest.mark.battery
 ROWS = 12_000
 
 

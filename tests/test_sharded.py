@@ -16,6 +16,7 @@ from slimrec.model import build
 from slimrec.training.ranks import Ranks
 from slimrec.training.sharded import shard
 
+pytestmark = pytest.mark.battery
 CLOSE = 1e-5
 HERE = importlib.util.find_spec("torchrec") is not None and importlib.util.find_spec("fbgemm_gpu") is not None
 needs_torchrec = pytest.mark.skipif(not HERE, reason="torchrec and fbgemm-gpu are not installed")

@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from mlflow import MlflowClient
+from services import HANG
 
 ROOT = Path(__file__).parents[1]
 FIRST = """
@@ -18,6 +20,7 @@ track.start_audit({"rows": 1})
 """
 
 
+@pytest.mark.battery
 def test_two_first_audits_at_once_make_one_store(tmp_path):
     store = f"sqlite:///{tmp_path}/mlflow/mlflow.db"
     begun = []
@@ -32,7 +35,7 @@ def test_two_first_audits_at_once_make_one_store(tmp_path):
     for process in begun:
         process.stdin.write(b"\n")
         process.stdin.flush()
-    assert [process.wait(timeout=120) for process in begun] == [0, 0]
+    assert [process.wait(timeout=HANG) for process in begun] == [0, 0]
     server = MlflowClient(store)
     found = server.search_runs([server.get_experiment_by_name("slimrec").experiment_id])
     assert sorted(run.info.run_name for run in found) == ["one", "two"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import small
 import torch
+from services import HANG
 from two_ranks import stop_after
 
 from slimrec.config import ModelConfig, TrainConfig
@@ -134,7 +135,7 @@ def pretrain_process(folder):
 
 
 def wait_for_checkpoint(process, folder):
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + HANG
     while time.monotonic() < deadline and process.poll() is None:
         if list((folder / "workspace" / "checkpoints").glob("*.safetensors")):
             return
@@ -148,12 +149,12 @@ def test_pretrain_killed_or_preempted_and_run_again_ends_with_the_same_bytes(tmp
     process = pretrain_process(tmp_path)
     wait_for_checkpoint(process, tmp_path)
     process.send_signal(number)
-    assert process.wait(60) == code
+    assert process.wait(HANG) == code
     assert not (tmp_path / "gated").exists()
-    assert pretrain_process(tmp_path).wait(120) == 0
+    assert pretrain_process(tmp_path).wait(HANG) == 0
     disturbed = (tmp_path / "gated" / "model.safetensors").read_bytes()
     (tmp_path / "gated").rename(tmp_path / "first")
-    assert pretrain_process(tmp_path).wait(120) == 0
+    assert pretrain_process(tmp_path).wait(HANG) == 0
     assert (tmp_path / "gated" / "model.safetensors").read_bytes() == disturbed
     assert not list((tmp_path / "workspace" / "checkpoints").glob("*"))
 

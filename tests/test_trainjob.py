@@ -14,6 +14,7 @@ import small
 import yaml
 from kubeflow import serving
 from pydantic import ValidationError
+from services import HANG
 
 from slimrec.artifacts import publish, verify
 from slimrec.config import PretrainConfig, TrainConfig
@@ -257,12 +258,13 @@ def test_a_step_that_is_asked_to_stop_removes_its_job_and_ends_as_preempted(clus
     call |= {name: str(paths[name]) for name in ("dataset", "gated")}
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     step = subprocess.Popen([sys.executable, "-c", program, json.dumps(call)], env=environment)
-    assert looks.wait(60)
+    assert looks.wait(HANG)
     step.send_signal(signal.SIGTERM)
-    assert step.wait(60) == Preempted.exit_code
+    assert step.wait(HANG) == Preempted.exit_code
     assert server.verbs() == ["POST", "DELETE"]
 
 
+@pytest.mark.battery
 def test_the_command_of_the_job_trains_on_the_nodes_of_one_machine(cluster, tmp_path):
     """Both nodes are processes of this machine, told by the variables that Kubeflow's torch policy sets."""
     small.ingest_rows(tmp_path, rows=600)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch.distributed
+from services import HANG
 
 from slimrec.config import ModelConfig, TrainConfig
 from slimrec.data.dataset import Dataset
@@ -60,7 +61,12 @@ def run_by_two(script: str, dataset: Path, output: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(script).parents[1])}
     done = subprocess.run(
-        [*command, str(dataset), str(output)], env=environment, capture_output=True, text=True, timeout=180, check=False
+        [*command, str(dataset), str(output)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=HANG,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
 
