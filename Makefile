@@ -35,10 +35,10 @@ endif
 	@touch $@
 
 demo: setup ## Run the whole workflow on a planted log, on this machine
-	@$(BIN)/python -m pipelines run pipelines/recipes/demo.yaml --output runs/demo
+	@$(BIN)/slimrec run pipelines/recipes/demo.yaml --output runs/demo
 
 run: setup ## Run RECIPE=FILE on this machine
-	@$(BIN)/python -m pipelines run $(RECIPE) --output runs/$(basename $(notdir $(RECIPE)))
+	@$(BIN)/slimrec run $(RECIPE) --output runs/$(basename $(notdir $(RECIPE)))
 
 mlflow: setup ## Serve the runs and models of this folder at PORT, for a browser and for MLFLOW_TRACKING_URI
 	@echo "MLFLOW_TRACKING_URI=http://127.0.0.1:$(PORT)"

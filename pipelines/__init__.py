@@ -1,1 +1,1 @@
-"""The workflow as a Kubeflow pipeline: `python -m pipelines compile | run | submit`."""
+"""The workflow as a Kubeflow pipeline: its graph, and how it runs on this machine, in containers and on a cluster."""

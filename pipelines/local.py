@@ -24,11 +24,17 @@ from slimrec import track
 from slimrec.artifacts import failures
 from slimrec.config import Recipe, read_recipe
 from slimrec.errors import BY_EXIT_CODE, ConfigError, InputError, SlimrecError
+from slimrec.registry.store import RUNS, STORE
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
 _BEGINS = re.compile(r"Executing task '(.+)'")
 _ENDS = re.compile(r"Task '(.+)' finished with status (\w+)")
+
+
+def folder_of(recipe: Path) -> Path:
+    """Where the run of a recipe lies when nobody says where."""
+    return RUNS / recipe.stem
 
 
 def run(path: Path, output: Path, runner: str = "process", memory: str = "4g") -> None:
@@ -49,8 +55,9 @@ def run(path: Path, output: Path, runner: str = "process", memory: str = "4g") -
     labels = _labels()
     _prepare(output, labels)
     if not track.enabled():
-        (output.parent / "mlflow").mkdir(exist_ok=True)
-        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{output.parent / 'mlflow' / 'mlflow.db'}"
+        database = output.parent / STORE
+        database.parent.mkdir(exist_ok=True)
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{database}"
     os.environ["SLIMREC_AUDIT"] = f"a{uuid.uuid4().hex[:8]}-{_UNSAFE.sub('_', output.name)[:80]}"
     console = Console(file=sys.stdout, highlight=False)  # not the screen's redirected one
     console.print(f"slimrec audit of [bold]{recipe.ingest.source}[/], recipe {path}")

@@ -1,14 +1,28 @@
 """The command line: what was typed wrong is said in one sentence with its exit class, and nothing is left behind."""
 
+import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from slimrec.pipelines.__main__ import main as pipelines
+from test_house import without
 
+from slimrec import __version__
+from slimrec.cli import FAMILIES
 from slimrec.cli import main as slimrec
+from slimrec.config import read_recipe
+from slimrec.errors import ConfigError
 
-DEMO = str(Path(__file__).parents[1] / "pipelines" / "recipes" / "demo.yaml")
+ROOT = Path(__file__).parents[1]
+DEMO = str(ROOT / "pipelines" / "recipes" / "demo.yaml")
+COMMANDS = {name for commands in FAMILIES.values() for name in commands}
+TRAIN = ("boto3", "jinja2", "kubeflow", "matplotlib", "mlflow", "numpy", "pandas", "pyarrow", "safetensors", "sklearn")
+TRAIN += ("torch", "tqdm", "botocore")
+PIPELINES = ("docker", "kfp", "kfp_server_api", "kubernetes", "requests", "urllib3")
 
 
 def said(words, capfd, monkeypatch) -> tuple[int, str]:
@@ -47,7 +61,154 @@ def test_an_empty_recipe_says_what_was_expected(capfd, monkeypatch, tmp_path):
     assert code == 20 and "empty.yaml: expected sections (name: ...), found nothing" in error
 
 
-def test_pipelines_without_a_command_shows_its_commands(capsys):
+@pytest.mark.parametrize("program", [slimrec, pipelines])
+def test_without_a_command_all_commands_are_shown_whatever_the_program_is_called(capsys, program):
     with pytest.raises(SystemExit) as ended:
-        pipelines([])
-    assert ended.value.code == 0 and "take a schedule off" in capsys.readouterr().out
+        program([])
+    told = capsys.readouterr().out
+    assert ended.value.code == 0 and "Take a schedule off" in told
+    assert all(re.search(rf"(?m)^\W*{name}\s", told) for name in COMMANDS)
+
+
+def test_the_commands_are_those_that_the_pages_promise():
+    promised = "audit run submit upload schedule unschedule list compile predict schema promote rollback history verify"
+    assert COMMANDS == {*promised.split(), "push", "pull", "planted", "stage"}
+
+
+def test_the_program_says_its_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        slimrec(["--version"])
+    assert ended.value.code == 0 and capsys.readouterr().out == f"slimrec {__version__}\n"
+
+
+@pytest.mark.parametrize("words", [["lst"], ["run"], ["run", DEMO, "--runner", "dockr"], ["list", "--hst", "x"]])
+def test_what_is_no_command_ends_with_2(capsys, words):
+    with pytest.raises(SystemExit) as ended:
+        slimrec(words)
+    assert ended.value.code == 2 and "Usage: slimrec" in capsys.readouterr().err
+
+
+def bare(*words, lacks, cwd, **environment) -> subprocess.CompletedProcess:
+    """The program in an installation that lacks some packages."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("KFP", "MLFLOW", "SLIMREC"))}
+    source = (
+        without(*lacks)
+        .replace("ImportError(", "ModuleNotFoundError(")
+        .replace(" on this floor')", " here', name=name)")
+    )
+    return subprocess.run(
+        [sys.executable, "-c", f"{source}from slimrec.cli import main\nmain({[str(word) for word in words]!r})"],
+        env=kept | environment, cwd=cwd, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["--help", "--version", *sorted(f"{name} --help" for name in COMMANDS)])
+def test_a_base_installation_tells_what_there_is(tmp_path, name):
+    done = bare(*name.split(), lacks=TRAIN + PIPELINES, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "lacks", "extra"),
+    [
+        (["run", DEMO], PIPELINES, "pipelines"),
+        (["run", DEMO], TRAIN, "train"),
+        (["submit", DEMO, "--host", "http://127.0.0.1:9"], PIPELINES, "pipelines"),
+        (["list", "--host", "http://127.0.0.1:9"], PIPELINES, "pipelines"),
+        (["compile", DEMO, "--output", "a.yaml", "--allow-tag"], PIPELINES, "pipelines"),
+        (["schema", "a.parquet"], TRAIN, "train"),
+        (["predict", "model", "a.parquet"], TRAIN, "train"),
+        (["history", "x"], TRAIN, "train"),
+        (["pull", "s3://a/b", "c"], TRAIN, "train"),
+        (["planted", "a.parquet"], TRAIN, "train"),
+    ],
+)
+def test_a_command_that_needs_an_extra_says_which_in_one_sentence(tmp_path, words, lacks, extra):
+    done = bare(*words, lacks=lacks, cwd=tmp_path, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert done.returncode == 20 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert f'pip install "slimrec[{extra}]"' in done.stderr and not any(tmp_path.iterdir())
+
+
+def test_asking_a_cluster_imports_no_compiler(tmp_path):
+    done = bare("list", "--host", "http://127.0.0.1:9", lacks=("kfp", "torch", "numpy", "mlflow"), cwd=tmp_path)
+    assert done.returncode == 30 and "cannot be reached" in done.stderr
+
+
+def test_a_pipeline_is_compiled_with_its_recipe_as_argument_as_option_and_without_one(tmp_path, capsys):
+    for name, words in {"a": [DEMO], "o": ["--recipe", DEMO], "n": []}.items():
+        with pytest.raises(SystemExit) as ended:
+            slimrec(["compile", *words, "--output", str(tmp_path / "made" / f"{name}.yaml"), "--allow-tag"])
+        assert ended.value.code == 0, capsys.readouterr().err
+    texts = [(tmp_path / "made" / f"{name}.yaml").read_bytes() for name in "aon"]
+    assert texts[0] == texts[1] != texts[2]
+    with pytest.raises(SystemExit, match="20"):
+        slimrec(["compile", DEMO, "--recipe", DEMO, "--output", str(tmp_path / "b.yaml"), "--allow-tag"])
+    assert "give one" in capsys.readouterr().err
+
+
+def test_a_schema_is_drafted_into_a_folder_that_is_not_there_yet(tmp_path, capsys):
+    (tmp_path / "log.csv").write_text("click,site\n1,a\n0,b\n", encoding="utf-8")
+    with pytest.raises(SystemExit) as ended:
+        slimrec(["schema", str(tmp_path / "log.csv"), "--output", str(tmp_path / "new" / "er" / "log.schema.yaml")])
+    assert ended.value.code == 0 and "site" in (tmp_path / "new" / "er" / "log.schema.yaml").read_text()
+
+
+@pytest.mark.parametrize("command", ["history", "promote", "rollback"])
+@pytest.mark.parametrize("uri", ["", "sqlite:///nowhere/mlflow.db"])
+def test_looking_into_a_registry_makes_none(tmp_path, monkeypatch, capfd, command, uri):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    code, error = said([command, "shop"], capfd, monkeypatch)
+    assert code == 20 and "MLFLOW_TRACKING_URI" in error and not any(tmp_path.iterdir())
+
+
+def test_the_registry_is_by_default_that_of_the_runs_in_this_folder(tmp_path):
+    store = tmp_path / "runs" / "mlflow"
+    store.mkdir(parents=True)
+    program = "from mlflow import MlflowClient\nMlflowClient('sqlite:///runs/mlflow/mlflow.db').create_registered_model('shop')"
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True)
+    done = bare("history", "shop", lacks=(), cwd=tmp_path)
+    assert done.returncode == 0 and "champion of shop: none" in done.stdout, done.stderr
+
+
+def drafted(folder: Path, *more: str) -> tuple[Path, dict]:
+    """What `audit` writes before it runs, and the recipe in it."""
+    from slimrec.pipelines.drafted import write
+
+    log = folder / "Shop log.csv"
+    rows = "".join(f"{i % 3 == 0:d},{i % 7},a{i % 5}\n" for i in range(300))
+    log.write_text(f"bought,price,site\n{rows}", encoding="utf-8")
+    path = write(str(log), "bought", folder / "made", *(more or (None, None)))
+    return path, yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def test_a_log_is_audited_without_a_recipe_by_one_that_is_left_for_editing(tmp_path):
+    path, raw = drafted(tmp_path)
+    assert sorted(each.name for each in path.parent.iterdir()) == ["made.schema.yaml", "made.yaml"]
+    recipe, demo = read_recipe(path), read_recipe(DEMO)
+    assert recipe.ingest.source == str(tmp_path / "Shop log.csv") and raw["ingest"]["fields"] == "made.schema.yaml"
+    assert recipe.register.name == "Shop-log" and recipe.ingest.split.by == "auto"
+    assert (recipe.pretrain, recipe.finetune, recipe.evaluate) == (demo.pretrain, demo.finetune, demo.evaluate)
+    assert f"slimrec run {path} --output {path.parent}" in path.read_text(encoding="utf-8")
+
+
+def test_a_log_may_be_audited_by_the_sections_of_another_recipe(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    told = {"ingest": {"source": "x", "fields": "y", "max_rows": 200}, "prune": {"budget": {"keep": 0.5}},
+            "pretrain": {"method": "permutation"}, "register": {"name": "z", "approval": "manual"}}  # fmt: skip
+    mine.write_text(yaml.safe_dump(told), encoding="utf-8")
+    recipe = read_recipe(drafted(tmp_path, "shop", mine)[0])
+    assert (recipe.ingest.max_rows, recipe.prune.budget.keep, recipe.pretrain.method) == (200, 0.5, "permutation")
+    assert (recipe.register.name, recipe.register.approval) == ("shop", "manual")
+
+
+def test_edits_of_a_drafted_recipe_or_schema_are_not_written_over(tmp_path):
+    path, _ = drafted(tmp_path)
+    assert drafted(tmp_path)[0] == path  # the same again is no conflict
+    for edited in (path, path.with_suffix(".schema.yaml")):
+        before = edited.read_text(encoding="utf-8")
+        edited.write_text(before + "# mine\n", encoding="utf-8")
+        with pytest.raises(ConfigError, match="runs what is there"):
+            drafted(tmp_path)
+        assert edited.read_text(encoding="utf-8").endswith("# mine\n")
+        edited.write_text(before, encoding="utf-8")

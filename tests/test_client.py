@@ -319,6 +319,15 @@ def test_list_shows_schedules_and_runs(kubeflow, sent):
     assert all(word in done.stdout for word in ("weekly", WEEKLY, "ENABLE", "by-hand", "2026-11-20 03:00"))
 
 
+@pytest.mark.parametrize("columns", ["20", "80", "200"])
+def test_no_terminal_is_so_narrow_that_an_id_is_cut(kubeflow, sent, columns):
+    run = Cluster(kubeflow.url).submit(sent, "a-name-that-is-rather-long-as-names-of-recipes-may-be")
+    kubeflow.tables["runs"][0]["run_id"] = "0e5b2a7c-8a70-4c39-9d4b-0f3f6c1a2b3c"
+    done = pipelines("list", "--host", kubeflow.url, COLUMNS=columns)
+    assert run and done.returncode == 0 and "  0e5b2a7c-8a70-4c39-9d4b-0f3f6c1a2b3c\n" in done.stdout
+    assert not done.stderr
+
+
 def test_a_token_comes_from_the_environment_or_a_file_and_is_never_told(tmp_path):
     with serving(Kubeflow(token="secret-1")) as server:
         (tmp_path / "token").write_text("secret-1\n", encoding="utf-8")

@@ -123,7 +123,18 @@ def test_no_room_asks_one_of_its_own_floor_or_above(path):
 
 @pytest.mark.parametrize("path", library(), ids=name_of)
 def test_the_library_knows_neither_kfp_nor_the_floors_above(path):
-    assert not first_words(imports(tree_of(path))) & {"kfp", "components", "pipelines", "benchmarks", "tests"}
+    found = imports(tree_of(path))
+    assert not first_words(found) & {"kfp", "components", "pipelines", "benchmarks", "tests"}
+    above = {module for module in found if room_of(module) in ("components", "pipelines")}
+    if "cli" not in path.relative_to(ROOT).parts:
+        assert not above
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "slimrec" / "cli").glob("*.py")), ids=name_of)
+def test_the_command_line_imports_late_whatever_the_base_installation_lacks(path):
+    early = imports(at_module_level(tree_of(path)))
+    rooms = {room_of(module) for module in early} - {"", "__version__"}
+    assert first_words(early) <= {"slimrec", "typer", *sys.stdlib_module_names} and rooms <= {"cli", "errors"}
 
 
 @pytest.mark.parametrize("path", library(), ids=name_of)

@@ -1,0 +1,59 @@
+"""Commands for a log and a model: draft a schema, score rows, make a log up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from slimrec.errors import ConfigError
+
+
+def schema(
+    log: Annotated[str, typer.Argument(help="Parquet or CSV to look at: a file, a folder or an s3:// address")],
+    label: Annotated[str | None, typer.Option(help="the label column, if its name does not tell")] = None,
+    output: Annotated[Path | None, typer.Option(help="write here instead of to the screen")] = None,
+) -> None:
+    """Draft a schema YAML from a log, for a person to edit."""
+    from slimrec.data.draft import draft
+
+    text = draft(log, label)
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text, encoding="utf-8")
+
+
+def predict(
+    model: Annotated[
+        str, typer.Argument(help="a slim model: folder, s3:// address, models:/NAME@champion or models:/NAME/VERSION")
+    ],
+    log: Annotated[str, typer.Argument(help="raw rows, Parquet or CSV: a file, a folder or an s3:// address")],
+    output: Annotated[Path | None, typer.Option(help="write Parquet or CSV here instead of to the screen")] = None,
+) -> None:
+    """Score raw rows with a slim model: one probability a row."""
+    from slimrec.registry.located import located
+    from slimrec.serving.predictor import predict_file
+
+    with located(model) as folder:
+        predict_file(folder, log, output)
+
+
+def planted(
+    output: Annotated[Path, typer.Argument(help="Parquet file to write")],
+    rows: Annotated[int, typer.Option(help="how many")] = 60_000,
+    seed: Annotated[int, typer.Option(help="another one, another log")] = 0,
+    drift: Annotated[
+        float, typer.Option(help="0 to 1: how much `fades` loses its effect, and `rises` gains one")
+    ] = 0.0,
+) -> None:
+    """Write a generated click log whose useful and useless fields are known."""
+    from slimrec.data.files import PARQUET
+    from slimrec.data.planted import write
+
+    if not output.name.endswith(PARQUET):
+        raise ConfigError(f"the log is written as {' or '.join(PARQUET)}, got '{output}'")
+
+    write(output, rows=rows, seed=seed, drift=drift)
