@@ -1,0 +1,83 @@
+"""A model is scored with wherever it lies: in a folder, at an s3:// address, in the registry, by alias and by version."""
+
+import os
+from pathlib import Path
+
+import boto3
+import pyarrow.parquet as pq
+import pytest
+import services
+import small
+from typer.testing import CliRunner
+
+from slimrec import track
+from slimrec.artifacts import digest, remote
+from slimrec.cli import app
+from slimrec.config import RegisterConfig
+from slimrec.errors import ConfigError, InputError
+from slimrec.registry import registration
+from slimrec.registry.located import located
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    made = small.make(folder, rows=600)
+    pq.write_table(small.raw_rows(20, seed=3), folder / "rows.parquet")
+    with services.mlflow_on_sqlite(folder / "runs" / "mlflow"):
+        for slim in (made.slim, small.variant(made.slim, folder / "variant", 0.3)):
+            with track.run("register", RegisterConfig(name="shop")) as tracker:
+                decision = small.decision("" if slim == made.slim else "1", "shop")
+                registration.register("shop", slim, slim, decision, "automatic", tracker.run_id)
+        yield made
+
+
+def scores(model: str | Path, rows: Path) -> list[str]:
+    done = CliRunner().invoke(app, ["predict", str(model), str(rows)])
+    assert done.exit_code == 0, done.output
+    return done.stdout.splitlines()
+
+
+def test_a_registered_model_scores_as_its_folder_by_alias_and_by_version(world):
+    folder, rows = world.slim.parent, world.slim.parent / "rows.parquet"
+    first, second = scores(world.slim, rows), scores(folder / "variant", rows)
+    assert len(first) == 20 and first != second
+    assert scores("models:/shop@champion", rows) == scores("models:/shop/2", rows) == second
+    assert scores("models:/shop/1", rows) == first
+
+
+def test_the_registry_is_that_of_the_folder_where_no_other_is_named(world, monkeypatch):
+    monkeypatch.chdir(world.slim.parent)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    with located("models:/shop/1") as folder:
+        assert digest(folder) == digest(world.slim)
+    assert os.environ["MLFLOW_TRACKING_URI"].endswith("runs/mlflow/mlflow.db")
+
+
+def test_a_model_in_an_object_store_scores_as_its_folder_and_leaves_no_copy(world, tmp_path, monkeypatch):
+    rows = world.slim.parent / "rows.parquet"
+    with services.s3_server(tmp_path) as address:
+        for name, value in {**services.KEYS, "AWS_ENDPOINT_URL": address}.items():
+            monkeypatch.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket="models")
+        remote.push(world.slim, "s3://models/shop")
+        assert scores("s3://models/shop", rows) == scores(world.slim, rows)
+        with located("s3://models/shop") as folder:
+            assert digest(folder) == digest(world.slim)
+        assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "words"),
+    [
+        ("models:/shop", ConfigError, "names no version; give models:/NAME@champion"),
+        ("models:/shop/latest", ConfigError, "names no version"),
+        ("models:/shop@best", InputError, "'shop' has no best"),
+        ("models:/shop/9", InputError, "has no version 9"),
+        ("models:/shopp@champion", InputError, "did you mean 'shop'"),
+        ("gs://models/shop", ConfigError, "give a folder, s3://"),
+    ],
+)
+def test_an_address_that_names_no_model_says_what_does(world, address, error, words):
+    with pytest.raises(error, match=words), located(address):
+        pass
