@@ -27,6 +27,10 @@ class Statistics(_Frozen):
     mean: tuple[float, ...] = ()  # one a dense column
     deviation: tuple[float, ...] = ()  # one a dense column, never 0
     boundaries: tuple[float, ...] = ()  # ascending inner edges, for `discretise: quantile`
+    low: tuple[float, ...] = ()  # smallest and largest value of a dense column, after `scale: log`; () if not recorded
+    high: tuple[float, ...] = ()
+    unseen_share: float = 0.0  # of the rows outside train: values that train does not have, or numbers far outside it
+    format: int = 1  # of the keys in the vocabulary, see `slimrec.data.spelling`
 
 
 class Field(_Frozen):
@@ -40,7 +44,9 @@ class Field(_Frozen):
     min_count: int = Option(1, ge=1)  # rarer values go to the unseen row
     hash_rows: int | None = Option(None, ge=1)  # hash into this many rows and keep no vocabulary
     separator: str | None = None  # splits a bag that comes as one string
-    max_length: int = Option(10, ge=1, le=10_000)  # of a bag; later values are cut and counted
+    exact: bool = False  # text is told apart letter by letter, see `slimrec.data.spelling`
+    max_length: int = Option(10, ge=1, le=10_000)  # of a bag; values beyond are cut and counted
+    keep: Literal["first", "last"] = "first"  # which values of a longer bag: the last are the newest in most histories
     width: int | None = Option(None, ge=1)  # of a vector; required there
     scale: Literal["standard", "log", "none"] | None = None  # numbers: standard by default; vectors: none
     discretise: Literal["log_square", "quantile"] | None = None  # a number becomes categories
@@ -72,6 +78,10 @@ class Field(_Frozen):
             raise ValueError(
                 f"field '{self.name}': `discretised` names columns of a `cross`, got {[*self.discretised]}"
             )
+        if self.exact and self.kind not in ("category", "bag"):
+            raise ValueError(f"field '{self.name}': `exact` is for categories and bags, this is a {self.kind}")
+        if self.keep == "last" and self.kind != "bag":
+            raise ValueError(f"field '{self.name}': `keep` is for bags, this is a {self.kind}")
         if self.hash_rows and self.kind not in ("category", "bag"):
             raise ValueError(f"field '{self.name}': `hash_rows` is for categories and bags, this is a {self.kind}")
         return self
@@ -80,6 +90,15 @@ class Field(_Frozen):
     def columns(self) -> tuple[str, ...]:
         """The columns of the source that the field reads: one, or the two of a cross."""
         return self.cross or (self.column,)
+
+    @property
+    def taken_exactly(self) -> bool:
+        """Whether keys are texts as they stand: by choice, or because an earlier version hashed them so."""
+        return self.exact or bool(self.hash_rows and self.learnt_before(2))
+
+    def learnt_before(self, format: int) -> bool:
+        """Whether the field was fitted with keys of an earlier format."""
+        return self.statistics is not None and self.statistics.format < format
 
     @property
     def embedded(self) -> bool:
@@ -153,7 +172,12 @@ class Crosses(_Frozen):
         pairs = sorted({tuple(sorted(pair)) for group in groups for pair in combinations(group, 2)})
         return [
             Field(
-                name=f"{a}*{b}", kind="category", cross=both, discretised=sorted(numeric.intersection(both)), **options
+                name=f"{a}*{b}",
+                kind="category",
+                cross=both,
+                discretised=sorted(numeric.intersection(both)),
+                exact=able[a].exact or able[b].exact,
+                **options,
             )
             for a, b in pairs
             if len(set(both := (columns[a], columns[b]))) == 2

@@ -1,8 +1,14 @@
-"""Raw values -> ids and scaled numbers: one code path for ingest and for serving."""
+"""Raw values -> ids and scaled numbers: one code path for ingest and for serving.
+
+A standardised, logarithmic or plain number is held within what training saw, widened by its own span on both sides: a
+number that was constant in training cannot move a score.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,10 +19,24 @@ import pyarrow.parquet as pq
 from slimrec.artifacts import read_json, write_json
 from slimrec.config import parse
 from slimrec.data.hashing import hash_strings
-from slimrec.data.values import Categories, Where, bags, check_type, field_categories, flat, log_square, numbers
+from slimrec.data.novelty import Novelty
+from slimrec.data.values import (
+    Categories,
+    Where,
+    bags,
+    check_type,
+    family,
+    field_categories,
+    flat,
+    log_square,
+    numbers,
+    respelled,
+)
 from slimrec.errors import InputError, SecurityError, did_you_mean
 from slimrec.probes import source_of
 from slimrec.schema import MISSING, RESERVED_ROWS, UNSEEN, Field, Schema
+
+_LONGEST_NAME = 200  # of a file, in bytes; most file systems take 255
 
 
 def _request_row(position: int) -> str:
@@ -30,6 +50,7 @@ class Encoder:
         self.schema = schema
         self.vocabularies = {f.name: vocabularies[f.name] for f in schema.embedded if has_vocabulary(f)}
         self._ids: dict[str, dict[str | None, int]] = {}  # made when first needed: not all encoders encode
+        self._with_zeros: dict[str, dict[str, str]] = {}  # number -> its text with zeros in front; made when needed
 
     @classmethod
     def load(cls, folder: str | Path) -> Encoder:
@@ -60,11 +81,13 @@ class Encoder:
         words = {f.name: self.vocabularies.get(source_of(f.name)[1], ()) for f in schema.embedded}
         return Encoder(schema, words)
 
-    def encode(self, table: pa.Table | pa.RecordBatch, where: Where = _request_row) -> tuple[np.ndarray, np.ndarray]:
+    def encode(
+        self, table: pa.Table | pa.RecordBatch, where: Where = _request_row, novelty: Novelty | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Rows as ids int32 (n, S) and dense float32 (n, N); columns that no field reads are ignored.
 
-        `where` names a row by its position in errors. Raises InputError for a missing column, a wrong type, a vector
-        of another width, NaN or an infinity.
+        `where` names a row by its position in errors; `novelty` takes the count of values that training did not see.
+        Raises InputError for a missing column, a wrong type, a vector of another width, NaN or an infinity.
         """
         fields = self.schema.fields
         ids = np.zeros((table.num_rows, sum(field.slots for field in fields)), np.int32)
@@ -73,9 +96,14 @@ class Encoder:
         for field in fields:
             column = column_of(table, field)
             if field.embedded:
-                self._look_up(field, column, ids[:, slot : slot + field.slots], where)
+                found = ids[:, slot : slot + field.slots]
+                self._look_up(field, column, found, where)
+                new, present = found == UNSEEN, found > MISSING
             else:
-                _scale(field, numbers(field, column, where), dense[:, place : place + field.dense_width], where)
+                values = numbers(field, column, where)
+                new, present = _scale(field, values, dense[:, place : place + field.dense_width], where)
+            if novelty is not None:
+                novelty.add(field.name, new, present)
             slot, place = slot + field.slots, place + field.dense_width
         return ids, dense
 
@@ -85,17 +113,14 @@ class Encoder:
             bins = RESERVED_ROWS + np.searchsorted(field.statistics.boundaries, values, side="right")
             ids[:, 0] = np.where(np.isnan(values), MISSING, bins)
         elif field.kind == "bag":
-            found, lengths = bags(field, column)
-            flat_ids = self._ids_of(field, found)
-            rows = np.repeat(np.arange(len(lengths)), lengths)
-            places = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-            fits = places < field.max_length
-            ids[rows[fits], places[fits]] = flat_ids[fits]
+            found, rows, places, lengths = bags(field, column)
+            ids[rows, places] = self._ids_of(field, found)
             ids[lengths == 0, 0] = MISSING
         else:
-            ids[:, 0] = self._ids_of(field, field_categories(field, column, where))
+            found = field_categories(field, column, where)
+            ids[:, 0] = self._ids_of(field, found, family(column.type) == "number")
 
-    def _ids_of(self, field: Field, found: Categories) -> np.ndarray:
+    def _ids_of(self, field: Field, found: Categories, numeric: bool = False) -> np.ndarray:
         """int32 ids of category values; code -1 picks the last entry of the table, which is the missing row."""
         if field.hash_rows:
             hashes = hash_strings(["" if value is None else value for value in found.values])
@@ -104,13 +129,29 @@ class Encoder:
             return np.append(table, np.int32(MISSING))[found.codes]
         known = self._known(field.name)
         table = [known.get(value, UNSEEN) for value in found.values]
+        if numeric and UNSEEN in table:
+            self._refuse_lost_zeros(field, [value for value, id in zip(found.values, table) if id == UNSEEN])
         return np.array([*table, MISSING], np.int32)[found.codes]
+
+    def _refuse_lost_zeros(self, field: Field, unseen: list[str]) -> None:
+        """A number that training knows as text with zeros in front has lost them on its way."""
+        if field.name not in self._with_zeros:
+            known = filter(re.compile("0[0-9]+", re.ASCII).fullmatch, self.vocabularies[field.name])
+            self._with_zeros[field.name] = {str(int(value)): value for value in known}
+        for value in filter(self._with_zeros[field.name].__contains__, unseen):
+            raise InputError(
+                f"field '{field.name}': column '{field.column}' holds the number {value}, in training it held the text "
+                f"'{self._with_zeros[field.name][value]}'; send the column as strings"
+            )
 
     def _known(self, name: str) -> dict[str | None, int]:
         """Value -> id."""
         if name not in self._ids:
-            values = self.vocabularies[name]
-            known: dict[str | None, int] = dict(zip(values, range(RESERVED_ROWS, RESERVED_ROWS + len(values))))
+            values, field = self.vocabularies[name], self.schema[name]
+            if field.learnt_before(2):
+                values = respelled(field, values)[::-1]  # of two that are one now the more frequent one counts
+            ids = range(RESERVED_ROWS, RESERVED_ROWS + len(values))
+            known: dict[str | None, int] = dict(zip(values, ids[::-1] if field.learnt_before(2) else ids))
             known[None] = MISSING
             self._ids[name] = known  # whole at once: several threads may serve
         return self._ids[name]
@@ -141,17 +182,42 @@ def column_of(table: pa.Table | pa.RecordBatch, field: Field) -> pa.Array:
     return parts[0] if len(parts) == 1 else pa.StructArray.from_arrays(parts, ["first", "second"])
 
 
-def _scale(field: Field, values: np.ndarray, out: np.ndarray, where: Where) -> None:
-    """Standardise with the training rows' figures; missing becomes 0 after scaling."""
-    if field.statistics.mean:
-        values = (values - np.array(field.statistics.mean)) / np.array(field.statistics.deviation)
-    with np.errstate(over="ignore"):
-        out[:] = np.where(np.isnan(values), 0.0, values)
+def _scale(field: Field, values: np.ndarray, out: np.ndarray, where: Where) -> tuple[np.ndarray, np.ndarray]:
+    """Standardise with the training rows' figures; missing becomes 0 after scaling.
+
+    Returns which values lie outside the limits and were held there, and which are present, both bool (n, width).
+    """
+    present = ~np.isnan(values)
+    _standardise(field, values, present, out)
     if not np.isfinite(out).all():
         row = int(np.argwhere(~np.isfinite(out))[0, 0])
         raise InputError(f"{where(row)}: field '{field.name}' is too large for float32; use `scale: log`")
+    if not field.statistics.low:  # fitted before limits were recorded
+        return np.zeros_like(present), present
+    low, high = limits(field)
+    outside = (values < low) | (values > high)
+    if outside.any():
+        _standardise(field, np.clip(values, low, high), present, out)
+    return outside, present
+
+
+def _standardise(field: Field, values: np.ndarray, present: np.ndarray, out: np.ndarray) -> None:
+    if field.statistics.mean:
+        values = (values - np.array(field.statistics.mean)) / np.array(field.statistics.deviation)
+    with np.errstate(over="ignore"):
+        out[:] = np.where(present, values, 0.0)
+
+
+def limits(field: Field) -> tuple[np.ndarray, np.ndarray]:
+    """Between what a dense column is held, float64 (width,): the trained range and its span on both sides of it."""
+    low, high = np.array(field.statistics.low), np.array(field.statistics.high)
+    with np.errstate(over="ignore"):
+        return low - (high - low), high + (high - low)
 
 
 def vocabulary_file(folder: Path, name: str) -> Path:
-    """Where the values of a field lie in a folder."""
-    return folder / "vocab" / f"{quote(name, safe='')}.parquet"
+    """Where the values of a field lie in a folder; a name that is too long for a file goes by its hash."""
+    quoted = quote(name, safe="")
+    if len(quoted) > _LONGEST_NAME:
+        quoted = f"{quoted[:100]}-{sha256(name.encode()).hexdigest()}"
+    return folder / "vocab" / f"{quoted}.parquet"

@@ -17,6 +17,7 @@ from slimrec.artifacts import read_json, write_json
 from slimrec.data.encode import Encoder, column_of, has_vocabulary, vocabulary_file
 from slimrec.data.hashing import hash_numbers
 from slimrec.data.moments import Moments
+from slimrec.data.spelling import FORMAT
 from slimrec.data.values import Categories, Where, bags, field_categories, numbers
 from slimrec.errors import InputError
 from slimrec.schema import RESERVED_ROWS, Field, Schema, Statistics
@@ -65,21 +66,22 @@ class _FieldFit:
     """One field's running figures."""
 
     def __init__(self, field: Field, max_vocabulary: int):
-        self.field, self.max_vocabulary = field, max_vocabulary
+        self.field, self.max_vocabulary = field.model_copy(update={"statistics": None}), max_vocabulary
         self.rows = self.missing = self.cut = 0
         self.counts: dict[str, int] = {}
+        self.alike: tuple[str, ...] = ()  # two texts that were found to be one value
         self.moments = Moments(field.dense_width)
+        self.low, self.high = np.full(field.dense_width, np.inf), np.full(field.dense_width, -np.inf)
         self.sample = RowSample(_QUANTILE_ROWS)
 
     def add(self, column: pa.Array, rows: np.ndarray, where: Where) -> None:
         field = self.field
         self.rows += len(column)
         if field.kind == "bag":
-            found, lengths = bags(field, column)
-            self.missing += int((lengths == 0).sum())
-            self.cut += int(np.maximum(lengths - field.max_length, 0).sum())
-            fits = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths) < field.max_length
-            self._count(Categories(found.codes[fits], found.values))
+            bag = bags(field, column)
+            self.missing += int((bag.lengths == 0).sum())
+            self.cut += int(np.maximum(bag.lengths - field.max_length, 0).sum())
+            self._count(bag.found)
         elif has_vocabulary(field) or field.hash_rows:
             found = field_categories(field, column, where)
             absent = np.array([*(value is None for value in found.values), True])
@@ -91,10 +93,14 @@ class _FieldFit:
             if field.embedded:
                 present = ~np.isnan(values[:, 0])
                 self.sample.add(rows[present], values[present, 0])
-            elif _scaled(field):
+                return
+            self.low = np.fmin(self.low, np.fmin.reduce(values, axis=0, initial=np.inf))
+            self.high = np.fmax(self.high, np.fmax.reduce(values, axis=0, initial=-np.inf))
+            if _scaled(field):
                 self.moments.add(values)
 
     def _count(self, found: Categories) -> None:
+        self.alike = self.alike or found.alike()
         if self.field.hash_rows:
             return
         self._add_counts(found.values, np.bincount(found.codes[found.codes >= 0], minlength=len(found.values)).tolist())
@@ -119,14 +125,24 @@ class _FieldFit:
             values, counts = pa.array(self.counts.keys(), pa.string()), pa.array(self.counts.values(), pa.int64())
             table = pa.table({"value": values, "count": counts})
             pq.write_table(table, vocabulary_file(folder, self.field.name), compression="zstd")
-        return {"rows": self.rows, "missing": self.missing, "cut": self.cut, "moments": self.moments.state()}
+        return {
+            "rows": self.rows,
+            "missing": self.missing,
+            "cut": self.cut,
+            "alike": self.alike,
+            "moments": self.moments.state(),
+            "range": [_finite(self.low), _finite(self.high)],
+        }
 
     def join(self, folder: Path, figures: dict[str, Any]) -> None:
         """Add what another fit of this field has saved."""
         self.rows += figures["rows"]
         self.missing += figures["missing"]
         self.cut += figures["cut"]
+        self.alike = self.alike or tuple(figures["alike"])
         self.moments.join(figures["moments"])
+        low, high = (np.array(values, np.float64) for values in figures["range"])  # None becomes NaN
+        self.low, self.high = np.fmin(self.low, low), np.fmax(self.high, high)
         if self.field.discretise == "quantile":
             table = pq.read_table(vocabulary_file(folder, self.field.name))
             self.sample.add_hashed(table["hash"].to_numpy(), table["value"].to_numpy())
@@ -163,7 +179,29 @@ class _FieldFit:
             mean=tuple(self.moments.mean()) if scaled else (),
             deviation=tuple(self.moments.deviation()) if scaled else (),
             boundaries=edges,
+            low=tuple(value or 0.0 for value in _finite(self.low)),
+            high=tuple(value or 0.0 for value in _finite(self.high)),
+            format=FORMAT,
         )
+
+    def remarks(self) -> list[str]:
+        """What a person should know of the field."""
+        name, told = self.field.name, []
+        if self.alike:
+            told.append(
+                f"field '{name}': the texts '{self.alike[0]}' and '{self.alike[1]}' are one value; `exact: true` keeps "
+                "such texts apart"
+            )
+        constant = len(self.counts) == 1 if self.field.embedded else bool((self.low == self.high).any())
+        if constant and self.rows > 1:
+            what = "it is" if self.field.dense_width < 2 else "columns of it are"
+            told.append(f"field '{name}': {what} constant in the training rows, so nothing can be learnt from it")
+        return told
+
+
+def _finite(values: np.ndarray) -> list[float | None]:
+    """As JSON: None for what was never set."""
+    return [value if np.isfinite(value) else None for value in values.tolist()]
 
 
 _DEFAULT_SCALE = {"number": "standard", "vector": "none"}
@@ -178,6 +216,7 @@ class Fitted(NamedTuple):
 
     encoder: Encoder
     cut: dict[str, int]  # values of bags beyond `max_length`, by field, where there are any
+    remarks: list[str]  # what a person should know of the fields
 
 
 class Fitting:
@@ -216,12 +255,13 @@ def join(schema: Schema, max_vocabulary: int, folders: Iterable[Path]) -> Fitted
 
 
 def _finish(schema: Schema, fits: Iterable[_FieldFit]) -> Fitted:
-    fields, words, cut = [], {}, {}
+    fields, words, cut, remarks = [], {}, {}, []
     for fit in fits:
         field, found = fit.field, fit.vocabulary()
         if has_vocabulary(field):
             words[field.name] = found
         if fit.cut:
             cut[field.name] = fit.cut
+        remarks += fit.remarks()
         fields.append(field.model_copy(update={"statistics": fit.statistics(found)}))
-    return Fitted(Encoder(schema.model_copy(update={"fields": tuple(fields)}), words), cut)
+    return Fitted(Encoder(schema.model_copy(update={"fields": tuple(fields)}), words), cut, remarks)

@@ -80,8 +80,8 @@ def read_weight(name: str, column: pa.Array, where: Where) -> np.ndarray:
 
 
 def read_group(column: pa.Array, rows: np.ndarray) -> np.ndarray:
-    """uint64 (n,) hashes of the group's value in normal form."""
-    found = categories(column)
+    """uint64 (n,) hashes of the keys of the group column."""
+    found = categories(column, "the group column")
     table = np.append(hash_strings([value or "" for value in found.values]), np.uint64(0))
     absent = np.array([*(value is None for value in found.values), True])[found.codes]
     return np.where(absent, hash_numbers(rows, 0x6E6F), table[found.codes])

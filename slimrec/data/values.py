@@ -1,10 +1,10 @@
-"""Raw columns -> plain values: category strings in one normal form, numbers as float64; wrong types and NaN refused."""
+"""Raw columns -> plain values: categories by their keys (see `spelling`), numbers as float64; wrong types and NaN refused."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,9 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
+from slimrec.data.spelling import Unknowable, respell, spell
 from slimrec.errors import InputError
 from slimrec.schema import Field, Schema
 
+_JSON = json.JSONEncoder(ensure_ascii=False).encode
 Where = Callable[[int], str]  # position in the batch -> what to call that row in an error
 
 _NEEDS = {
@@ -29,7 +31,18 @@ class Categories(NamedTuple):
     """Values of a category column: `codes` (n,) are positions in `values`, -1 where the column is null."""
 
     codes: np.ndarray
-    values: list[str | None]  # distinct raw values in normal form; None for a NaN, which counts as null
+    values: list[
+        str | None
+    ]  # their keys, twice where two spellings are one value; None for a NaN, which counts as null
+    texts: pa.Array | None = None  # of a text column: the distinct texts that the keys were made of
+
+    def alike(self) -> tuple[str, ...]:
+        """Two texts that are one value, if there are any."""
+        if self.texts is None or len(set(self.values)) == len(self.values):
+            return ()
+        first: dict[str | None, int] = {}
+        at, other = next((i, first[key]) for i, key in enumerate(self.values) if first.setdefault(key, i) != i)
+        return str(self.texts[other]), str(self.texts[at])
 
 
 def family(kind: pa.DataType) -> str:
@@ -42,9 +55,9 @@ def family(kind: pa.DataType) -> str:
         return "number"
     if any(is_text(kind) for is_text in (types.is_string, types.is_large_string, types.is_string_view)):
         return "text"
-    if types.is_binary(kind) or types.is_large_binary(kind):
+    if _is_bytes(kind):
         return "text"
-    if types.is_temporal(kind):
+    if types.is_temporal(kind) and not types.is_interval(kind):  # months have no length
         return "time"
     return "nothing" if types.is_null(kind) else str(kind)
 
@@ -78,67 +91,70 @@ def check_type(field: Field, kind: pa.DataType, place: str = "", column: str = "
 
 
 def flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """One plain array: chunks joined, dictionaries and views resolved."""
+    """One plain array: chunks joined, dictionaries and views resolved, half precision widened."""
     if isinstance(column, pa.ChunkedArray):
         column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     if types.is_dictionary(column.type):
         column = column.dictionary_decode()
+    if types.is_float16(column.type):
+        column = column.cast(pa.float32())
     return column.cast(pa.large_string()) if types.is_string_view(column.type) else column
 
 
-def categories(column: pa.Array) -> Categories:
-    """Any scalar column as category strings; the empty string is a value, null and NaN are missing.
+def categories(column: pa.Array, name: str = "a category column", exact: bool = False) -> Categories:
+    """Any scalar column as keys; the empty text is a value, null and NaN are missing.
 
-    A struct of two columns gives their crosses: the JSON list of both values, missing where both are.
+    A struct of two columns gives their crosses: the JSON list of both keys, missing where both are. `name` is what to
+    call the column in an error: InputError for bytes that are no text, and for a float that may be several numbers.
     """
     if types.is_struct(column.type):
-        return _crossed(*(categories(flat(part)) for part in column.flatten()))
+        return _crossed(*(categories(flat(part), name, exact) for part in column.flatten()))
     if types.is_null(column.type):
         return Categories(np.full(len(column), -1), [])
     encoded = column.dictionary_encode()
     codes = encoded.indices
     codes = (codes.fill_null(-1) if codes.null_count else codes).to_numpy(zero_copy_only=False)
-    return Categories(codes, _normal_form(encoded.dictionary))
+    try:
+        keys = spell(encoded.dictionary, exact)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name} holds {error.object[:40]!r}, which is not UTF-8 text; encode it") from None
+    except Unknowable as error:
+        raise InputError(
+            f"{name} holds the float {error}, which may stand for several whole numbers; write the column as integers "
+            "(in pandas: Int64) or as strings"
+        ) from None
+    return Categories(codes, keys, encoded.dictionary if family(column.type) == "text" else None)
 
 
 def _crossed(first: Categories, second: Categories) -> Categories:
     wide = len(second.values) + 1
     pairs, codes = np.unique((first.codes + 1) * wide + second.codes + 1, return_inverse=True)
-    write = json.JSONEncoder(ensure_ascii=False).encode  # once a value and not once a pair
-    left, right = ([write(value) for value in (None, *part.values)] for part in (first, second))
+    left, right = ([_JSON(value) for value in (None, *part.values)] for part in (first, second))  # once a value
     values = [f"[{left[a]}, {right[b]}]" for a, b in zip((pairs // wide).tolist(), (pairs % wide).tolist())]
     return Categories(codes.reshape(-1), [None if value == "[null, null]" else value for value in values])
 
 
-def _normal_form(values: pa.Array) -> list[str | None]:
-    """Strings for distinct values: integers in decimal, integral floats as integers, booleans 0/1, bytes UTF-8."""
-    kind = values.type
-    if types.is_floating(kind):
-        return [_float(value) for value in values.to_numpy(zero_copy_only=False)]
-    if types.is_decimal(kind):
-        return [str(int(v)) if v == int(v) else f"{v.normalize():f}" for v in values.to_pylist()]
-    if types.is_boolean(kind):
-        return [str(int(value)) for value in values.to_pylist()]
-    if types.is_binary(kind) or types.is_large_binary(kind):
-        try:
-            return [value.decode("utf-8") for value in values.to_pylist()]
-        except UnicodeDecodeError as error:
-            raise InputError(f"a category value is not UTF-8 text: {error.object[:40]!r}; encode it") from None
-    return values.to_pylist() if family(kind) == "text" else values.cast(pa.string()).to_pylist()
-
-
-def _float(value: np.floating) -> str | None:
-    if math.isnan(value):
-        return None
-    return str(int(value)) if math.isfinite(value) and value == int(value) else str(value)
+def respelled(field: Field, keys: Sequence[str]) -> list[str]:
+    """A vocabulary of format 1 in the keys of today; the pairs of a cross part by part."""
+    if not field.cross:
+        return respell(keys)
+    pairs = [json.loads(key) for key in keys]
+    parts = {part for pair in pairs for part in pair if part is not None}
+    now = dict(zip(parts, respell(list(parts)))) | {None: None}
+    return [f"[{_JSON(now[a])}, {_JSON(now[b])}]" for a, b in pairs]
 
 
 def field_categories(field: Field, column: pa.Array, where: Where) -> Categories:
-    """Category strings of a category field, or of a number discretised by `log_square`."""
+    """Keys of a category field, or of a number discretised by `log_square`."""
     if field.kind == "category":
-        return categories(column)
+        return categories(column, _named(field), field.taken_exactly)
     values, codes = np.unique(_log_square(numbers(field, column, where)[:, 0]), return_inverse=True)
     return Categories(codes, [None if math.isnan(value) else str(int(value)) for value in values])
+
+
+def _named(field: Field) -> str:
+    columns = "', '".join(field.columns)
+    return f"field '{field.name}': column{'s' if field.cross else ''} '{columns}'"
 
 
 def log_square(column: pa.Array) -> pa.Array:
@@ -152,14 +168,42 @@ def _log_square(x: np.ndarray) -> np.ndarray:
     return np.floor(np.where(x > 2, np.log(np.where(x > 2, x, 1.0)) ** 2, x))
 
 
-def bags(field: Field, column: pa.Array) -> tuple[Categories, np.ndarray]:
-    """The values of all bags one after the other, and how many each row has (n,); 0 for a null or empty bag."""
+class Bags(NamedTuple):
+    """The values of all bags one after the other that fit, where they go, and how long the bags were."""
+
+    found: Categories  # of the values that fit
+    rows: np.ndarray  # int64, the row of each
+    places: np.ndarray  # int64, its place in the row, from 0 on
+    lengths: np.ndarray  # int64 (n,), 0 for a null or empty bag
+
+
+def bags(field: Field, column: pa.Array) -> Bags:
+    """The bags of a column, each cut to `max_length` values at the end or, with `keep: last`, at the beginning.
+
+    Empty text is no value: what stands between two separators, or behind the last one, takes no place.
+    """
     if types.is_null(column.type):
-        return Categories(np.empty(0, np.int64), []), np.zeros(len(column), np.int64)
+        nothing = np.empty(0, np.int64)
+        return Bags(Categories(nothing, []), nothing, nothing, np.zeros(len(column), np.int64))
     if family(column.type) == "text":
         column = pc.split_pattern(pc.if_else(pc.equal(column, ""), None, column), field.separator)
     lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-    return categories(flat(column.drop_null().flatten())), lengths
+    values, rows = flat(column.drop_null().flatten()), np.repeat(np.arange(len(lengths)), lengths)
+    if family(values.type) == "text" and not field.learnt_before(2):
+        kept = pc.not_equal(values, pa.scalar("" if not _is_bytes(values.type) else b"", values.type)).fill_null(True)
+        if not pc.all(kept, min_count=0).as_py():
+            values, rows = values.filter(kept), rows[kept.to_numpy(zero_copy_only=False)]
+            lengths = np.bincount(rows, minlength=len(lengths))
+    places = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    if field.keep == "last":
+        places -= np.repeat(np.maximum(lengths - field.max_length, 0), lengths)
+    fits = (0 <= places) & (places < field.max_length)
+    found = categories(values, _named(field), field.taken_exactly)
+    return Bags(found._replace(codes=found.codes[fits]), rows[fits], places[fits], lengths)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return types.is_binary(kind) or types.is_large_binary(kind)
 
 
 def numbers(field: Field, column: pa.Array, where: Where) -> np.ndarray:

@@ -93,7 +93,10 @@ def score(slim: Path, dataset: Path, test: Split) -> np.ndarray:
             keys = read_keys(schema, rows, wanted[done:end], partial(_where, chunk, local))
             if not np.array_equal(keys.label, test.label[order[done:end]]):
                 break
-            logits[order[done:end]] = predictor.logits(pa.Table.from_batches([rows]))
+            try:
+                logits[order[done:end]] = predictor.logits(pa.Table.from_batches([rows]))
+            except InputError as error:
+                raise _CannotRead(str(error)) from None
             done = end
         if done == len(wanted):
             return logits

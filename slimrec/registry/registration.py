@@ -15,6 +15,7 @@ from slimrec.errors import ConfigError
 from slimrec.plugins import BACKBONES, GATES
 from slimrec.registry import promotion
 from slimrec.registry.versions import CHALLENGER, CHAMPION, DIGEST, JUDGED, NONE, check_round_trip, connect, version_at
+from slimrec.schema import Schema
 from slimrec.track import Server, client, reaching
 
 if TYPE_CHECKING:
@@ -91,7 +92,8 @@ def _log_model(slim: Path, report: Path, run_id: str) -> ModelInfo:
 
     from slimrec.serving.predictor import Predictor, example_rows
 
-    rows = example_rows(Predictor.load(slim).encoder)
+    encoder = Predictor.load(slim).encoder
+    rows = example_rows(encoder)
     code, packages = _brought(slim)
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
@@ -104,7 +106,7 @@ def _log_model(slim: Path, report: Path, run_id: str) -> ModelInfo:
             artifacts={"slim": str(slim.resolve())},
             code_paths=[str(Path(slimrec.__file__).parent), *code],
             pip_requirements=[f"{package}=={version(package)}" for package in (*SERVING, *packages)],
-            signature=_signature(list(rows.columns)),
+            signature=_signature(encoder.schema, list(rows.columns)),
             input_example=rows,
         )
 
@@ -128,15 +130,24 @@ def _brought(slim: Path) -> tuple[list[str], list[str]]:
     return code, packages
 
 
-def _signature(columns: list[str]) -> ModelSignature:
-    """Names are held, types are not: the encoder reads 7, 7.0 and '7' alike, and says itself what it cannot read."""
+def _signature(schema: Schema, columns: list[str]) -> ModelSignature:
+    """Column types that let MLflow read CSV as ingest does: text for categories, doubles for numbers.
+
+    MLflow reads no CSV for a model that takes lists: there only the names are held, and the encoder says itself what it
+    cannot read.
+    """
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
+    from mlflow.types import ColSpec
+    from mlflow.types import Schema as Columns
     from mlflow.types.schema import AnyType
 
+    lists = any(field.width or (field.kind == "bag" and field.separator is None) for field in schema.fields)
+    numbers = {field.column for field in schema.fields if field.kind == "number"}
+    numbers = numbers.union(*(field.discretised for field in schema.fields))
+    types = {name: AnyType() if lists else "double" if name in numbers else "string" for name in columns}
     return ModelSignature(
-        inputs=Schema([ColSpec(AnyType(), name) for name in columns]),
-        outputs=Schema([ColSpec("double", "probability")]),
+        inputs=Columns([ColSpec(kind, name) for name, kind in types.items()]),
+        outputs=Columns([ColSpec("double", "probability")]),
     )
 
 

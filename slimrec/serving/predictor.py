@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,18 +11,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 import torch
 
 from slimrec.data import files
 from slimrec.data.encode import Encoder
+from slimrec.data.novelty import Novelty
 from slimrec.data.storage import list_files
 from slimrec.data.values import Where, csv_schema
 from slimrec.errors import InputError
 from slimrec.metrics import probability
 from slimrec.model import Model
 from slimrec.model.files import load_model
+from slimrec.serving.output import Output
 
 ROWS_AT_ONCE = 16_384
 
@@ -38,6 +39,7 @@ class Predictor:
         self.model, self.encoder = model.eval(), encoder
         self.columns = tuple(dict.fromkeys(name for field in model.schema.fields for name in field.columns))
         self.ignored: Counter[str] = Counter()  # column -> rows that brought it for nothing
+        self.novelty = Novelty()  # values that training did not see, over all rows scored so far
 
     @classmethod
     def load(cls, folder: str | Path) -> Predictor:
@@ -58,6 +60,13 @@ class Predictor:
         parts = [self._score(table.slice(start, ROWS_AT_ONCE), lambda i, s=start: where(s + i)) for start in starts]
         return np.concatenate(parts) if parts else np.empty(0)
 
+    def told(self, rows: int) -> list[str]:
+        """What was new to the model in `rows` rows scored, in lines for a person; a warning where it is far more than usual."""
+        shares = self.novelty.shares()
+        some = ", ".join(f"{name} {share:.2%}" for name, share in shares.items() if share)
+        told = f"scored {rows:,} rows; values new to the model: {some or 'none'}"
+        return [told, *(f"mind: {sentence}" for sentence in self.novelty.far(self.encoder.schema).values())]
+
     def check(self, names: list[str]) -> None:
         """Refuse rows whose columns `names` lack what the model needs, or have it twice."""
         missing = [column for column in self.columns if column not in names]
@@ -73,13 +82,16 @@ class Predictor:
         self.ignored.update({name: len(rows) for name in names if name not in self.columns})
         if isinstance(rows, pa.Table):
             return rows.select(list(self.columns))
+        frame = rows.set_axis(names, axis="columns")[list(self.columns)]
         try:
-            return pa.Table.from_pandas(rows[list(self.columns)], preserve_index=False)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            return pa.Table.from_pandas(frame, preserve_index=False)
+        except (pa.ArrowException, TypeError, ValueError) as error:
             raise InputError(f"a column mixes types: {error}; send values of one type") from None
+        except OverflowError as error:
+            raise InputError(f"a column holds a number beyond 64 bits: {error}; send such numbers as strings") from None
 
     def _score(self, part: pa.Table, where: Where) -> np.ndarray:
-        ids, dense = self.encoder.encode(part, where)
+        ids, dense = self.encoder.encode(part, where, self.novelty)
         with torch.inference_mode():
             return self.model(torch.from_numpy(ids), torch.from_numpy(dense)).double().numpy()
 
@@ -107,28 +119,25 @@ def example_rows(encoder: Encoder, count: int = 3) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def predict_file(folder: str | Path, path: str | Path, output: str | Path | None = None) -> None:
-    """Score a Parquet or CSV file (or a folder or s3:// address of them) piece by piece into `output`, a Parquet or CSV with the column `probability`.
+def predict_file(folder: str | Path, path: str | Path, output: str | Path | None = None) -> Novelty:
+    """Score a Parquet or CSV file (or a folder or s3:// address of them) piece by piece into `output` (see there).
 
-    Without `output` the probabilities go to the screen, one a line.
+    Without `output` the probabilities go to the screen, one a line. What was new to the model is returned, and told on
+    stderr. Raises InputError where rows were lost on the way.
     """
+    target = None if output is None else Output(output)
     predictor = Predictor.load(folder)
     pieces = _predictions(predictor, str(path))
-    if output is None:
+    if target is not None:
+        rows = target.write(pieces)
+    else:
+        rows = 0
         for piece in pieces:
             print("\n".join(f"{value:.9g}" for value in piece))
-        return
-    output = Path(output)
-    scratch = output.with_name(f".{output.name}.partial")
-    schema = pa.schema([("probability", pa.float64())])
-    writer = pq.ParquetWriter if output.suffix == ".parquet" else pyarrow.csv.CSVWriter
-    try:
-        with writer(str(scratch), schema) as file:
-            for piece in pieces:
-                file.write_table(pa.table([piece], schema=schema))
-        scratch.replace(output)
-    finally:
-        scratch.unlink(missing_ok=True)
+            rows += len(piece)
+    for line in predictor.told(rows):
+        print(line, file=sys.stderr)
+    return predictor.novelty
 
 
 def _predictions(predictor: Predictor, path: str) -> Iterator[np.ndarray]:
@@ -143,6 +152,8 @@ def _predictions(predictor: Predictor, path: str) -> Iterator[np.ndarray]:
         for batch in files.read(system, name, pa.schema(list(types.items())), ROWS_AT_ONCE):
             yield predictor.predict(pa.Table.from_batches([batch]), lambda i, n=name, s=start: f"{n}, row {s + i + 1}")
             start += len(batch)
+        if rows is not None and start != rows:
+            raise InputError(f"{name} says that it has {rows} rows, and gave {start}; write it again")
 
 
 def _quoted(names: Sequence[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -11,21 +10,14 @@ from slimrec import artifacts
 from slimrec.config import PartConfig
 from slimrec.data.encode import Encoder
 from slimrec.data.keys import Keys, read_keys
+from slimrec.data.novelty import Novelty
 from slimrec.data.plan import Plan
 from slimrec.data.shards import ShardWriter
 from slimrec.data.source import Source
 from slimrec.data.split import SPLITS, Tally
 from slimrec.errors import TransientError
-from slimrec.schema import MISSING, UNSEEN
 
 CONFIG = PartConfig
-
-
-class Found(NamedTuple):
-    """Of the rows outside train, by slot of the ids, int64 (S,): how many values are unseen, and how many there are."""
-
-    unseen: np.ndarray
-    present: np.ndarray
 
 
 def run(config: PartConfig, tracker, plan: Path, encoding: Path, encoded: Path) -> dict:
@@ -34,23 +26,24 @@ def run(config: PartConfig, tracker, plan: Path, encoding: Path, encoded: Path) 
     source, rows = settled.source(config.part), about["tallies"][config.part]["rows"]
     with artifacts.publish(encoded, "encoded", of=artifacts.digest(encoding), part=config.part) as folder:
         found = encode(settled, source, Encoder.load(encoding), rows, folder)
-        artifacts.write_json(folder / "found.json", {name: each.tolist() for name, each in found._asdict().items()})
+        artifacts.write_json(folder / "found.json", found.state())
     return {"rows": sum(rows)}
 
 
-def encode(plan: Plan, source: Source, encoder: Encoder, expected: list[int], folder: Path) -> Found:
-    """Read the rows again, and write them to `folder`/<split>; TransientError where a split has not `expected` rows."""
+def encode(plan: Plan, source: Source, encoder: Encoder, expected: list[int], folder: Path) -> Novelty:
+    """Read the rows again, and write them to `folder`/<split>; TransientError where a split has not `expected` rows.
+
+    Returns what the rows outside train hold that train does not.
+    """
     schema, splitter, config = encoder.schema, plan.splitter, plan.config
     writers = [ShardWriter(folder / name, schema, config.shard_rows, config.batch_rows) for name in SPLITS]
-    slots, tally = sum(field.slots for field in schema.fields), Tally()
-    found = Found(np.zeros(slots, np.int64), np.zeros(slots, np.int64))
+    tally, found = Tally(), Novelty()
     for chunk in source.shown("encode"):
         keys = read_keys(schema, chunk.data, chunk.rows, chunk.where)
         split = splitter.assign(keys, chunk.rows)
         tally.add(keys, split)
-        ids, dense = encoder.encode(chunk.data, chunk.where)
-        found.unseen[:] += (ids[split > 0] == UNSEEN).sum(axis=0)
-        found.present[:] += (ids[split > 0] > MISSING).sum(axis=0)
+        found.rows = split > 0
+        ids, dense = encoder.encode(chunk.data, chunk.where, found)
         for index, writer in enumerate(writers):
             rows = np.flatnonzero(split == index)
             part = Keys(*(None if values is None else values[rows] for values in keys))

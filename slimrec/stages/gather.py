@@ -5,16 +5,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import numpy as np
-
 from slimrec import artifacts
 from slimrec.config import PlannedConfig
 from slimrec.data.encode import Encoder
+from slimrec.data.novelty import Novelty
 from slimrec.data.plan import Plan, in_order
 from slimrec.data.shards import ShardWriter, read_shards
 from slimrec.data.split import SPLITS, Tally
-from slimrec.stages.encode import Found
-from slimrec.stages.ingest import summary
+from slimrec.stages.ingest import summary, told
 
 CONFIG = PlannedConfig
 
@@ -24,7 +22,9 @@ def run(config: PlannedConfig, tracker, plan: Path, encoding: Path, encoded: lis
     settled, about = Plan.load(plan), artifacts.verify(encoding, "encoding")
     tracker.params(settled.config.model_dump())
     parts = in_order(encoded, "encoded", encoding, len(settled.parts))
-    encoder = Encoder.load(encoding)
+    encoder, found = Encoder.load(encoding), Novelty()
+    for part in parts:
+        found.join(artifacts.read_json(part / "found.json"))
     with artifacts.publish(dataset, "dataset", **about["dataset"]) as folder:
         for file in about["files"]:
             (folder / file).parent.mkdir(exist_ok=True)
@@ -35,6 +35,5 @@ def run(config: PlannedConfig, tracker, plan: Path, encoding: Path, encoded: lis
                 for batch in read_shards(part / split):
                     writer.add(batch)
             writer.close()
-    counted = [artifacts.read_json(part / "found.json") for part in parts]
-    found = Found(*(np.sum([each[name] for each in counted], axis=0) for name in Found._fields))
-    return summary(encoder.schema, Tally.joined(about["tallies"]), found, dataset)
+        schema = told(encoder.schema, found, folder)
+    return summary(schema, Tally.joined(about["tallies"]), dataset, about["remarks"])

@@ -6,18 +6,18 @@ On one machine; `plan`, `count`, `merge`, `encode` and `gather` are the same in 
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
-
-import numpy as np
 
 from slimrec import artifacts
 from slimrec.config import IngestConfig
+from slimrec.data.novelty import Novelty, fitted
 from slimrec.data.plan import Plan, make_plan
 from slimrec.data.source import open_source
 from slimrec.data.split import SPLITS, Tally
 from slimrec.schema import Schema
 from slimrec.stages.count import count
-from slimrec.stages.encode import Found, encode
+from slimrec.stages.encode import encode
 
 CONFIG = IngestConfig
 
@@ -28,12 +28,13 @@ def run(config: IngestConfig, tracker, dataset: Path) -> dict:
     plan = make_plan(config, source, parts=1)
     tally, fitting, files = count(plan, source)
     tally.check(config.split, plan.split_by)
-    encoder, cut = fitting.finish()
+    encoder, cut, remarks = fitting.finish()
     del fitting  # its counts take as much memory as the vocabularies
     with artifacts.publish(dataset, "dataset", **describe(plan, tally, cut, files)) as folder:
         encoder.save(folder)
         found = encode(plan, source, encoder, tally.rows.tolist(), folder)
-    return summary(encoder.schema, tally, found, dataset)
+        schema = told(encoder.schema, found, folder)
+    return summary(schema, tally, dataset, remarks)
 
 
 def describe(plan: Plan, tally: Tally, cut: dict[str, int], files: list[str]) -> dict:
@@ -47,8 +48,17 @@ def describe(plan: Plan, tally: Tally, cut: dict[str, int], files: list[str]) ->
     }
 
 
-def summary(schema: Schema, tally: Tally, found: Found, dataset: Path) -> dict:
-    """The stage's figures, of a dataset that is published."""
+def told(schema: Schema, found: Novelty, folder: Path) -> Schema:
+    """The schema in the folder, which now says how many values outside train are new; scoring compares with it."""
+    schema = fitted(schema, found)
+    artifacts.write_json(folder / "schema.json", schema.model_dump(mode="json"))
+    return schema
+
+
+def summary(schema: Schema, tally: Tally, dataset: Path, remarks: list[str]) -> dict:
+    """The stage's figures, of a dataset that is published; the remarks go to the screen too."""
+    for remark in remarks:
+        print(f"ingest: {remark}", file=sys.stderr)
     facts = artifacts.read_json(dataset / artifacts.MANIFEST)
     return {
         "rows": int(tally.rows.sum()),
@@ -57,17 +67,10 @@ def summary(schema: Schema, tally: Tally, found: Found, dataset: Path) -> dict:
         "positive_rate": float(tally.positive.sum() / tally.rows.sum()),
         "embedding_rows": sum(field.rows for field in schema.fields),
         "missing_share": {field.name: field.statistics.missing_share for field in schema.fields},
-        "unseen_share": _by_field(schema, found),
+        "unseen_share": {field.name: field.statistics.unseen_share for field in schema.embedded},
+        "outside_share": {field.name: field.statistics.unseen_share for field in schema.dense},
         "cut_values": facts["cut_values"],
         "split_by": facts["split_by"],
+        "remarks": remarks,
         "fingerprint": artifacts.digest(dataset),
-    }
-
-
-def _by_field(schema: Schema, found: Found) -> dict[str, float]:
-    """Share of unseen values of each embedded field."""
-    edges = np.cumsum([0, *(field.slots for field in schema.embedded)])
-    return {
-        field.name: float(found.unseen[low:high].sum() / max(found.present[low:high].sum(), 1))
-        for field, low, high in zip(schema.embedded, edges, edges[1:])
     }

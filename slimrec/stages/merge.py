@@ -21,8 +21,10 @@ def run(config: PlannedConfig, tracker, plan: Path, counts: list[Path], encoding
     tallies = [facts["tally"] for facts in found.values()]
     tally = Tally.joined(tallies)
     tally.check(settled.config.split, settled.split_by)
-    encoder, cut = join(settled.schema, settled.config.max_vocabulary, found)
+    encoder, cut, remarks = join(settled.schema, settled.config.max_vocabulary, found)
     about = describe(settled, tally, cut, [file for facts in found.values() for file in facts["source"]])
-    with artifacts.publish(encoding, "encoding", of=artifacts.digest(plan), tallies=tallies, dataset=about) as folder:
+    with artifacts.publish(
+        encoding, "encoding", of=artifacts.digest(plan), tallies=tallies, dataset=about, remarks=remarks
+    ) as folder:
         encoder.save(folder)
     return {"rows": int(tally.rows.sum())}

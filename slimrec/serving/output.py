@@ -1,0 +1,73 @@
+"""Scores into what `--output` names: as its ending says, and a plain file whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from slimrec.errors import ConfigError
+
+_SCHEMA = pa.schema([("probability", pa.float64())])
+ENDINGS = (".parquet", ".pq", ".csv", ".csv.gz")  # in capitals too
+
+
+class Output:
+    """Where scores go. Raises ConfigError at once for an ending that is not written, a folder, or a folder that is not.
+
+    A link is followed to the file behind it. A device or a pipe is written to, never replaced; without an ending it
+    gets CSV.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        mode = self.path.stat().st_mode if self.path.exists() else stat.S_IFREG
+        # /dev/stdout may be a file that somebody else has open: another file in its place would not reach them
+        self.plain = stat.S_ISREG(mode) and not str(self.path.absolute()).startswith(("/dev/", "/proc/"))
+        name = self.path.name.lower()
+        if stat.S_ISDIR(mode):
+            raise ConfigError(f"--output names a file, '{path}' is a folder")
+        if not name.endswith(ENDINGS) and (self.plain or "." in name):
+            raise ConfigError(f"scores are written as {', '.join(ENDINGS)}, got '{path}'")
+        self.parquet, self.packed = name.endswith((".parquet", ".pq")), name.endswith(".gz")
+        self.target = Path(os.path.realpath(self.path))
+        if self.plain and not self.target.parent.is_dir():
+            raise ConfigError(f"no such folder: {self.target.parent}; make it, or write elsewhere")
+
+    def write(self, pieces: Iterable[np.ndarray]) -> int:
+        """Write probabilities, piece by piece; returns how many. What fails leaves what was there before."""
+        if not self.plain:
+            with tempfile.TemporaryDirectory() as folder:
+                scratch = Path(folder) / "scores"
+                rows = self._write(scratch, pieces)
+                with scratch.open("rb") as made, self.path.open("wb", buffering=0) as stream:
+                    shutil.copyfileobj(made, stream)
+            return rows
+        scratch = self.target.with_name(f".{self.target.name[:200]}.{uuid4().hex[:8]}.partial")
+        try:
+            rows = self._write(scratch, pieces)
+            if self.target.exists():
+                shutil.copymode(self.target, scratch)
+            scratch.replace(self.target)
+        finally:
+            scratch.unlink(missing_ok=True)
+        return rows
+
+    def _write(self, scratch: Path, pieces: Iterable[np.ndarray]) -> int:
+        rows = 0
+        writer = pq.ParquetWriter if self.parquet else pyarrow.csv.CSVWriter
+        packing = "gzip" if self.packed else None
+        with pa.output_stream(str(scratch), compression=packing) as stream, writer(stream, _SCHEMA) as file:
+            for piece in pieces:
+                file.write_table(pa.table([piece], schema=_SCHEMA))
+                rows += len(piece)
+        return rows
