@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from slimrec.artifacts import publish, verify
+from slimrec.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 STUCK = """
@@ -69,3 +70,29 @@ def test_an_old_version_that_a_killed_process_had_put_aside_is_swept(tmp_path):
     publish_whole(tmp_path / "thing", "second")
     assert names(tmp_path) == {"thing"}
     assert (tmp_path / "thing" / "file.txt").read_text(encoding="utf-8") == "second"
+
+
+def test_a_folder_that_holds_what_is_not_ours_is_never_replaced(tmp_path):
+    folder = tmp_path / "out"
+    for name, text in (("notes.txt", "mine"), ("manifest.json", '{"name": "a web page", "files": ["manifest.json"]}')):
+        folder.mkdir()
+        (folder / name).write_text(text)
+        sentence = f"holds '{name}', which no artifact of ours brought there"
+        with pytest.raises(ConfigError, match=sentence), publish(folder, "thing"):
+            raise AssertionError("looked after the work and not before")
+        assert (folder / name).read_text() == text
+        (folder / name).unlink()
+        folder.rmdir()
+    for text in ("first", "second"):  # an earlier artifact is replaced
+        with publish(folder, "thing") as scratch:
+            (scratch / "a").write_text(text)
+    with pytest.raises(ConfigError, match="holds 'saved.txt'"), publish(folder, "thing"):
+        (folder / "saved.txt").write_text("somebody puts this there while we work")
+    assert (folder / "a").read_text() == "second" and (folder / "saved.txt").exists()
+    (tmp_path / "file").write_text("mine")
+    with (
+        pytest.raises(ConfigError, match="is a file, and an artifact is a folder"),
+        publish(tmp_path / "file", "thing"),
+    ):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "out"]

@@ -14,6 +14,7 @@ from slimrec.config import read_schema
 from slimrec.data.encode import Encoder
 from slimrec.data.fit import Fitting
 from slimrec.data.hashing import hash_strings, splitmix64
+from slimrec.data.novelty import Novelty
 from slimrec.errors import InputError
 from slimrec.schema import MISSING, PAD, RESERVED_ROWS, UNSEEN
 
@@ -226,3 +227,52 @@ def test_a_narrowed_encoder_needs_only_its_columns_and_ignores_others():
     for rows in (table, table.select(["c", "a"])):
         assert np.array_equal(narrow.encode(rows)[0], encoder.encode(table)[0][:, :1])
         assert np.array_equal(narrow.encode(rows)[1], encoder.encode(table)[1])
+
+
+def test_a_number_that_was_constant_in_training_cannot_move_a_score():
+    table = pa.table({"x": [0.0] * 9 + [None], "v": [[1.0, 2.0], [1.0, 4.0]] * 5})
+    encoder = fit(table, {"name": "x", "kind": "number"}, {"name": "v", "kind": "vector", "width": 2})
+    novelty = Novelty()
+    rows = pa.table({"x": [5000.0, 0.0, None], "v": [[1.0, 9.0], [-7.0, 3.0], [1.0, 0.0]]})
+    _, dense = encoder.encode(rows, novelty=novelty)
+    assert dense.tolist() == [[1, 6, 0], [1, 3, 0], [1, 0, 0]]  # the fields in order of their names: v, x
+    assert novelty.shares() == {"x": 0.5, "v": 2 / 6}
+
+
+@pytest.mark.parametrize("scale", ["standard", "log", "none"])
+def test_numbers_are_held_within_the_trained_range_and_its_span_on_both_sides(scale):
+    x = np.array([-3.0, 0.0, 1.0, 2.0])
+    field = {"name": "x", "kind": "number", "scale": scale}
+    encoder = fit(pa.table({"x": x}), field)
+    plain = np.sign(x) * np.log1p(np.abs(x)) if scale == "log" else x
+    low, high = 2 * plain.min() - plain.max(), 2 * plain.max() - plain.min()
+    mean, deviation = (0, 1) if scale == "none" else (plain.mean(), plain.std())
+    far = np.array([-1e6, 1e6, -3.1, 2.1])
+    beyond = np.sign(far) * np.log1p(np.abs(far)) if scale == "log" else far
+    wanted = (np.clip(beyond, low, high) - mean) / deviation
+    assert encoder.encode(pa.table({"x": far}))[1][:, 0] == pytest.approx(wanted, rel=1e-6)
+    assert wanted[0] == (low - mean) / deviation and wanted[3] == (beyond[3] - mean) / deviation
+
+
+def test_a_schema_fitted_before_limits_were_recorded_has_none():
+    encoder = fit(pa.table({"x": [1.0, 2.0]}), {"name": "x", "kind": "number", "scale": "none"})
+    figures = encoder.schema["x"].statistics.model_copy(update={"low": (), "high": ()})
+    before = encoder.schema["x"].model_copy(update={"statistics": figures})
+    older = Encoder(encoder.schema.model_copy(update={"fields": (before,)}), {})
+    assert older.encode(pa.table({"x": [77.0]}))[1].tolist() == [[77.0]]
+
+
+def test_a_field_name_longer_than_a_file_name_has_a_vocabulary_of_its_own(tmp_path):
+    names = [
+        "用户最近三十天在所有商品类目下的点击次数与曝光次数之比值特征",
+        "用户最近三十天在所有商品类目下的点击次数与曝光次数之比值特点",
+    ]
+    table = pa.table({names[0]: ["a"], names[1]: ["b"]})
+    fit(table, *({"name": name, "kind": "category"} for name in names)).save(tmp_path)
+    assert Encoder.load(tmp_path).vocabularies == {names[0]: ["a"], names[1]: ["b"]}
+
+
+def test_half_precision_serves_as_number_and_as_category():
+    table = pa.table({"x": pa.array(np.array([0.5, 2.0, 0.5], np.float16)), "y": pa.array(np.ones(3, np.float16))})
+    encoder = fit(table, {"name": "x", "kind": "category"}, {"name": "n", "kind": "number", "column": "x"})
+    assert encoder.vocabularies["x"] == ["0.5", "2"] and encoder.schema["n"].statistics.mean == (1.0,)

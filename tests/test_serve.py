@@ -1,6 +1,11 @@
 """Serving raw rows: the same logits as in training, extra columns ignored, missing ones refused."""
 
+import gzip
+import io
 import json
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -11,8 +16,9 @@ import pytest
 import small
 import torch
 
+from slimrec.data import files
 from slimrec.data.dataset import Dataset
-from slimrec.errors import InputError, SecurityError
+from slimrec.errors import ConfigError, InputError, SecurityError
 from slimrec.model.files import load_model
 from slimrec.model.scoring import score
 from slimrec.serving.predictor import Predictor, example_rows, predict_file
@@ -155,3 +161,104 @@ def test_the_model_folder_holds_only_plain_data(world):
     kinds = {path.suffix for path in world.slim.rglob("*") if path.is_file()}
     assert kinds == {".json", ".safetensors", ".parquet"}
     assert json.loads((world.slim / "manifest.json").read_text())["kind"] == "slim"
+
+
+@pytest.mark.parametrize(
+    "name, read",
+    [
+        ("s.pq", pq.read_table),
+        ("s.PARQUET", pq.read_table),
+        ("s.Csv", pyarrow.csv.read_csv),
+        ("s.csv.gz", lambda path: pyarrow.csv.read_csv(io.BytesIO(gzip.decompress(path.read_bytes())))),
+    ],
+)
+def test_scores_are_written_as_their_file_is_named(world, predictor, rows, tmp_path, name, read):
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    predict_file(world.slim, tmp_path / "rows.parquet", tmp_path / name)
+    assert read(tmp_path / name)["probability"].to_numpy() == pytest.approx(predictor.predict(rows), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name, sentence", [("s.txt", "written as .parquet"), ("s", "written as"), ("no/s.csv", "no such folder")]
+)
+def test_an_output_that_cannot_be_is_refused_before_anything_is_read(tmp_path, name, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        predict_file(tmp_path / "no model", tmp_path / "no rows", tmp_path / name)
+    with pytest.raises(ConfigError, match="is a folder"):
+        predict_file(tmp_path / "no model", tmp_path / "no rows", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_links_are_followed_and_keep_the_rights_of_the_file_behind_them(world, rows, tmp_path):
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    target, link, dangling = tmp_path / "elsewhere" / "target.csv", tmp_path / "link.csv", tmp_path / "new.csv"
+    target.parent.mkdir()
+    target.write_text("old")
+    target.chmod(0o640)
+    link.symlink_to(target)
+    dangling.symlink_to(target.with_name("made.csv"))
+    for output in (link, dangling):
+        predict_file(world.slim, tmp_path / "rows.parquet", output)
+        assert output.is_symlink() and len(pyarrow.csv.read_csv(output)) == len(rows)
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert sorted(path.name for path in target.parent.iterdir()) == ["made.csv", "target.csv"]
+
+
+@pytest.mark.parametrize("ending", ["", ".csv", ".csv.gz", ".parquet"])
+def test_pipes_are_written_through_and_stay_pipes(world, rows, tmp_path, ending):
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    pipe = tmp_path / f"pipe{ending}"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        came = pool.submit(pipe.read_bytes)
+        predict_file(world.slim, tmp_path / "rows.parquet", pipe)
+        content = came.result()
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    if ending == ".parquet":
+        assert len(pq.read_table(pa.BufferReader(content))) == len(rows)
+    else:
+        text = gzip.decompress(content) if ending == ".csv.gz" else content
+        assert len(text.splitlines()) == len(rows) + 1
+
+
+def test_what_was_new_to_the_model_is_told_and_a_warning_given_where_it_is_far_more_than_in_training(
+    world, rows, tmp_path, capsys
+):
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    assert predict_file(world.slim, tmp_path / "rows.parquet", tmp_path / "s.csv").shares()["device"] == 0
+    assert capsys.readouterr().err == "scored 500 rows; values new to the model: none\n"
+    strange = rows.set_column(rows.column_names.index("device"), "device", [[f"PHONE {i % 12}" for i in range(500)]])
+    pq.write_table(strange, tmp_path / "rows.parquet")
+    shares = predict_file(world.slim, tmp_path / "rows.parquet", tmp_path / "s.csv").shares()
+    assert shares == {"device": 1.0, "embedding": 0.0, "price": 0.0, "tags": 0.0}
+    told, warned = capsys.readouterr().err.splitlines()
+    assert told == "scored 500 rows; values new to the model: device 100.00%"
+    assert warned.startswith("mind: 100.0% of the values of 'device' are new to the model, in training 0.0% were")
+
+
+def test_a_field_that_was_as_new_in_training_is_no_reason_to_warn(tmp_path):
+    world = small.make(tmp_path, dropped=("device_again", "tags"))
+    schema = Predictor.load(world.slim).encoder.schema
+    assert 0.05 < schema["user_id"].statistics.unseen_share < 0.3  # a user of the test rows was often not in train
+    predictor = Predictor.load(world.slim)
+    test = pq.read_table(world.raw).take(Dataset.open(world.dataset).split("test").row)
+    predictor.predict(test)
+    assert predictor.novelty.shares()["user_id"] == pytest.approx(schema["user_id"].statistics.unseen_share, abs=0.02)
+    assert predictor.novelty.far(schema) == {}
+
+
+def test_numbers_beyond_64_bits_in_a_frame_end_in_a_sentence(predictor, rows):
+    frame = rows.to_pandas().astype({"device": object})
+    frame.loc[3, "device"] = 2**70
+    frame["device"] = [2**70, *range(499)]
+    with pytest.raises(InputError, match="beyond 64 bits.*strings"):
+        predictor.predict(frame)
+
+
+def test_a_parquet_that_gives_fewer_rows_than_it_says_is_refused(world, rows, tmp_path, monkeypatch):
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    inspect = files.inspect
+    monkeypatch.setattr(files, "inspect", lambda *given: (inspect(*given)[0], 501))  # what a damaged footer says
+    with pytest.raises(InputError, match="says that it has 501 rows, and gave 500"):
+        predict_file(world.slim, tmp_path / "rows.parquet", tmp_path / "s.csv")
+    assert not (tmp_path / "s.csv").exists()

@@ -9,12 +9,12 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 from uuid import uuid4
 
-from slimrec.errors import InputError, SecurityError
+from slimrec.errors import ConfigError, InputError, SecurityError
 
 MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
@@ -45,8 +45,10 @@ def copy(source: Path, target: Path) -> Path:
 def replacing(folder: Path) -> Iterator[Path]:
     """Yield a scratch folder; when the block ends well it takes the place of `folder` in one rename.
 
-    A block that fails leaves nothing; what a killed process left, the next one that replaces `folder` sweeps.
+    A block that fails leaves nothing; what a killed process left, the next one that replaces `folder` sweeps. Raises
+    ConfigError where `folder` holds anything that no artifact of ours brought there: it would be lost.
     """
+    _refuse_strangers(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
     scratch, replaced = (_aside(folder, uuid4().hex, why) for why in ("partial", "replaced"))
@@ -55,6 +57,7 @@ def replacing(folder: Path) -> Iterator[Path]:
     try:
         yield scratch
         if folder.exists():
+            _refuse_strangers(folder)
             folder.rename(replaced)
             scratch.rename(folder)
             shutil.rmtree(replaced, ignore_errors=True)
@@ -64,6 +67,26 @@ def replacing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
         if lock is not None:
             os.close(lock)
+
+
+def _refuse_strangers(folder: Path) -> None:
+    """Look before replacing: a folder of ours holds its manifest and what that lists."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is a file, and an artifact is a folder; name another place")
+    ours: set[str] = set()
+    with suppress(InputError, SecurityError):  # no manifest, or one of something else
+        facts = read_manifest(folder)
+        if isinstance(facts, dict) and "kind" in facts and isinstance(facts.get("files"), dict):
+            ours = {MANIFEST, *facts["files"]}
+    strange = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or path.is_file())
+    for name in strange:
+        if name not in ours:
+            raise ConfigError(
+                f"{folder} holds '{name}', which no artifact of ours brought there, and would be replaced; name a new or "
+                "empty folder"
+            )
 
 
 def _aside(folder: Path, token: str, why: str) -> Path:

@@ -1,7 +1,8 @@
 """From raw logs to batches.
 
 Reading: `storage` (local, S3) -> `files` (Parquet, CSV) -> `source` (all files of a log) -> `values`, `keys` (checked
-columns). Ingest: `plan` (who reads what), `split`, `fit` (vocabularies, scales), `moments` (exact sums), `encode` (raw
-value -> id, the same for serving), `shards`. Training: `dataset` (shards -> batches). Beside the road: `draft` (a first
+columns). Every value of a category has one spelling, its key, in training and in serving, by whatever type, unit, zone or
+file it comes: `spelling` has the table. Ingest: `plan` (who reads what), `split`, `fit` (vocabularies, scales), `moments` (exact sums), `encode` (raw
+value -> id, the same for serving), `novelty` (what training did not see), `shards`. Training: `dataset` (shards -> batches). Beside the road: `draft` (a first
 schema), `planted` (a log whose truth is known), `hashing` (stable hashes and permutations).
 """

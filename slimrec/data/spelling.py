@@ -4,7 +4,7 @@
 |---|---|---|
 | boolean | `1`, `0` | the texts true, True, TRUE, false, False, FALSE; the numbers 1 and 0 |
 | whole number | `-12` | 12.0, 12.00, 1.2e+01, -0.0, decimals, text of digits without leading zeros, of any length |
-| other number | `4.1`, `1e-07` | 4.10, decimals; a float32 that was widened to 64 bits (0.10000000149011612 is `0.1`) |
+| other number | `4.1`, `1e-07` | 4.10, decimals; a float32 in 64 bits (0.10000000149011612 is `0.1`) |
 | date | `2026-01-02` | midnight of that day |
 | time | `2026-01-02 03:04:05.6` in UTC | any unit, any zone (none is UTC), ISO text with T, Z or an offset |
 | time of day | `03:04:05.6` | any unit, text with zeros behind |
@@ -13,8 +13,9 @@
 
 Other text stays as it is: `007`, `+5`, `1e3`, `.5`, ` 12`, `Yes`, `nan` and the empty text are texts of their own. Null
 and a float's NaN are missing. A float from 2^53 on (a float32 from 2^24 on), up to the end of 64-bit integers, may stand
-for several of them and is refused. Where texts that look alike as numbers are to stay apart (versions 4.1 and 4.10) a field says `exact: true`:
-then text is taken letter by letter, and other types as they were written before this table was made (format 1).
+for several of them and is refused. Where texts that are alike as numbers are to stay apart (the versions 4.1 and 4.10) a
+field says `exact: true`: then text is taken letter by letter, and other types as they were written before this table was
+made (format 1).
 """
 
 from __future__ import annotations
@@ -42,7 +43,6 @@ _SPAN = r"-?[0-9]+ days \+?[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?"
 _SPELLED_OTHERWISE = f"^(?:{'|'.join(_KNOWN)}|{_NUMBER}|{_SCIENTIFIC}|{_MOMENT}{_ZONE}|{_CLOCK}|{_SPAN})$"
 _NUMERIC, _MOMENTS = re.compile(f"(?:{_NUMBER}|{_SCIENTIFIC})", re.ASCII), re.compile(_MOMENT + _ZONE, re.ASCII)
 _WHOLE_BELOW = {16: 2.0**24, 32: 2.0**24, 64: 2.0**53}  # bits of a float -> up to where it holds every whole number
-_OWN_DIGITS = 9  # a float64 that needs more, and is a float32 to the bit, was one
 
 
 class Unknowable(ValueError):
@@ -160,13 +160,10 @@ def _whole(value: float, below: float = _WHOLE_BELOW[64]) -> str:
 
 
 def _broken(value: float) -> str:
-    """A float that is not whole: the shortest text that gives it back, in the narrowest type that it fits."""
-    text = repr(value)
-    if len(text.partition("e")[0].lstrip("-0.").replace(".", "")) <= _OWN_DIGITS:
-        return text
-    narrow = (np.float16, np.float32) if 2**-14 <= abs(value) < 2**11 else (np.float32,)
+    """A float that is not whole: the shortest text that gives it back, in single precision where it fits there."""
     with np.errstate(over="ignore", under="ignore"):
-        return next((str(kind(value)) for kind in narrow if float(kind(value)) == value), text)
+        narrow = np.float32(value)
+    return str(narrow) if float(narrow) == value else repr(value)
 
 
 def _decimal(value: Decimal, text: str = "") -> str:
