@@ -55,13 +55,15 @@ def judge(config: EvaluateConfig, champion: Champion, dataset: Path, test: Split
     """
     facts = {"model": champion.model, "version": champion.version, "digest": digest(champion.slim), "auc": None}
     try:
-        logits = score(champion.slim, dataset, test)
+        logits, strange = score(champion.slim, dataset, test)
     except _CannotRead as error:
         return {**facts, "verdict": "inconclusive", "reason": f"the champion cannot read this log: {error}"}
     found = certify.compare(test.label, logits, slim, test.weight, test.group, config.confidence)
     outcome, reason = certify.verdict(found, config.allowed_auc_loss)
     auc = {"champion": found.full_auc, "slim": found.slim_auc}
     auc |= {name: getattr(found, name) for name in ("difference", "error", "low", "high")}
+    if strange:
+        reason = f"{reason}; mind: {' '.join(strange)}"
     return {**facts, "verdict": outcome, "reason": reason, "auc": auc}
 
 
@@ -69,8 +71,10 @@ class _CannotRead(InputError):
     """The log lacks what the champion needs, or has it with another type."""
 
 
-def score(slim: Path, dataset: Path, test: Split) -> np.ndarray:
+def score(slim: Path, dataset: Path, test: Split) -> tuple[np.ndarray, list[str]]:
     """Logits (n,) float64 that a slim model gives the raw rows of a test split, read once more from the source.
+
+    And a sentence for each field whose values are new to that model far more often than in its own training.
 
     The dataset holds ids of its own vocabularies, which mean nothing to a model of another audit.
     """
@@ -99,7 +103,7 @@ def score(slim: Path, dataset: Path, test: Split) -> np.ndarray:
                 raise _CannotRead(str(error)) from None
             done = end
         if done == len(wanted):
-            return logits
+            return logits, list(predictor.novelty.far(predictor.encoder.schema).values())
     raise InputError(f"{address} is no longer the log that was ingested: run the audit again")
 
 
