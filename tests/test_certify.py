@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from benchmarks.verdict import measure
 from slimrec.errors import InputError
 from slimrec.verdict.certify import compare, influence, rows_needed, verdict
 
@@ -142,7 +143,7 @@ def test_the_reason_says_whether_the_auc_rises_or_falls_and_by_how_much():
 
 def test_a_model_compared_with_itself_is_certified_and_a_noise_model_rejected():
     label, full, _, random = world(9, rows=4000)
-    assert verdict(compare(label, full, full), 0.0)[0] == "certified"
+    assert verdict(compare(label, full, full), 0.01)[0] == "certified"
     assert verdict(compare(label, full, random.normal(size=4000)), 0.01)[0] == "rejected"
 
 
@@ -183,3 +184,68 @@ def test_bad_labels_scores_and_weights_are_refused_by_name():
         compare(label, full, slim, np.where(np.arange(400) == 3, -1, 1))
     with pytest.raises(InputError, match="one value a row"):
         compare(label, full[1:], slim)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("users, models far apart", "one group of 97 %", "two groups of 45 %", "forty groups of 2.5 %"),
+        *("weights of deviation 3", "AUC near 1", "AUC near 1, more rows", "twelve and twelve, separated"),
+        *("every line ten times", "a third of the lines five times"),
+    ],
+)
+def test_a_loss_of_exactly_what_is_allowed_is_seldom_certified(kind):
+    found = measure(kind, worlds=150, about=1_000_000)
+    assert found["wrong"] < 0.09 and found["above"] < 0.09  # 5 % and two errors of 150 worlds
+
+
+def test_one_group_of_strangers_is_too_little_evidence_and_the_remedy_is_named():
+    label, full, slim, random = world(11, rows=3000, ties=False)
+    group = np.where(random.random(3000) < 0.97, 0, np.arange(1, 3001))
+    outcome, reason = verdict(compare(label, full, slim, group=group), 0.2)
+    assert outcome == "inconclusive" and "too little evidence" in reason and "leave it empty" in reason
+    assert verdict(compare(label, full, slim), 0.2)[0] == "certified"
+
+
+def test_effective_numbers_are_those_of_even_clusters_and_fall_with_uneven_weights():
+    label, full, slim, random = world(12, rows=3000)
+    even = compare(label, full, slim, group=np.arange(3000) // 3)
+    assert even.positive_effective < even.positive_clusters < 1000 and even.largest_share < 0.01
+    plain = compare(label, full, slim)
+    assert plain.positive_effective == pytest.approx(label.sum())
+    heavy = compare(label, full, slim, np.exp(2 * random.normal(size=3000)))
+    assert heavy.positive_effective < 0.2 * label.sum()
+
+
+def test_copies_of_a_line_count_once_and_are_told():
+    label, full, slim, _ = world(13, rows=500, ties=False)
+    once = compare(label, full, slim)
+    tenfold = compare(*(np.tile(values, 10) for values in (label, full, slim)))
+    assert tenfold.copies == 4500 and once.copies == 0
+    assert (tenfold.low, tenfold.high) == pytest.approx((once.low, once.high), abs=1e-9)
+
+
+def test_rows_that_are_alike_by_chance_are_no_copies():
+    """Two fields of few values: many rows hold the same, and their labels differ as chance has it."""
+    random = np.random.default_rng(14)
+    a, b = random.integers(0, 6, (2, 4000))
+    label = random.random(4000) < 1 / (1 + np.exp(-(a - b) / 3))
+    assert compare(label, a - b + 0.0, a - 0.8 * b).copies == 0
+
+
+def test_where_no_row_tells_the_models_apart_the_bounds_leave_room_for_what_none_shows():
+    label = np.repeat([1, 0], 200)
+    agreed = compare(label, label + 0.001 * np.arange(400), label + 0.002 * np.arange(400))
+    assert agreed.difference == 0 and agreed.error == 0
+    assert agreed.low == pytest.approx(-np.log(20) / 200) and agreed.high == -agreed.low
+    outcome, reason = verdict(agreed, 0.001)
+    assert outcome == "inconclusive" and "too little evidence" in reason and "5,992 rows would be enough" in reason
+    assert verdict(agreed, 0.02)[0] == "certified"
+
+
+def test_a_comparison_with_its_sign_turned_or_its_clusters_forgotten_is_told_apart():
+    """The worlds above would catch neither: here the mutants are made, and differ as they must."""
+    label, full, slim, _ = world(15, rows=2000, noise=1.0, ties=False)
+    found, turned = compare(label, full, slim), compare(label, slim, full)
+    assert found.high < 0 < turned.low and found.difference == -turned.difference
+    assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low), abs=1e-12)

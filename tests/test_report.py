@@ -53,6 +53,13 @@ def facts(count=12, verdict="certified", names=None, threshold=None):
         "rows": 100_021,
         "clusters": 6040,
         "grouped": True,
+        "evidence": {
+            "positive_effective": 1812.4,
+            "negative_effective": 5411.7,
+            "largest_share": 0.004,
+            "copies": 0,
+            "unseen": 0.0016,
+        },
         "weighted": False,
         "quality": {name: {"logloss": 0.54321, "ratio": 1.013, "error": 0.0081} for name in ("full", "slim")},
         "size": dict(zip(("full", "slim"), sizes)),

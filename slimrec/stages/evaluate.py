@@ -12,6 +12,7 @@ from slimrec import metrics
 from slimrec.artifacts import digest, publish, read_json, read_manifest, verify, write_json
 from slimrec.backbones.hidden import widths
 from slimrec.config import EvaluateConfig, parse
+from slimrec.data.content import contents
 from slimrec.data.dataset import Dataset, Split
 from slimrec.errors import InputError
 from slimrec.model import Model
@@ -45,7 +46,8 @@ def run(
     tests = {name: part.split("test") for name, part in data.items()}
     logits = {name: score(models[name], test) for name, test in tests.items()}
     test = tests["slim"]
-    comparison = certify.compare(test.label, logits["full"], logits["slim"], test.weight, test.group, config.confidence)
+    compared = (test.label, logits["full"], logits["slim"], test.weight, test.group)
+    comparison = certify.compare(*compared, config.confidence, content=contents(tests["full"]))
     outcome, reason = certify.verdict(comparison, config.allowed_auc_loss)
     training = fairness.weigh(*(fairness.recorded(read_manifest(folder)) for folder in (full, slim)))
     if training["longer"] == "slim":
@@ -103,6 +105,10 @@ def _judged(config: EvaluateConfig, comparison: certify.Comparison, outcome: str
         "rows": comparison.rows,
         "clusters": comparison.clusters,
         "grouped": test.group is not None,
+        "evidence": {
+            name: getattr(comparison, name)
+            for name in ("positive_effective", "negative_effective", "largest_share", "copies", "unseen")
+        },
         "weighted": bool(np.ptp(test.weight) > 0),
     }
 

@@ -1,7 +1,9 @@
 """The verdict: is the slim model's AUC as good as the full one's, judged on paired rows clustered by group?
 
 DeLong's structural components (DeLong, DeLong & Clarke-Pearson 1988), with row weights, summed within clusters as in
-Obuchowski (1997): the interval of a paired AUC difference in O(n log n).
+Obuchowski (1997): the interval of a paired AUC difference in O(n log n). Both bounds leave room for a fault that no row
+happens to show: of m independent observations none shows what befalls a share of -ln(1 - confidence) / m (the rule of
+three), and such a fault may cost its whole share of the AUC.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ import numpy as np
 from scipy import stats
 
 from slimrec.errors import InputError
+from slimrec.verdict.evidence import FEWEST, Clusters, clusters
 
-FEWEST_CLUSTERS = 10  # of either class; below that no interval of ours deserves trust
 POWER = 0.9  # for the estimate of rows needed
 
 
@@ -33,10 +35,15 @@ class Comparison:
     low: float | None  # with `confidence`, the true difference is not below
     high: float | None  # with `confidence`, the true difference is not above
     confidence: float
-    clusters: int  # groups, or rows where there are no groups
+    clusters: int  # groups, or rows where there are no groups; copies of a row count once
     rows: int  # with a weight above zero
     positive_clusters: int  # clusters with a positive row
     negative_clusters: int
+    positive_effective: float  # even clusters that would tell as much: 1 / sum of squared shares of the weight
+    negative_effective: float
+    largest_share: float  # of either class's weight, in one cluster
+    copies: int  # rows that repeat another one
+    unseen: float | None  # what a fault may cost that no row of the slice shows; bounds are at least as wide
 
 
 def compare(
@@ -46,33 +53,73 @@ def compare(
     weight: np.ndarray | None = None,
     group: np.ndarray | None = None,
     confidence: float = 0.95,
+    content: np.ndarray | None = None,
 ) -> Comparison:
     """Compare two scores (n,) of the same rows by weighted AUC; rows of one `group` value count as one observation.
 
-    Raises InputError for labels other than 0/1, non-finite scores, and weights that are negative or not finite.
+    So do copies of a row, told by `content` (n,), a key of what a row holds, or by both scores. Raises InputError for
+    labels other than 0/1, non-finite scores, and weights that are negative or not finite.
     """
     label, weight = np.asarray(label), np.ones(len(label)) if weight is None else np.asarray(weight, np.float64)
     _check(label, weight, full, slim)
     used = weight > 0
     label, weight, full, slim = label[used] == 1, weight[used], np.asarray(full)[used], np.asarray(slim)[used]
-    cluster = np.arange(len(label)) if group is None else np.unique(np.asarray(group)[used], return_inverse=True)[1]
-    count = int(cluster.max()) + 1 if len(cluster) else 0
-    positives, negatives = len(np.unique(cluster[label])), len(np.unique(cluster[~label]))
-    facts: dict[str, Any] = {"confidence": confidence, "clusters": count, "rows": len(label)}
-    facts |= {"positive_clusters": positives, "negative_clusters": negatives}
-    if not positives or not negatives:
-        return Comparison(None, None, None, None, None, None, **facts)
+    group, content = (None if key is None else np.asarray(key)[used] for key in (group, content))
+    found = clusters(label, weight, np.column_stack([full, slim]), group, content)
+    facts: dict[str, Any] = {
+        "confidence": confidence,
+        "clusters": found.count,
+        "rows": len(label),
+        "positive_clusters": found.present[True],
+        "negative_clusters": found.present[False],
+        "positive_effective": found.effective[True],
+        "negative_effective": found.effective[False],
+        "largest_share": float(max(share.max(initial=0.0) for share in found.share.values())),
+        "copies": found.copies,
+    }
+    if not min(found.present.values()):
+        return Comparison(None, None, None, None, None, None, unseen=None, **facts)
     full_auc, full_influence = influence(label, full, weight)
     slim_auc, slim_influence = influence(label, slim, weight)
     difference = slim_auc - full_auc
-    if min(positives, negatives) < 2:
-        return Comparison(full_auc, slim_auc, difference, None, None, None, **facts)
-    paired = slim_influence - full_influence
-    paired[label] *= math.sqrt(positives / (positives - 1))
-    paired[~label] *= math.sqrt(negatives / (negatives - 1))
-    error = float(np.sqrt(np.square(np.bincount(cluster, paired, count)).sum()))
-    reach = float(stats.t.ppf(confidence, min(positives, negatives) - 1)) * error
-    return Comparison(full_auc, slim_auc, difference, error, difference - reach, difference + reach, **facts)
+    if min(found.present.values()) < 2:
+        return Comparison(full_auc, slim_auc, difference, None, None, None, unseen=None, **facts)
+    sums = _sums(slim_influence - full_influence, label, found)
+    unseen = -math.log(1 - confidence) / min(found.effective.values())
+    error, down, up = _reach(sums, min(found.present.values()) - 1, confidence)
+    low, high = max(difference - max(down, unseen), -1.0), min(difference + max(up, unseen), 1.0)
+    return Comparison(full_auc, slim_auc, difference, error, low, high, unseen=unseen, **facts)
+
+
+def _sums(paired: np.ndarray, label: np.ndarray, found: Clusters) -> np.ndarray:
+    """What each cluster (count,) adds to the error of the difference, from the influences of its rows (n,).
+
+    Influences sum to 0, so a cluster with a large share h of its class is pulled to 0 by itself: it is divided by 1 - h,
+    as the jackknife does (Bell and McCaffrey 2002).
+    """
+    sums = np.zeros(found.count)
+    for own in (True, False):
+        present, mine = found.present[own], label == own
+        part = np.bincount(found.of_row[mine], paired[mine], found.count)
+        sums += part * math.sqrt((present - 1) / present) / np.maximum(1 - found.share[own], 1e-9)
+    return sums
+
+
+def _reach(sums: np.ndarray, most: float, confidence: float) -> tuple[float, float, float]:
+    """Standard error of a sum of independent parts (n,), and how far below and above it the truth may lie.
+
+    The error itself is uncertain where few parts make it: degrees of freedom by their kurtosis (O'Neill 2014), at most
+    `most`. A few large losses among many small changes are as uncertain as a count of that few: each bound is Wilson's
+    (1927) for a Poisson count of events of the size that the skewness tells, and Student's where there is no skewness.
+    """
+    squares, count = float(np.square(sums).sum()), len(sums)
+    if not squares:
+        return 0.0, 0.0, 0.0
+    excess = float((sums**4).sum()) / squares**2 - (count - 3) / (count * max(count - 1, 1))
+    quantile = float(stats.t.ppf(confidence, max(1.0, min(most, 2 / excess)) if excess > 0 else most))
+    error, event = math.sqrt(squares), float((sums**3).sum()) / squares
+    down, up = (max(size, 0.0) * stats.norm.ppf(confidence) ** 2 / 2 for size in (-event, event))
+    return error, *(half + math.hypot(half, quantile * error) for half in (down, up))
 
 
 def influence(label: np.ndarray, score: np.ndarray, weight: np.ndarray) -> tuple[float, np.ndarray]:
@@ -80,15 +127,15 @@ def influence(label: np.ndarray, score: np.ndarray, weight: np.ndarray) -> tuple
 
     `label` is boolean with both classes present. Ties count one half.
     """
-    auc_of_row = np.empty(len(score))
-    for own in (True, False):
-        others = np.sort(score[label != own])
-        mass = np.concatenate([[0.0], np.cumsum(weight[label != own][np.argsort(score[label != own], kind="stable")])])
-        mine = score[label == own]
-        below = mass[np.searchsorted(others, mine, "left")] + mass[np.searchsorted(others, mine, "right")]
-        share = below / (2 * mass[-1])  # weight of the other class under this row, ties by half
-        auc_of_row[label == own] = share if own else 1 - share
-    share_of_class = weight / np.where(label, weight[label].sum(), weight[~label].sum())
+    order = np.argsort(score)
+    level = np.cumsum(np.append(False, np.diff(score[order]) > 0))  # of equal scores, in order
+    mine = label[order]
+    positive, negative = (np.bincount(level, np.where(mine == own, weight[order], 0.0)) for own in (True, False))
+    positives, negatives = positive.sum(), negative.sum()
+    above, below = positives - np.cumsum(positive) + positive / 2, np.cumsum(negative) - negative / 2
+    auc_of_row = np.empty(len(score))  # share of the other class's weight that the row is on the right side of
+    auc_of_row[order] = np.where(mine, below[level] / negatives, above[level] / positives)
+    share_of_class = weight / np.where(label, positives, negatives)
     auc = float((share_of_class * auc_of_row)[label].sum())
     return auc, share_of_class * (auc_of_row - auc)
 
@@ -98,13 +145,8 @@ def verdict(comparison: Comparison, allowed_loss: float) -> tuple[str, str]:
     c, percent = comparison, f"{100 * comparison.confidence:g} %"
     if c.full_auc is None:
         return "inconclusive", f"AUC undefined: all {c.rows:,} rows of the certification slice are of one class"
-    fewest = min(c.positive_clusters, c.negative_clusters)
-    if fewest < FEWEST_CLUSTERS or c.low is None or c.high is None:
-        side = "positive" if c.positive_clusters == fewest else "negative"
-        return "inconclusive", (
-            f"too little evidence: {fewest} independent {side} observations in the certification slice, "
-            f"at least {FEWEST_CLUSTERS} are needed"
-        )
+    if scarce := _scarce(comparison, allowed_loss):
+        return "inconclusive", f"too little evidence: {scarce}"
     if c.low >= -allowed_loss:
         worst = f"rises by at least {c.low:.5f}" if c.low >= 0 else f"falls by at most {-c.low:.5f}"
         return "certified", f"with {percent} confidence the AUC {worst}; a fall of {allowed_loss:.5f} is allowed"
@@ -125,19 +167,44 @@ def verdict(comparison: Comparison, allowed_loss: float) -> tuple[str, str]:
     )
 
 
+def _scarce(c: Comparison, allowed_loss: float) -> str:
+    """What the slice lacks for any verdict, and what would be enough; "" where it lacks nothing."""
+    sides = {"positive": c.positive_effective, "negative": c.negative_effective}
+    side = min(sides, key=lambda name: sides[name])
+    if c.low is None or sides[side] < FEWEST:
+        times = math.ceil(c.rows * FEWEST / max(sides[side], 1.0))
+        remedy = f"about {times:,} rows of the same kind would be enough"
+        if c.largest_share > 1 / math.sqrt(FEWEST):
+            remedy = (
+                f"one observation holds {100 * c.largest_share:.0f} % of a class: if it is a group that stands for "
+                "strangers, leave it empty, so that its rows count one by one; limit weights that are so large"
+            )
+        return (
+            f"{sides[side]:.2g} independent {side} observations in the certification slice, at least {FEWEST:g} are "
+            f"needed; {remedy}"
+        )
+    if c.difference >= -allowed_loss > c.low and c.difference - c.low <= c.unseen and allowed_loss:
+        return (
+            f"the models agree on what these rows show, but a fault that costs {allowed_loss:.5f} may be so rare that "
+            f"{sides[side]:,.0f} independent {side} observations do not show it; "
+            f"about {rows_needed(c, allowed_loss) or math.inf:,} rows would be enough"
+        )
+    return ""
+
+
 def rows_needed(comparison: Comparison, allowed_loss: float) -> int | None:
     """Rows of the same kind that would settle an inconclusive comparison with 90 % power, if the difference stays.
 
     A gain is not counted on: it is taken as no change. None when the difference is the allowed loss itself.
     """
     c = comparison
-    if c.error is None or c.difference is None:
+    if c.error is None or c.difference is None or c.unseen is None:
         return None
     margin = abs(min(c.difference, 0.0) + allowed_loss)
     if margin == 0:
         return None
     quantiles = stats.norm.ppf(c.confidence) + stats.norm.ppf(POWER)
-    return math.ceil(c.rows * (quantiles * c.error / margin) ** 2)
+    return math.ceil(c.rows * max((quantiles * c.error / margin) ** 2, c.unseen / margin))
 
 
 def _check(label: np.ndarray, weight: np.ndarray, *scores: np.ndarray) -> None:

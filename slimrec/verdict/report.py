@@ -44,6 +44,7 @@ def html(facts: Facts) -> str:
         against_champion=against_champion(facts),
         changes=changes(facts),
         trainings=trainings(facts),
+        worth=worth(facts),
         stoppable_title=stoppable_title(facts),
         PROBED=PROBED,
         **evidence(facts),
@@ -86,7 +87,7 @@ def markdown(facts: Facts) -> str:
         lines += ["", "## Since the champion's audit", ""]
         lines += [f"- {literal(name)}: {what}" for name, what in changes(facts)] or ["No field changed its fate."]
     made = facts["made"]
-    lines += ["", *(f"Training of the {name} model: {text}." for name, text in trainings(facts))]
+    lines += ["", f"{worth(facts)}.", *(f"Training of the {name} model: {text}." for name, text in trainings(facts))]
     lines += ["", f"Method {literal(made['method'])}, seed {made['seed']}, data `{facts['dataset'][:16]}`."]
     return "\n".join(lines) + "\n"
 
@@ -126,6 +127,17 @@ def consequence(facts: Facts) -> str:
 def trainings(facts: Facts) -> list[tuple[str, str]]:
     """How long each model trained, where its artifact tells."""
     return [(name, taken(facts["training"][name])) for name in ("full", "slim") if facts["training"][name]]
+
+
+def worth(facts: Facts) -> str:
+    """What the rows of the certification slice are worth as evidence."""
+    found = facts["evidence"]
+    sides = (f"{whole(round(found[f'{side}_effective']))} {side}" for side in ("positive", "negative"))
+    copies = f"; {whole(found['copies'])} rows repeat another one and do not count again" if found["copies"] else ""
+    return (
+        f"{whole(facts['rows'])} rows tell as much as {' and '.join(sides)} independent observations of equal weight"
+        f"{copies}"
+    )
 
 
 def before_after(facts: Facts) -> list[tuple[str, str, str, str]]:

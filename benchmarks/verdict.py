@@ -1,0 +1,186 @@
+"""How often the verdict is wrong: thousands of simulated certification slices whose true loss is exactly what is allowed.
+
+python -m benchmarks.verdict [--worlds 1000] [--json FILE]
+
+Each kind of world is a large population with a known difference in AUC, from which slices are drawn. "wrong" is the
+share of slices that are certified although the allowed loss is the true one; "above" the share whose bound lies above the
+truth, whatever the verdict; "row-level" the same for DeLong's interval over rows, which knows no clusters; "certified at
+no loss" the share of slices of the planned size that are certified where the models are equally good.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+
+from slimrec.verdict.certify import Comparison, compare, influence, rows_needed, verdict
+
+World = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]  # as `compare` takes them
+CONFIDENCE = 0.95
+
+
+def users(random: np.random.Generator, count: int, loss: float = 0.15) -> World:
+    """Rows of users with heavy-tailed numbers of rows, who share taste and what the models make of it."""
+    sizes = np.minimum(np.ceil(random.pareto(1.5, count) + 0.5), 300).astype(int)
+    user = np.repeat(np.arange(count), sizes)
+    taste, quirk = random.normal(size=count)[user], random.normal(size=count)[user]
+    rows = len(user)
+    signal = taste + random.normal(size=rows)
+    label = (random.random(rows) < 1 / (1 + np.exp(1.5 - signal))).astype(int)
+    full = signal + 0.5 * random.normal(size=rows)
+    slim = full + loss * 2 * quirk + loss * 2 * random.normal(size=rows)
+    return label, full, slim, None, user
+
+
+def strangers(shares: tuple[float, ...]) -> Callable[[np.random.Generator, int], World]:
+    """Rows without clusters, but groups of these shares are taken for one user each."""
+
+    def world(random: np.random.Generator, count: int) -> World:
+        label, full, slim = plain(random, count)
+        group = np.arange(1, count + 1)
+        place = random.random(count)
+        for number, (low, high) in enumerate(zip(np.cumsum((0, *shares)), np.cumsum(shares))):
+            group = np.where((low <= place) & (place < high), -number, group)
+        return label, full, slim, None, group
+
+    return world
+
+
+def plain(random: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Independent rows; the slim model is the full one and some noise."""
+    label = (random.random(count) < 0.2).astype(int)
+    full = label + random.normal(size=count)
+    return label, full, full + 0.4 * random.normal(size=count)
+
+
+def weighted(deviation: float) -> Callable[[np.random.Generator, int], World]:
+    """Lognormal weights, as inverse propensities have them."""
+    return lambda random, count: (*plain(random, count), np.exp(deviation * random.normal(size=count)), None)
+
+
+def separated(rate: float) -> Callable[[np.random.Generator, int], World]:
+    """Both models separate; the slim one misranks a positive now and then."""
+
+    def world(random: np.random.Generator, count: int) -> World:
+        label = np.arange(count) % 2
+        full, slim = 5 * label + random.random(count), 3 * label + random.random(count)
+        slim[(label == 1) & (random.random(count) < rate)] = -1
+        return label, full, slim, None, None
+
+    return world
+
+
+def repeated(times: int, share: float = 1.0) -> Callable[[np.random.Generator, int], World]:
+    """A share of the lines stands several times."""
+
+    def world(random: np.random.Generator, count: int) -> World:
+        often = np.where(random.random(count) < share, times, 1)
+        return *(np.repeat(values, often) for values in plain(random, count)), None, None
+
+    return world
+
+
+KINDS: dict[str, tuple[Callable[[np.random.Generator, int], World], int]] = {  # and how many rows or users a slice has
+    "users, heavy tails": (users, 1500),
+    "users, models far apart": (partial(users, loss=0.8), 1500),
+    "one group of 97 %": (strangers((0.97,)), 3000),
+    "one group of 50 %": (strangers((0.5,)), 3000),
+    "two groups of 45 %": (strangers((0.45, 0.45)), 3000),
+    "ten groups of 8 %": (strangers((0.08,) * 10), 3000),
+    "forty groups of 2.5 %": (strangers((0.025,) * 40), 3000),
+    "weights of deviation 1": (weighted(1), 3000),
+    "weights of deviation 2": (weighted(2), 3000),
+    "weights of deviation 3": (weighted(3), 3000),
+    "AUC near 1": (separated(0.005), 400),
+    "AUC near 1, more rows": (separated(0.005), 2000),
+    "twelve and twelve, separated": (separated(0.02), 24),
+    "every line ten times": (repeated(10), 400),
+    "a third of the lines five times": (repeated(5, 1 / 3), 400),
+}
+
+
+def truth(world: Callable[[np.random.Generator, int], World], count: int, about: int) -> float:
+    """The difference in AUC of the population, from about so many rows."""
+    random, rows = np.random.default_rng(99), len(world(np.random.default_rng(0), count)[0])
+    label, full, slim, weight, _ = world(random, about * count // rows)
+    weight = np.ones(len(label)) if weight is None else weight
+    return influence(label == 1, slim, weight)[0] - influence(label == 1, full, weight)[0]
+
+
+def row_level(label: np.ndarray, full: np.ndarray, slim: np.ndarray) -> float:
+    """The lower bound of DeLong's interval over rows."""
+    positive, (full_auc, a), (slim_auc, b) = (
+        (label == 1),
+        *(influence(label == 1, s, np.ones(len(s))) for s in (full, slim)),
+    )
+    error = float(np.sqrt(np.square((b - a)[positive]).sum() + np.square((b - a)[~positive]).sum()))
+    return slim_auc - full_auc - stats.norm.ppf(CONFIDENCE) * error
+
+
+def measure(name: str, worlds: int, about: int = 4_000_000) -> dict:
+    """The shares of one kind of world, whose truth is told by about so many rows."""
+    world, count = KINDS[name]
+    loss = truth(world, count, about)
+    outcomes, above, contrast = [], 0, 0
+    for seed in range(worlds):
+        label, full, slim, weight, group = world(np.random.default_rng(seed), count)
+        if len(np.unique(label)) < 2:
+            continue
+        found = compare(label, full, slim, weight, group, CONFIDENCE)
+        outcomes.append(verdict(found, -loss)[0])
+        above += found.low is not None and found.low > loss
+        contrast += row_level(label, full, slim) > loss
+    share = {"wrong": outcomes.count("certified"), "above": above, "row-level": contrast}
+    return {"world": name, "loss": round(-loss, 5), **{key: int(count) / len(outcomes) for key, count in share.items()}}
+
+
+def power(worlds: int, allowed: float = 0.004) -> dict:
+    """Certified at no loss with the rows that a pilot plans, in worlds of users."""
+
+    def equal(random: np.random.Generator, count: int) -> World:
+        label, full, slim, _, user = users(random, count)
+        swap = np.random.default_rng(random.integers(2**32)).random(count)[user] < 0.5
+        return label, np.where(swap, slim, full), np.where(swap, full, slim), None, user
+
+    first: Comparison = replace(compare(*equal(np.random.default_rng(12345), 4000)), difference=0.0)
+    count = round(4000 * rows_needed(first, allowed) / first.rows)
+    outcomes = [verdict(compare(*equal(np.random.default_rng(seed), count)), allowed)[0] for seed in range(worlds)]
+    return {"users": count, "allowed": allowed, "certified at no loss": outcomes.count("certified") / worlds}
+
+
+def seconds(rows: int = 1_000_000) -> float:
+    """One comparison of so many rows."""
+    label, full, slim, weight, user = users(np.random.default_rng(0), rows // 2)
+    start = time.perf_counter()
+    compare(label[:rows], full[:rows], slim[:rows], weight, user[:rows])
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--worlds", type=int, default=1000)
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    rows = [measure(name, asked.worlds) for name in KINDS]
+    table = Table("world", "true loss", "wrong", "above", "row-level")
+    for row in rows:
+        shares = (f"{100 * row[name]:.1f} %" for name in ("wrong", "above", "row-level"))
+        table.add_row(row["world"], f"{row['loss']:.5f}", *shares)
+    planned, took = power(max(100, asked.worlds // 5)), seconds()
+    console = Console()
+    console.print(table)
+    console.print(planned, f"one million rows in {took:.2f} s")
+    if asked.json:
+        asked.json.write_text(json.dumps({"worlds": rows, "power": planned, "seconds": took}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

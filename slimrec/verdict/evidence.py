@@ -1,0 +1,116 @@
+"""How much the rows of a comparison are worth: what counts as one observation, which rows are copies, how even the shares are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import optimize, stats
+
+FEWEST = 20.0  # effective clusters of either class; below that no interval of ours deserves trust
+_SURE = 0.01  # how seldom chance may give so few mixed labels, before alike rows count as copies
+_TELLING = 5.0  # mixed sets that chance gives, from which their absence tells
+_SETS = 10  # of alike rows, that it takes to tell
+_NEIGHBOURS = 500  # sets of similar score that say how often a label is positive there, at most
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Rows that count as one observation together, and how the weight of each class lies on them."""
+
+    of_row: np.ndarray  # int64 (n,)
+    count: int
+    copies: int  # rows that repeat another one
+    share: dict[bool, np.ndarray]  # (count,) by class: share of the class's weight
+    effective: dict[bool, float]  # 1 / sum of squared shares: the number of even clusters that would tell as much
+    present: dict[bool, int]  # clusters with such a row
+
+
+def clusters(
+    label: np.ndarray, weight: np.ndarray, scores: np.ndarray, group: np.ndarray | None, content: np.ndarray | None
+) -> Clusters:
+    """The clusters of rows (n,) with weights above zero: groups, and copies of a row that stands in no group with others.
+
+    `scores` are float (n, 2); `content` is a key of what a row holds, told by its scores where None.
+    """
+    rows = np.arange(len(label))
+    of_row = rows if group is None else np.unique(group, return_inverse=True)[1].reshape(-1)
+    single = np.ones(len(label), bool) if group is None else np.bincount(of_row)[of_row] == 1
+    first, copies = _copies(label, weight, scores, single, content)
+    if copies:
+        of_row = np.unique(of_row[first], return_inverse=True)[1].reshape(-1)
+    count = int(of_row.max()) + 1 if len(of_row) else 0
+    share, effective, present = {}, {}, {}
+    for own in (True, False):
+        mass = np.bincount(of_row[label == own], weight[label == own], count)
+        share[own] = mass / max(mass.sum(), np.finfo(float).tiny)
+        squares = float(np.square(share[own]).sum())
+        effective[own] = 1 / squares if squares else 0.0
+        present[own] = int(np.count_nonzero(mass))
+    return Clusters(of_row, count, copies, share, effective, present)
+
+
+def _copies(
+    label: np.ndarray, weight: np.ndarray, scores: np.ndarray, single: np.ndarray, content: np.ndarray | None
+) -> tuple[np.ndarray, int]:
+    """For each row the first that it repeats (itself where none), and how many rows repeat one.
+
+    Rows may hold the same by chance where fields have few values. Only where that is not how chance looks do alike rows
+    of one label count as copies.
+    """
+    rows = np.arange(len(label))
+    among = rows[single]
+    if len(among) < 2:
+        return rows, 0
+    keys = [weight[among], scores[among, 0], scores[among, 1]] if content is None else [weight[among], content[among]]
+    order = np.lexsort((label[among], *keys))
+    change = np.zeros(len(order), bool)
+    for key in keys:
+        change[1:] |= key[order[1:]] != key[order[:-1]]
+    alike = np.cumsum(change)  # number of the set of rows that hold the same, in order
+    sizes = np.bincount(alike)
+    if not _repeated(label[among][order], scores[among, 0][order], alike, sizes):
+        return rows, 0
+    start = change | np.append(True, label[among][order][1:] != label[among][order][:-1])
+    first = rows.copy()
+    first[among[order]] = among[order][np.flatnonzero(start)[np.cumsum(start) - 1]]
+    return first, int((~start).sum())
+
+
+def _repeated(label: np.ndarray, score: np.ndarray, alike: np.ndarray, sizes: np.ndarray) -> bool:
+    """Whether the sets of alike rows show that lines were repeated.
+
+    Either their labels mix far less often than labels do among rows of similar score; or, where that cannot be told,
+    nearly all sets have one size, which chance varies at least as a Poisson distribution without its zero does.
+    """
+    several = sizes > 1
+    if several.sum() < _SETS:
+        return False
+    positives = np.bincount(alike, label)
+    expected = float(_mixing(positives, sizes, score[np.flatnonzero(np.diff(alike, prepend=-1))])[several].sum())
+    mixed = int(((positives > 0) & (positives < sizes))[several].sum())
+    if expected >= _TELLING and mixed >= expected / 2:
+        return False
+    if stats.poisson.cdf(mixed, expected / 2) < _SURE:
+        return True
+    mean = sizes.mean()
+    chance = mean * (1 + _poisson_rate(mean) - mean)  # variance of the sizes
+    return bool(mean > 1.5 and stats.chi2.cdf(len(sizes) * sizes.var() / chance, len(sizes) - 1) < _SURE**2)
+
+
+def _mixing(positives: np.ndarray, sizes: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """How likely each set (m,) mixes its labels, if these come as in sets of similar score."""
+    order = np.argsort(score, kind="stable")
+    share = (positives / sizes)[order]
+    width = int(np.clip(len(share) // 20, 10, _NEIGHBOURS))
+    total = np.concatenate([[0.0], np.cumsum(share)])
+    low = np.clip(np.arange(len(share)) - width // 2, 0, max(len(share) - width, 0))
+    high = np.minimum(low + width, len(share))
+    rate = np.empty(len(share))
+    rate[order] = np.clip((total[high] - total[low] - share) / (high - low - 1), 0, 1)  # without the set itself
+    return 1 - rate**sizes - (1 - rate) ** sizes
+
+
+def _poisson_rate(mean: float) -> float:
+    """The rate of a Poisson distribution whose values above zero have this mean, above 1."""
+    return float(optimize.brentq(lambda rate: rate / -np.expm1(-rate) - mean, 1e-9, mean + 1))
