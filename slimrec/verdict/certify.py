@@ -145,7 +145,8 @@ def verdict(comparison: Comparison, allowed_loss: float) -> tuple[str, str]:
     c, percent = comparison, f"{100 * comparison.confidence:g} %"
     if c.full_auc is None:
         return "inconclusive", f"AUC undefined: all {c.rows:,} rows of the certification slice are of one class"
-    if scarce := _scarce(comparison, allowed_loss):
+    scarce = _scarce(comparison, allowed_loss)
+    if scarce or c.low is None or c.high is None:
         return "inconclusive", f"too little evidence: {scarce}"
     if c.low >= -allowed_loss:
         worst = f"rises by at least {c.low:.5f}" if c.low >= 0 else f"falls by at most {-c.low:.5f}"
@@ -171,7 +172,7 @@ def _scarce(c: Comparison, allowed_loss: float) -> str:
     """What the slice lacks for any verdict, and what would be enough; "" where it lacks nothing."""
     sides = {"positive": c.positive_effective, "negative": c.negative_effective}
     side = min(sides, key=lambda name: sides[name])
-    if c.low is None or sides[side] < FEWEST:
+    if c.low is None or c.difference is None or c.unseen is None or sides[side] < FEWEST:
         times = math.ceil(c.rows * FEWEST / max(sides[side], 1.0))
         remedy = f"about {times:,} rows of the same kind would be enough"
         if c.largest_share > 1 / math.sqrt(FEWEST):
