@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 FEWEST = 20.0  # effective clusters of either class; below that no interval of ours deserves trust
 _SURE = 0.01  # how seldom chance may give so few mixed labels, before alike rows count as copies
@@ -95,7 +95,7 @@ def _repeated(label: np.ndarray, score: np.ndarray, alike: np.ndarray, sizes: np
         return True
     mean = sizes.mean()
     chance = mean * (1 + _poisson_rate(mean) - mean)  # variance of the sizes
-    return bool(mean > 1.5 and stats.chi2.cdf(len(sizes) * sizes.var() / chance, len(sizes) - 1) < _SURE**2)
+    return bool(mean > 1.5 and special.chdtr(len(sizes) - 1, len(sizes) * sizes.var() / chance) < _SURE**2)
 
 
 def _mixing(positives: np.ndarray, sizes: np.ndarray, score: np.ndarray) -> np.ndarray:
