@@ -125,14 +125,15 @@ def _postgresql(binaries: Path, folder: Path, user: str, password: str) -> Itera
     words = [binaries / "initdb", "-D", folder / "data", "-U", user, "-A", "scram-sha-256", f"--pwfile={secret}"]
     subprocess.run(words, user=owner, cwd=folder, stdout=subprocess.DEVNULL, check=True)
     words = [binaries / "postgres", "-D", folder / "data", "-p", str(port), "-k", folder, "-h", "127.0.0.1"]
-    server = subprocess.Popen(words, user=owner, cwd=folder, stderr=subprocess.DEVNULL)
+    with (folder / "log.txt").open("wb") as log:
+        server = subprocess.Popen(words, user=owner, cwd=folder, stderr=log)
     try:
         end = time.monotonic() + HANG
         while subprocess.run([binaries / "pg_isready", "-q"], env=where, check=False).returncode:
             assert server.poll() is None and time.monotonic() < end, "PostgreSQL did not come up"
             time.sleep(0.2)
         subprocess.run([binaries / "createdb", "mlflow"], env={**where, "PGDATABASE": "postgres"}, check=True)
-        yield {**where, "PATH": f"{binaries}:{os.environ['PATH']}"}
+        yield {**where, "PATH": f"{binaries}:{os.environ['PATH']}", "POSTGRESQL_LOG": str(folder / "log.txt")}
     finally:
         server.terminate()
         server.wait(HANG)

@@ -120,6 +120,26 @@ def started(objects: list[dict], database: dict, folder: Path):
         yield address
 
 
+def in_postgresql() -> list[list[str]]:
+    """What docs/operations.md runs in the pod of PostgreSQL, in order; without where it reads and writes."""
+    page = (MANIFESTS.parent / "docs" / "operations.md").read_text(encoding="utf-8")
+    said = re.findall(r"^kubectl -n slimrec exec (?:-i )?slimrec-postgresql-0 -- ([^<>\n]+)", page, re.MULTILINE)
+    return [line.split() for line in said]
+
+
+def test_a_probe_of_postgresql_as_deployed_leaves_no_complaint_in_its_log(database):
+    (container,) = pods(kustomize(MANIFESTS / "overlays" / "local"))["slimrec-postgresql"]["spec"]["containers"]
+    given = {each["name"]: each.get("value", USER) for each in container["env"] if each["name"].startswith("PG")}
+    told = {name: value for name, value in database.items() if name in ("PATH", "PGPORT")}
+    log = Path(database["POSTGRESQL_LOG"])
+    for environment, complaints in ((told, 1), (told | given, 0)):
+        before = log.read_text(encoding="utf-8").count("FATAL")
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            subprocess.run(container[probe]["exec"]["command"], env=environment, check=True)
+        after = log.read_text(encoding="utf-8").count("FATAL")
+        assert bool(after - before) == bool(complaints)
+
+
 def answers(address: str) -> bool:
     try:
         return requests.get(address, timeout=30).ok
@@ -154,13 +174,12 @@ def test_the_deployed_server_lets_in_who_it_knows_and_survives_the_loss_of_its_d
         client.create_model_version("ctr", "s3://slimrec/mlflow/models/x")
         client.set_registered_model_alias("ctr", "champion", "1")
 
-    # The backup and the restore of docs/operations.md.
-    dump = subprocess.run(["pg_dump", "--format=custom"], env=database, stdout=subprocess.PIPE, check=True).stdout
-    elsewhere = {**database, "PGDATABASE": "postgres"}
-    subprocess.run(["dropdb", "mlflow"], env=elsewhere, check=True)
-    subprocess.run(["createdb", "mlflow"], env=elsewhere, check=True)
-    words = ["pg_restore", "--dbname=mlflow", "--exit-on-error"]
-    subprocess.run(words, input=dump, env=database, check=True)
+    # The backup and the restore of docs/operations.md, word by word.
+    dump, *restore = in_postgresql()
+    saved = subprocess.run(dump, env=database, stdout=subprocess.PIPE, check=True).stdout
+    assert [words[0] for words in restore] == ["dropdb", "createdb", "pg_restore"]
+    for words in restore:
+        subprocess.run(words, env=database, input=saved, check=True)
     with started(objects, database, tmp_path) as address:
         version = MlflowClient(address).get_model_version_by_alias("ctr", "champion")
         assert (str(version.version), version.source) == ("1", "s3://slimrec/mlflow/models/x")

@@ -236,3 +236,43 @@ def test_only_the_distributed_overlay_may_create_training_jobs(objects):
     allowed = [rule for role in of(objects, "Role") for rule in role["rules"] if "trainjobs" in rule["resources"]]
     assert bool(allowed) == bool(of(objects, "TrainingRuntime"))
     assert all(set(rule["verbs"]) == {"create", "get", "delete"} for rule in allowed)
+
+
+def amount(quantity: str) -> int:
+    """Bytes of memory."""
+    units = {"Mi": 2**20, "Gi": 2**30}
+    return int(quantity[:-2]) * units[quantity[-2:]]
+
+
+def test_what_asks_whether_postgresql_is_there_names_its_user_and_database(objects):
+    """Else each question stands in its log as a role that does not exist."""
+    (container,) = pods(objects)["slimrec-postgresql"]["spec"]["containers"]
+    given = {each["name"]: each.get("value") or each["valueFrom"]["secretKeyRef"] for each in container["env"]}
+    assert given["PGUSER"] == given["POSTGRES_USER"] and given["PGDATABASE"] == given["POSTGRES_DB"]
+
+
+def test_the_job_of_the_workspace_can_be_waited_for_at_any_time(objects):
+    (job,) = of(objects, "Job")
+    assert "ttlSecondsAfterFinished" not in job["spec"]
+
+
+def test_a_busy_node_has_time_to_answer_a_probe_and_ten_minutes_to_start(objects):
+    (container,) = pods(objects)["slimrec-mlflow"]["spec"]["containers"]
+    start = container["startupProbe"]
+    assert start["periodSeconds"] * start["failureThreshold"] >= 600
+    for name in ("slimrec-mlflow", "slimrec-postgresql"):
+        (container,) = pods(objects)[name]["spec"]["containers"]
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            assert container[probe].get("timeoutSeconds", 1) >= 5, f"{name}: {probe}"
+
+
+def test_mlflow_is_given_the_memory_that_it_was_seen_to_use(objects):
+    (container,) = pods(objects)["slimrec-mlflow"]["spec"]["containers"]
+    assert amount(container["resources"]["requests"]["memory"]) > 591 * 2**20
+
+
+def test_mlflow_answers_to_every_name_of_its_service(objects):
+    (container,) = pods(objects)["slimrec-mlflow"]["spec"]["containers"]
+    (hosts,) = (word.partition("=")[2].split(",") for word in container["args"] if word.startswith("--allowed-hosts="))
+    for tail in ("", ".slimrec", ".slimrec.svc", ".slimrec.svc.cluster.local"):
+        assert f"slimrec-mlflow{tail}:5000" in hosts

@@ -1,9 +1,11 @@
 """Who reaches whom under the network policies of manifests/: judged pair by pair, as a cluster's network judges."""
 
 import ipaddress
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 from test_manifests import kustomize, of, pods
 
 OVERLAYS = Path(__file__).parents[1] / "manifests" / "overlays"
@@ -143,3 +145,30 @@ def test_a_service_leads_to_a_port_that_its_pods_open_and_policies_admit(distrib
 
 def test_without_the_policies_everything_would_be_open():
     assert connects([], STRANGER, POSTGRESQL, 5432)
+
+
+def test_what_the_operations_page_opens_is_open_then_and_nothing_else(tmp_path):
+    """A webhook on another port, and an object store in a namespace of its own, by the patches on the page."""
+    page = (OVERLAYS.parents[1] / "docs" / "operations.md").read_text(encoding="utf-8")
+    blocks = [yaml.safe_load(each) for each in re.findall(r"^ *```yaml\n(.*?)^ *```", page, re.MULTILINE | re.DOTALL)]
+    (patches,) = (block["patches"] for block in blocks if set(block) == {"patches"})
+    (tmp_path / "manifests").symlink_to(OVERLAYS.parents[1] / "manifests")
+    (tmp_path / "deploy").mkdir()
+    made = {"resources": ["../manifests/overlays/gpu"], "patches": patches}
+    (tmp_path / "deploy" / "kustomization.yaml").write_text(yaml.safe_dump(made), encoding="utf-8")
+    before, after = (of(kustomize(each), "NetworkPolicy") for each in (OVERLAYS / "gpu", tmp_path / "deploy"))
+    storage = {"namespace": {"kubernetes.io/metadata.name": "storage"}, "pod": {}}
+    for port, where in ((9000, storage), (8443, {"address": "203.0.113.7"})):
+        assert not reaches(before, STEP, port, **where) and reaches(after, STEP, port, **where)
+        assert not reaches(after, POSTGRESQL, port, **where)
+    assert not reaches(after, STEP, 8333, **storage) and not reaches(after, STEP, 8443, address="169.254.169.254")
+
+
+def test_the_policy_for_cilium_is_of_steps_and_of_the_namespace():
+    page = (OVERLAYS.parents[1] / "docs" / "operations.md").read_text(encoding="utf-8")
+    blocks = [yaml.safe_load(each) for each in re.findall(r"^ *```yaml\n(.*?)^ *```", page, re.MULTILINE | re.DOTALL)]
+    (policy,) = (block for block in blocks if block.get("kind") == "CiliumNetworkPolicy")
+    assert policy["metadata"]["namespace"] == "slimrec" and policy["spec"]["egress"] == [
+        {"toEntities": ["kube-apiserver"]}
+    ]
+    assert selects(policy["spec"]["endpointSelector"], STEP) and not selects(policy["spec"]["endpointSelector"], MLFLOW)
