@@ -64,8 +64,9 @@ lint: setup ## Check style, format and types
 docs: setup ## Build the site of docs/ into build/site
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
-images: ## Build KINDS="cpu gpu mlflow" with docker, podman or buildah (REGISTRY= BASE= WHEELS= ENGINE=)
-	@$(PYTHON) images/build.py $(KINDS) --registry "$(REGISTRY)" --base "$(BASE)" --wheels "$(WHEELS)" --engine "$(ENGINE)"
+images: ## Build KINDS="cpu gpu mlflow" with docker, podman or buildah (REGISTRY= WHEELS= TORCH=default BASE= ENGINE=)
+	@$(PYTHON) images/build.py $(KINDS) --registry "$(REGISTRY)" --base "$(BASE)" --wheels "$(WHEELS)" \
+		--torch "$(or $(TORCH),cpu)" --engine "$(ENGINE)"
 
 UV := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 CUDA := ^(torch|torchrec|torchmetrics|tensordict|fbgemm-gpu|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==

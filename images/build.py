@@ -1,6 +1,7 @@
 """`make images`: build, push and record the images with docker (and buildx), podman or buildah, whichever is there.
 
-    python images/build.py [cpu] [gpu] [mlflow] [--base IMAGE] [--wheels FOLDER] [--registry HOST/PATH] [--engine ENGINE]
+    python images/build.py [cpu] [gpu] [mlflow] [--base IMAGE] [--wheels FOLDER] [--torch cpu|default]
+                           [--registry HOST/PATH] [--engine ENGINE]
 
 Writes beside this file, for each image:
 
@@ -9,7 +10,9 @@ Writes beside this file, for each image:
   build and not part of the source: a commit cannot hold the digest of an image that holds the commit.
 - `cpu.sbom.json`: all that is in the image, Python and operating system packages, as CycloneDX.
 
-pip's settings PIP_CERT, PIP_INDEX_URL and PIP_EXTRA_INDEX_URL hold in the build too where they are set.
+pip's settings PIP_CERT, PIP_INDEX_URL and PIP_EXTRA_INDEX_URL hold in the build too where they are set. The CPU build of
+torch is fetched before anything is built, by the pip of this machine and as that is configured: where there is none, one
+learns it at once, and what to do.
 """
 
 import argparse
@@ -27,6 +30,13 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 NAMES = {"cpu": f"slimrec:{VERSION}", "gpu": f"slimrec:{VERSION}-gpu", "mlflow": f"slimrec-mlflow:{VERSION}"}
+CPU_LOCK, PYTHON = "requirements-cpu.lock", "3.11"  # of the images
+NO_TORCH = """images: pip finds no CPU build of torch here ({lock}, `+cpu` in its version). It said:
+  {said}
+One of these gives it:
+  PIP_EXTRA_INDEX_URL=URL   an index that has it: PyTorch's for CPU, or a mirror of it
+  make images WHEELS=FOLDER the wheels of {lock}, brought from elsewhere
+  make images TORCH=default the default build in its place: it runs on processors too, and brings gigabytes of CUDA along"""
 PROBES = {"docker": (("docker", "buildx", "version"), ("docker", "info")), "podman": (("podman", "info"),),
           "buildah": (("buildah", "info"),)}  # fmt: skip
 
@@ -36,6 +46,7 @@ def main() -> None:
     parser.add_argument("kinds", nargs="*", metavar="cpu|gpu|mlflow", help="images to build; cpu by default")
     parser.add_argument("--base", default="", help="image with python3 and venv, in place of the public one")
     parser.add_argument("--wheels", default="", help="folder of wheels that no package index in reach has")
+    parser.add_argument("--torch", default="cpu", choices=["cpu", "default"], help="which build the image `cpu` gets")
     parser.add_argument("--registry", default="", help="where to push to; without it nothing is pushed")
     parser.add_argument("--engine", default="", choices=["", *PROBES], help="what builds; by default what is there")
     given = parser.parse_args()
@@ -43,16 +54,40 @@ def main() -> None:
     if unknown := set(kinds) - set(NAMES):
         parser.error(f"there is no image {', '.join(sorted(unknown))}; allowed: {', '.join(NAMES)}")
     engine = given.engine or find_engine()
-    for kind in kinds:
-        name = f"{given.registry.rstrip('/') or 'localhost'}/{NAMES[kind]}"
-        build(engine, kind, name, base=given.base, wheels=given.wheels)
-        write(HERE / f"{kind}.sbom.json", bill_of_materials(engine, name))
-        if digest := push(engine, name) if given.registry else stored_digest(engine, name):
-            reference = f"{name.rpartition(':')[0]}@{digest}"
-            record(kind, reference)
-            print(f"{kind}: {reference}")
-        else:
-            print(f"{kind}: {name}; {engine} knows digests of pushed images only: give --registry to get one")
+    with tempfile.TemporaryDirectory() as scratch:
+        torch_wheels = fetch_torch(given.wheels, scratch) if "cpu" in kinds and given.torch == "cpu" else given.wheels
+        for kind in kinds:
+            wheels = torch_wheels if kind == "cpu" else given.wheels
+            name = f"{given.registry.rstrip('/') or 'localhost'}/{NAMES[kind]}"
+            build(engine, kind, name, given.base, wheels, given.torch)
+            report(engine, kind, name, pushed=bool(given.registry))
+
+
+def report(engine: str, kind: str, name: str, pushed: bool) -> None:
+    """Push where asked to; write the bill of materials and the digest of what was built."""
+    write(HERE / f"{kind}.sbom.json", bill_of_materials(engine, name))
+    if digest := push(engine, name) if pushed else stored_digest(engine, name):
+        reference = f"{name.rpartition(':')[0]}@{digest}"
+        record(kind, reference)
+        print(f"{kind}: {reference}")
+    else:
+        print(f"{kind}: {name}; {engine} knows digests of pushed images only: give --registry to get one")
+
+
+def fetch_torch(given: str, scratch: str) -> str:
+    """A folder with the wheels of the CPU build of torch, and with those of the folder `given`; ends where there are none."""
+    own = ROOT / ".venv" / "bin" / "python"
+    pip = [str(own) if own.exists() else sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    pip += ["--require-hashes", "--only-binary=:all:", "--python-version", PYTHON, "--dest", scratch, "-r", CPU_LOCK]
+    pip += ["--find-links", given] if given else []
+    done = subprocess.run(pip, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [done.stderr[-300:]]
+        sys.exit(NO_TORCH.format(lock=CPU_LOCK, said=errors[0]))
+    for wheel in Path(given).glob("*.whl") if given else ():
+        if not Path(scratch, wheel.name).exists():
+            shutil.copy(wheel, scratch)
+    return scratch
 
 
 def find_engine() -> str:
@@ -68,9 +103,10 @@ def answers(words: tuple[str, ...]) -> bool:
     return subprocess.run(words, capture_output=True, check=False).returncode == 0
 
 
-def build(engine: str, kind: str, name: str, base: str, wheels: str) -> None:
+def build(engine: str, kind: str, name: str, base: str, wheels: str, torch: str) -> None:
     """Build one Dockerfile of this folder."""
     settings = {"VERSION": VERSION, "REVISION": revision(), "BASE": base}
+    settings |= {"TORCH": "gpu"} if kind == "cpu" and torch == "default" else {}
     settings |= {key: os.environ.get(key, "") for key in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")}
     words = [
         engine,

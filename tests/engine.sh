@@ -39,10 +39,7 @@ if ! podman image exists "$base"; then
     rm -rf "$folder/root"
 fi
 
-# The CPU build of torch, from wherever pip is configured to find it here.
-.venv/bin/python -m pip download --quiet --no-deps --require-hashes --dest "$folder/wheels" -r requirements-cpu.lock \
-    || { echo "no CPU build of torch within reach of pip"; exit 1; }
-timeout 900 .venv/bin/python images/build.py cpu --engine podman --base "$base" --wheels "$folder/wheels" \
+timeout 1800 .venv/bin/python images/build.py cpu --engine podman --base "$base" \
     > "$folder/build.log" 2>&1 || { tail -5 "$folder/build.log"; echo "the image cannot be built"; exit 1; }
 
 rm -f "$folder/podman.sock"

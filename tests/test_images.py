@@ -1,6 +1,9 @@
 """Images: what they are built from is locked, nobody runs in them as root, and a cluster runs what is named by content."""
 
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -40,19 +43,94 @@ def test_a_name_alone_and_latest_are_never_taken(image):
 
 
 def test_the_gpu_image_is_the_cpu_image_but_for_torch_a_word_and_the_driver():
-    lines = [
-        (ROOT / "images" / f"{kind}.Dockerfile").read_text(encoding="utf-8").splitlines() for kind in ("cpu", "gpu")
-    ]
-    cpu, gpu = (set(each) for each in lines)
+    cpu, gpu = (
+        set((ROOT / "images" / f"{kind}.Dockerfile").read_text(encoding="utf-8").splitlines())
+        for kind in ("cpu", "gpu")
+    )
     differ = " ".join(sorted(cpu ^ gpu))
-    assert len(cpu - gpu) == 5 and len(gpu - cpu) == 6
-    for cpu_says, gpu_says in (
-        ("requirements-cpu.lock", "requirements-gpu.lock"),
-        ("on CPU", "on GPUs"),
-        ("the CPU", "the CUDA"),
-    ):
+    assert len(cpu - gpu) == 4 and len(gpu - cpu) == 5
+    for cpu_says, gpu_says in (("ARG TORCH=cpu", "ARG TORCH=gpu"), ("on CPU", "on GPUs"), ("the CPU", "the CUDA")):
         assert cpu_says in differ and gpu_says in differ
     assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility" in differ
+
+
+def stages(kind: str) -> dict[str, str]:
+    """Name -> text of each stage but for comments, the last one as ""."""
+    text = re.sub(
+        r"^#.*\n", "", (ROOT / "images" / f"{kind}.Dockerfile").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+    found = {}
+    for stage in re.split(r"^FROM ", text, flags=re.MULTILINE)[1:]:
+        first, _, rest = stage.partition("\n")
+        base, _, name = first.partition(" AS ")
+        found[name] = f"{base}\n{rest}"
+    return found
+
+
+@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+def test_torch_is_a_layer_that_changes_with_its_lock_alone_and_nothing_large_is_copied(kind):
+    found = stages(kind)
+    assert found["torch"].startswith("${BASE}\n") and found["packages"].startswith("torch\n")
+    assert found[""].startswith("packages\n") and re.findall(r"^COPY (.*)$", found[""], re.MULTILINE) == [
+        "--from=library /library /opt/slimrec"
+    ]
+    for name in ("torch", "packages"):
+        assert not re.search(r"^(COPY|ADD)\b", found[name], re.MULTILINE)
+        assert len(re.findall(r"^RUN\b", found[name], re.MULTILINE)) == 1
+    assert set(re.findall(r"from=([\w-]+)", found["torch"])) == {"tools", "wheels", "torch-locks"}
+    assert not re.search(r"requirements-", found["tools"] + found["packages"] + found["locks"])
+
+
+ENGINE = """#!{python}
+import sys
+open({log!r}, "a").write(" ".join(sys.argv[1:]) + "\\n")
+said = {{"cat": '{{"components": []}}', "inspect": "[]"}}
+print(next((text for word, text in said.items() if word in sys.argv), ""), end="")
+"""
+
+
+@pytest.fixture
+def make_images(tmp_path):
+    """`images/build.py cpu` where pip reaches nothing and an engine writes down what it is asked: what it said, and that."""
+    source = tmp_path / "checkout"
+    for name in ("images", "pyproject.toml", "requirements-cpu.lock"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        (source).mkdir(exist_ok=True)
+        copy(ROOT / name, source / name)
+    engine, log = tmp_path / "bin" / "docker", tmp_path / "log.txt"
+    engine.parent.mkdir()
+    engine.write_text(ENGINE.format(python=sys.executable, log=str(log)), encoding="utf-8")
+    engine.chmod(0o755)
+    bare = {"PATH": f"{engine.parent}:/usr/bin:/bin", "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "HOME": str(tmp_path)}
+
+    def made(*words: str) -> tuple[subprocess.CompletedProcess, list[str]]:
+        command = [sys.executable, "images/build.py", "cpu", *words]
+        done = subprocess.run(command, cwd=source, env=bare, capture_output=True, text=True, check=False)
+        return done, log.read_text(encoding="utf-8").splitlines()
+
+    return made
+
+
+def test_where_no_cpu_build_of_torch_is_in_reach_one_learns_it_before_anything_is_built(make_images):
+    done, asked = make_images()
+    assert done.returncode == 1 and not [line for line in asked if "build" in line and "version" not in line]
+    assert "torch==2.13.0+cpu" in done.stderr.splitlines()[1]
+    for remedy in ("PIP_EXTRA_INDEX_URL", "WHEELS=", "TORCH=default"):
+        assert remedy in done.stderr
+
+
+def test_the_default_build_of_torch_is_taken_where_it_is_asked_for(make_images):
+    done, asked = make_images("--torch", "default")
+    assert done.returncode == 0, done.stderr
+    (build,) = (line for line in asked if line.startswith("buildx build"))
+    assert "--build-arg TORCH=gpu" in build and "images/cpu.Dockerfile" in build
+
+
+def test_what_the_build_of_an_image_takes_from_the_checkout_is_let_in():
+    """What .dockerignore keeps out, an image is not built from: its own license, too."""
+    let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line[:1] == "!"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert {project["readme"], *project["license-files"], "slimrec", "components", "pipelines"} <= let_in
 
 
 def pinned(lock: str) -> dict[str, set[str]]:
@@ -70,7 +148,7 @@ def last_stage(path: Path) -> str:
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
 def test_an_image_ends_with_a_user_by_number_no_entry_point_and_nothing_to_build_with(path):
     stage = last_stage(path)
-    assert stage.startswith("${BASE}\n")
+    assert stage.startswith("packages\n")
     assert re.findall(r"^USER (.*)$", stage, re.MULTILINE) == ["65532:65532"]
     assert not re.search(r"^(ENTRYPOINT|RUN|ADD)\b", stage, re.MULTILINE)
     assert "PIP_" not in stage
