@@ -1,6 +1,7 @@
 """Promotion and rollback: one winner of a race, nothing half done, nothing that was not judged, nothing that does not load."""
 
 import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from slimrec import track
 from slimrec.artifacts import digest
 from slimrec.cli import app
 from slimrec.config import RegisterConfig
-from slimrec.errors import ConflictError, InputError, SecurityError, SlimrecError
+from slimrec.errors import ConfigError, ConflictError, InputError, SecurityError, SlimrecError
 from slimrec.registry import promotion, registration, versions
 from slimrec.registry.ledger import Ledger
 from slimrec.registry.versions import CHAMPION, JUDGED, NONE
@@ -49,6 +50,8 @@ def register(name, slim, champion="", approval="manual") -> str:
 
 def rejudge(client, name, version, champion):
     client.set_model_version_tag(name, version, JUDGED, champion or NONE)
+    against = versions.content(client, name, champion) if champion else NONE
+    client.set_model_version_tag(name, version, versions.JUDGED_DIGEST, against)
 
 
 def champion_of(client, name) -> str:
@@ -280,6 +283,115 @@ def test_two_that_roll_back_at_once_go_one_step_back(client, slims, monkeypatch)
     assert looked and champion_of(client, "night") == "2"
 
 
+def test_a_model_made_again_under_its_name_inherits_nothing_from_the_dead_one(client, slims):
+    register("again", slims[0], approval="automatic")
+    register("again", slims[1], "1", approval="automatic")
+    client.delete_registered_model("again")
+    assert register("again", slims[1], approval="automatic") == "1" == champion_of(client, "again")
+    assert kinds(client, "again") == [("intent", "promote", "", "1"), ("commit", "promote", "", "1")]
+    assert promotion.history("again").remarks == []
+    with pytest.raises(InputError, match="no earlier champion"):
+        promotion.rollback("again")
+
+
+def test_a_renamed_model_keeps_its_ledger_and_the_next_of_its_name_begins_one(client, slims):
+    register("before", slims[0], approval="automatic")
+    register("before", slims[1], "1", approval="automatic")
+    client.rename_registered_model("before", "after")
+    assert promotion.rollback("after").after == "1"
+    register("before", slims[2], approval="automatic")
+    assert len(kinds(client, "after")) == 6 and len(kinds(client, "before")) == 2
+
+
+@pytest.mark.parametrize("spelling", ["01", "v1", "+1", " 1", "1_0", "1.0", "champion", "-1"])
+def test_a_version_is_named_as_the_registry_writes_it(client, slims, spelling):
+    if not client.search_model_versions("name = 'spelled'"):
+        register("spelled", slims[0])
+    with pytest.raises(InputError, match="a version is a number as the registry shows it"):
+        promotion.promote("spelled", spelling)
+    assert champion_of(client, "spelled") == "" and kinds(client, "spelled") == []
+
+
+def rejected(name: str, slim: Path, champion: str, verdict: str = "rejected", approval: str = "automatic") -> dict:
+    """A version that came off worse against the champion."""
+    decision = small.decision(champion, name)
+    decision["champion"] |= {"verdict": verdict, "reason": "it is worse", "digest": ""}
+    with track.run("register", RegisterConfig(name=name)) as tracker:
+        return registration.register(name, slim, slim, decision, approval, tracker.run_id)
+
+
+@pytest.mark.parametrize("verdict", ["rejected", "inconclusive"])
+def test_only_what_is_certified_against_the_champion_is_promoted_without_a_person(client, slims, verdict):
+    name = f"weak-{verdict}"
+    register(name, slims[0], approval="automatic")
+    found = rejected(name, slims[1], "1", verdict)
+    assert found["aliases"] == ["challenger"] and "version 1 stays champion: it is worse" in found["reason"]
+    assert champion_of(client, name) == "1"
+
+
+def test_a_rejected_version_is_promoted_only_by_force_and_the_reason_is_kept(client, slims):
+    register("forced", slims[0], approval="automatic")
+    rejected("forced", slims[1], "1")
+    with pytest.raises(ConflictError, match="was rejected against version 1") as refused:
+        promotion.promote("forced")
+    assert "--force --reason TEXT" in str(refused.value)
+    with pytest.raises(ConfigError, match="needs a reason"):
+        promotion.promote("forced", force=True)
+    assert champion_of(client, "forced") == "1"
+    done = CliRunner().invoke(app, ["promote", "forced", "--force", "--reason", "the old one must go"])
+    assert done.exit_code == 0 and champion_of(client, "forced") == "2", done.output
+    version = client.get_model_version("forced", "2")
+    for place in (Ledger(client, "forced").entries()[-1].why, version.tags["slimrec.forced"], version.description):
+        assert "the old one must go" in place and "was rejected against version 1" in place
+
+
+def test_force_does_not_promote_what_is_not_what_was_registered(client, slims):
+    register("damaged-forced", slims[0], approval="automatic")
+    register("damaged-forced", slims[1], "1")
+    model_file(client, "damaged-forced", "2").write_bytes(b"something else")
+    with pytest.raises(SecurityError):
+        promotion.promote("damaged-forced", why="I want it", force=True)
+    assert champion_of(client, "damaged-forced") == "1"
+
+
+def test_a_version_judged_against_other_content_under_the_same_number_is_not_promoted(client, slims):
+    register("content", slims[0], approval="automatic")
+    register("content", slims[1], "1")
+    client.set_model_version_tag("content", "2", versions.JUDGED_DIGEST, digest(slims[3]))
+    with pytest.raises(ConflictError, match="judged against another model than the one that is version 1 now"):
+        promotion.promote("content", "2")
+
+
+def test_what_the_ledger_recorded_counts_and_not_a_tag_that_anybody_can_set(client, slims):
+    register("tagged", slims[0], approval="automatic")
+    register("tagged", slims[1], "1")
+    place = Path(
+        client.get_model_version_download_uri("tagged", "2").removeprefix("file://"), "artifacts", slims[1].name
+    )
+    shutil.rmtree(place)
+    shutil.copytree(slims[0], place)
+    client.set_model_version_tag("tagged", "2", versions.DIGEST, digest(slims[0]))
+    with pytest.raises(SecurityError, match="registered was"):
+        promotion.promote("tagged", "2")
+
+
+def test_the_champion_found_again_is_not_judged_against_itself(client, slims):
+    register("itself", slims[0], approval="automatic")
+    assert register("itself", slims[0], "1", approval="automatic") == "1"
+    assert client.get_model_version("itself", "1").tags[JUDGED] == NONE
+    assert kinds(client, "itself") == [("intent", "promote", "", "1"), ("commit", "promote", "", "1")]
+
+
+def test_a_former_champion_accepted_again_stays_challenger_and_the_reason_says_why(client, slims):
+    register("former", slims[0], approval="automatic")
+    register("former", slims[1], "1", approval="automatic")
+    with track.run("register", RegisterConfig(name="former")) as tracker:
+        decision = small.decision("2", "former")
+        found = registration.register("former", slims[0], slims[0], decision, "automatic", tracker.run_id)
+    assert champion_of(client, "former") == "2"
+    assert "version 1 was champion before, only a person makes it that again" in found["reason"]
+
+
 def test_errors_of_a_person_say_what_to_do(client, slims):
     register("real", slims[0])
     with pytest.raises(InputError, match="no model 'rael'; did you mean 'real'"):
@@ -312,6 +424,7 @@ def race(count: int, what) -> list:
 
 def race_for_entries(address: str, name: str, rounds: int, writers: int = 4) -> None:
     """Many write the same number at once: one gets it, and all read what it wrote."""
+    MlflowClient(address).create_registered_model(name)
     ledgers = [Ledger(MlflowClient(address), name) for _ in range(writers)]
     what = {"action": "promote", "before": "", "after": "1", "digest": "", "why": ""}
     for number in range(1, rounds + 1):

@@ -24,7 +24,7 @@ from slimrec.data.encode import Encoder
 from slimrec.errors import ConfigError, InputError, Preempted, TransientError
 from slimrec.model import build
 from slimrec.model.files import load_model, save_model
-from slimrec.registry import registration
+from slimrec.registry import registration, versions
 from slimrec.serving.predictor import Predictor, example_rows
 from slimrec.stages import evaluate, register
 from slimrec.track import Tracker
@@ -188,8 +188,9 @@ def test_of_two_steps_that_race_only_the_older_version_stays(client, world, repo
     client.create_registered_model("race")
 
     logged = SimpleNamespace(model_uri=source.source, model_id=source.model_id)
-    first = registration._create_version(client, "race", logged, source.run_id, content)
-    second = registration._create_version(client, "race", logged, source.run_id, content)
+    tags = {versions.DIGEST: content, versions.CODE: ""}
+    first = registration._create_version(client, "race", logged, source.run_id, tags)
+    second = registration._create_version(client, "race", logged, source.run_id, tags)
     assert first == second == "1"
     assert len(client.search_model_versions("name = 'race'")) == 1
 

@@ -9,19 +9,20 @@ import typer
 Name = Annotated[
     str, typer.Argument(help="registered model, in the registry at MLFLOW_TRACKING_URI, else in that of runs/")
 ]
-Why = Annotated[str, typer.Option(help="reason for the ledger")]
+Why = Annotated[str, typer.Option("--reason", "--why", help="for the ledger")]
 
 
 def promote(
     name: Name,
     version: Annotated[str, typer.Argument(help="version to make champion; the challenger by default")] = "",
     why: Why = "",
+    force: Annotated[bool, typer.Option("--force", help="against its judgement; needs a reason")] = False,
 ) -> None:
-    """Make a version champion, if it was judged against the present one and is still what was registered."""
+    """Make a version champion, if it was judged against the present one, not rejected, and is what was registered."""
     from slimrec.registry import promotion, store
 
     store.find()
-    _tell(promotion.promote(name, version, why))
+    _tell(promotion.promote(name, version, why, force))
 
 
 def rollback(name: Name, why: Why = "") -> None:

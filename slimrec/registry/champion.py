@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,11 +13,12 @@ import pyarrow as pa
 
 from slimrec.artifacts import digest, read_json
 from slimrec.config import EvaluateConfig, IngestConfig, parse
-from slimrec.data.dataset import Split
+from slimrec.data.dataset import Dataset, Split
 from slimrec.data.keys import read_keys
 from slimrec.data.source import Chunk, open_source
 from slimrec.errors import ConfigError, InputError, SecurityError
-from slimrec.registry import versions
+from slimrec.registry import apart, brought, versions
+from slimrec.registry.ledger import Ledger, Registered
 from slimrec.selection import Selection
 from slimrec.serving.predictor import Predictor
 from slimrec.track import enabled
@@ -30,6 +32,8 @@ class Champion:
     model: str
     version: str
     slim: Path
+    files: Path  # the whole MLflow model, which may bring code
+    registered: Registered | None  # as the ledger says
     selection: Selection | None  # of the audit that it came from; None where that was not kept
 
 
@@ -41,10 +45,11 @@ def reigning(name: str, folder: Path) -> Champion | None:
     version = versions.version_at(server, name, versions.CHAMPION)
     if not version:
         return None
-    slim = versions.fetch(server, name, version, folder / "model")
+    registered = Ledger(server, name).registered(version)
+    slim = versions.fetch(server, name, version, folder / "model", registered)
     selection = versions.audit_file(server, name, version, "selection.json", folder)
     chosen = None if selection is None else parse(Selection, read_json(selection), SecurityError)
-    return Champion(name, version, slim, chosen)
+    return Champion(name, version, slim, folder / "model", registered, chosen)
 
 
 def judge(config: EvaluateConfig, champion: Champion, dataset: Path, test: Split, slim: np.ndarray) -> dict[str, Any]:
@@ -55,7 +60,7 @@ def judge(config: EvaluateConfig, champion: Champion, dataset: Path, test: Split
     """
     facts = {"model": champion.model, "version": champion.version, "digest": digest(champion.slim), "auc": None}
     try:
-        logits, strange = score(champion.slim, dataset, test)
+        logits, strange = _logits(champion, dataset, test)
     except _CannotRead as error:
         return {**facts, "verdict": "inconclusive", "reason": f"the champion cannot read this log: {error}"}
     found = certify.compare(test.label, logits, slim, test.weight, test.group, config.confidence)
@@ -67,17 +72,44 @@ def judge(config: EvaluateConfig, champion: Champion, dataset: Path, test: Split
     return {**facts, "verdict": outcome, "reason": reason, "auc": auc}
 
 
+Scores = tuple[np.ndarray, list[str]]
+
+
 class _CannotRead(InputError):
-    """The log lacks what the champion needs, or has it with another type."""
+    """The log lacks what the champion needs, or has it with another type; or the champion's own code cannot be used."""
 
 
-def score(slim: Path, dataset: Path, test: Split) -> tuple[np.ndarray, list[str]]:
+def _logits(champion: Champion, dataset: Path, test: Split) -> Scores:
+    """`score` by the network that the champion was registered with, whatever the Python path holds today."""
+    try:
+        tops = brought.from_outside(champion.slim)
+    except ConfigError as error:
+        raise _CannotRead(f"{error}; install the package that its network comes from") from None
+    code = brought.stored(champion.files)
+    if not tops or (code and brought.digest(code) == brought.digest(brought.on_the_path(tops))):
+        return score(champion.slim, dataset, test)
+    if not code:
+        if trouble := brought.other_release(champion.files, tops):
+            raise _CannotRead(f"{trouble}: audit where that is installed")
+        return score(champion.slim, dataset, test)
+    try:
+        versions.require_code(champion.model, champion.version, champion.files, champion.registered)
+    except SecurityError as error:
+        raise _CannotRead(str(error)) from None
+    with tempfile.TemporaryDirectory() as scratch:
+        apart.run(code, "score", champion.slim, dataset, scratch)
+        return apart.read_scores(Path(scratch))
+
+
+def score(slim: Path, dataset: Path, test: Split | None = None) -> Scores:
     """Logits (n,) float64 that a slim model gives the raw rows of a test split, read once more from the source.
 
     And a sentence for each field whose values are new to that model far more often than in its own training.
 
-    The dataset holds ids of its own vocabularies, which mean nothing to a model of another audit.
+    The dataset holds ids of its own vocabularies, which mean nothing to a model of another audit. `test`: the split of
+    that name of `dataset`, where it is open already.
     """
+    test = Dataset.open(dataset).split("test") if test is None else test
     predictor = Predictor.load(slim)
     schema = predictor.model.schema.model_copy(
         update={"label": test.schema.label, "weight": None, "time": None, "group": None}

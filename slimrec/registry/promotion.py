@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from slimrec.errors import ConflictError, InputError, SecurityError
+from slimrec.errors import ConfigError, ConflictError, InputError, SecurityError
 from slimrec.registry import versions
-from slimrec.registry.ledger import Entry, Ledger
+from slimrec.registry.ledger import LONGEST_REASON, Entry, Ledger
 from slimrec.registry.versions import CHALLENGER, CHAMPION
 from slimrec.track import Server, reaching
 
@@ -30,13 +30,17 @@ class Move:
     remarks: tuple[str, ...] = ()
 
 
-def promote(name: str, version: str = "", why: str = "") -> Move:
+def promote(name: str, version: str = "", why: str = "", force: bool = False) -> Move:
     """Make a version champion, the challenger when none is named.
 
-    Raises ConflictError unless the version was judged against the model that is champion at this moment, and when
-    another promotion was faster; InputError for a version that is not there, SecurityError or ConflictError for one
-    whose files are not what was registered.
+    Raises ConflictError unless the version was judged against the model that is champion at this moment and was not
+    rejected, and when another promotion was faster; InputError for a version that is not there, SecurityError or
+    ConflictError for one whose files are not what was registered. `force` promotes a version against its judgement; the
+    reason `why`, which it needs (ConfigError), is kept in the ledger, on the version and in its description.
     """
+    if force and not why:
+        raise ConfigError("a promotion against the judgement needs a reason: --force --reason TEXT")
+    version = version and versions.number(version)
     server = versions.connect(name)
     ledger = Ledger(server, name)
     while True:
@@ -47,11 +51,16 @@ def promote(name: str, version: str = "", why: str = "") -> Move:
             raise InputError(f"'{name}' has no challenger; name the version to promote, `slimrec history {name}` lists")
         if after == before:
             return Move(name, before, after, moved=False)
-        _check_judged(name, after, versions.judged_against(versions.read(server, name, after)), before)
-        digest = versions.check(server, name, after)
-        what = {"action": "promote", "before": before, "after": after, "digest": digest, "why": why}
+        objection = _objection(server, name, after, before)
+        if objection and not force:
+            raise ConflictError(f"{objection}; or promote it all the same: --force --reason TEXT")
+        digest = versions.check(server, name, after, ledger.registered(after))
+        said = f"forced: {why} (although {objection})" if objection else why
+        what = {"action": "promote", "before": before, "after": after, "digest": digest, "why": said}
         if _move(server, ledger, entries, **what):
-            return Move(name, before, after, moved=True)
+            if objection:
+                _mark_forced(server, name, after, said)
+            return Move(name, before, after, moved=True, remarks=(said,) if objection else ())
 
 
 def rollback(name: str, why: str = "") -> Move:
@@ -64,7 +73,7 @@ def rollback(name: str, why: str = "") -> Move:
     ledger = Ledger(server, name)
     entries = _settle(server, ledger)
     before = versions.version_at(server, name, CHAMPION)
-    after, digest, remarks = _previous(server, name, entries, before)
+    after, digest, remarks = _previous(server, ledger, entries, before)
     what = {"action": "rollback", "before": before, "after": after, "digest": digest}
     if not _move(server, ledger, entries, **what, why="; ".join(filter(None, [why, *remarks]))):
         raise ConflictError(f"another moved the champion of '{name}' at this moment: see `slimrec history {name}`")
@@ -95,8 +104,10 @@ def history(name: str) -> History:
 
 
 def was_champion(server: Server, name: str, version: str) -> bool:
-    """Whether the ledger says that the version is champion or has been."""
-    return any(entry.kind == "commit" and entry.after == version for entry in Ledger(server, name).entries())
+    """Whether the ledger says that the version, with the content that it has, is champion or has been."""
+    ledger = Ledger(server, name)
+    content = versions.content(server, name, version)
+    return any((entry.kind, entry.after, entry.digest) == ("commit", version, content) for entry in ledger.entries())
 
 
 def _move(server: Server, ledger: Ledger, entries: list[Entry], **what: str) -> bool:
@@ -152,14 +163,32 @@ def _hindrance(server: Server, intent: Entry, name: str) -> str:
     return ""
 
 
-def _check_judged(name: str, version: str, judged: str | None, champion: str) -> None:
+def _objection(server: Server, name: str, version: str, champion: str) -> str:
+    """Why the judgement on a version does not let it follow the present champion; "" where it does."""
+    record = versions.read(server, name, version)
+    judged, content = versions.judged_against(record), record.tags.get(versions.JUDGED_DIGEST)
     if judged is None:
-        raise ConflictError(f"version {version} of '{name}' does not say what it was judged against: audit again")
+        return f"version {version} of '{name}' does not say what it was judged against: audit again"
     if judged != champion:
-        raise ConflictError(
+        return (
             f"version {version} of '{name}' was judged against {_called(judged)}, but the champion is "
             f"{_called(champion)}: run the audit again, it then judges against that one"
         )
+    if champion and content and content != versions.content(server, name, champion):
+        return (
+            f"version {version} of '{name}' was judged against another model than the one that is version {champion} "
+            f"now: run the audit again, it then judges against that one"
+        )
+    if record.tags.get(versions.JUDGEMENT) == "rejected":
+        return f"version {version} of '{name}' was rejected against {_called(champion)}: {record.description}"
+    return ""
+
+
+def _mark_forced(server: Server, name: str, version: str, said: str) -> None:
+    with reaching():
+        server.set_model_version_tag(name, version, "slimrec.forced", said[:LONGEST_REASON])
+        described = versions.read(server, name, version).description or ""
+        server.update_model_version(name, version, description=f"{described}\n\nPromoted, {said}".strip())
 
 
 def _champions(entries: list[Entry]) -> list[str]:
@@ -177,14 +206,14 @@ def _champions(entries: list[Entry]) -> list[str]:
     return past
 
 
-def _previous(server: Server, name: str, entries: list[Entry], champion: str) -> tuple[str, str, list[str]]:
+def _previous(server: Server, ledger: Ledger, entries: list[Entry], champion: str) -> tuple[str, str, list[str]]:
     """The version to go back to, its digest, and which ones were passed over for what reason."""
-    remarks: list[str] = []
+    name, remarks = ledger.name, []
     for version in reversed(_champions(entries)):
         if version == champion:
             continue
         try:
-            return version, versions.check(server, name, version), remarks
+            return version, versions.check(server, name, version, ledger.registered(version)), remarks
         except (InputError, SecurityError, ConflictError) as error:
             remarks.append(f"version {version} passed over: {error}")
     passed = f" ({'; '.join(remarks)})" if remarks else ""

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import os
 import warnings
-from importlib.metadata import packages_distributions, version
-from importlib.util import find_spec
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import slimrec
-from slimrec.artifacts import digest, read_json
+from slimrec.artifacts import digest
 from slimrec.errors import ConfigError
-from slimrec.plugins import BACKBONES, GATES
-from slimrec.registry import promotion
-from slimrec.registry.versions import CHALLENGER, CHAMPION, DIGEST, JUDGED, NONE, check_round_trip, connect, version_at
+from slimrec.registry import apart, brought, promotion
+from slimrec.registry.ledger import Ledger
+from slimrec.registry.versions import (
+    CHALLENGER,
+    CHAMPION,
+    CODE,
+    DIGEST,
+    JUDGED,
+    JUDGED_DIGEST,
+    JUDGEMENT,
+    NONE,
+    check_round_trip,
+    connect,
+    version_at,
+)
 from slimrec.schema import Schema
 from slimrec.track import Server, client, reaching
 
@@ -55,19 +66,28 @@ def register(
     with reaching():
         found = _version_of(server, name, content)
         if found is None:
-            model = _log_model(slim, report, run_id)
-            check_round_trip(model.model_uri, slim)
-            found = _create_version(server, name, model, run_id, content)
-        for key, value in _tags(decision).items():
-            if key != JUDGED or value != found:  # the champion found again is not judged against itself
-                server.set_model_version_tag(name, found, key, value)
+            code = _own_code(slim)
+            model = _log_model(slim, report, run_id, code)
+            if code:
+                apart.run((), "check", model.model_uri, slim)  # by the code that was stored, and no other
+            else:
+                check_round_trip(model.model_uri, slim)
+            found = _create_version(server, name, model, run_id, {DIGEST: content, CODE: brought.digest(code)})
+        _note(server, name, found)
+        for key, value in _tags(decision, found).items():
+            server.set_model_version_tag(name, found, key, value)
         server.update_model_version(name, found, description=decision["reason"])
         server.set_registered_model_alias(name, CHALLENGER, found)
     reason = decision["reason"]
     if champion and champion["verdict"] != "certified":
         reason += f"; version {champion['version']} stays champion: {champion['reason']}"
-    elif approval == "automatic" and not promotion.was_champion(server, name, found):
-        promotion.promote(name, found, "approved automatically")
+    elif approval == "automatic":
+        if not promotion.was_champion(server, name, found):
+            promotion.promote(name, found, "approved automatically")
+        elif version_at(server, name, CHAMPION) != found:
+            reason += (
+                f"; version {found} was champion before, only a person makes it that again: slimrec promote {name}"
+            )
     aliases = [alias for alias in (CHALLENGER, CHAMPION) if version_at(server, name, alias) == found]
     return {"registered": True, "version": found, "aliases": aliases, "reason": reason}
 
@@ -86,7 +106,14 @@ def _version_of(server: Server, name: str, content: str) -> str | None:
     return min((str(row.version) for row in rows), key=int, default=None)
 
 
-def _log_model(slim: Path, report: Path, run_id: str) -> ModelInfo:
+def _note(server: Server, name: str, version: str) -> None:
+    """Write into the ledger what a version is, also where the step that made it was killed before it could."""
+    ledger, tags = Ledger(server, name), server.get_model_version(name, version).tags
+    if CODE in tags and ledger.registered(version) is None:
+        ledger.note(version, tags[DIGEST], tags[CODE])
+
+
+def _log_model(slim: Path, report: Path, run_id: str, code: list[Path]) -> ModelInfo:
     """Log folder, code and report under the run; nothing is registered yet."""
     import mlflow
 
@@ -94,7 +121,7 @@ def _log_model(slim: Path, report: Path, run_id: str) -> ModelInfo:
 
     encoder = Predictor.load(slim).encoder
     rows = example_rows(encoder)
-    code, packages = _brought(slim)
+    packages = [name for top in brought.from_outside(slim) if (name := brought.package(top))]
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -104,30 +131,20 @@ def _log_model(slim: Path, report: Path, run_id: str) -> ModelInfo:
             name="slim",
             python_model=str(Path(slimrec.__file__).parent / "serving" / "pyfunc.py"),
             artifacts={"slim": str(slim.resolve())},
-            code_paths=[str(Path(slimrec.__file__).parent), *code],
+            code_paths=[str(Path(slimrec.__file__).parent), *map(str, code)],
             pip_requirements=[f"{package}=={version(package)}" for package in (*SERVING, *packages)],
             signature=_signature(encoder.schema, list(rows.columns)),
             input_example=rows,
         )
 
 
-def _brought(slim: Path) -> tuple[list[str], list[str]]:
-    """What plug-ins from outside need where the model is loaded: their files or folders, or the packages they come from."""
-    model = read_json(slim / "model.json")
-    tops = {
-        BACKBONES.brings(model["config"]["backbone"]),
-        GATES.brings(model["gate"]["method"]) if model["gate"] else "",
-    }
-    code, packages = [], []
-    for top in sorted(tops - {""}):
-        if distributions := packages_distributions().get(top):
-            packages.append(distributions[0])
-        else:
-            found = find_spec(top)
-            if found is None or not (places := found.submodule_search_locations or [found.origin or ""])[0]:
-                raise ConfigError(f"the model needs the module '{top}', which is not on the Python path")
-            code.append(places[0])
-    return code, packages
+def _own_code(slim: Path) -> list[Path]:
+    """Files or folders of plug-ins from outside that belong to no package that could be installed."""
+    tops = [top for top in brought.from_outside(slim) if not brought.package(top)]
+    code = brought.on_the_path(tops)
+    if len(code) < len(tops):
+        raise ConfigError(f"the model needs the modules {', '.join(tops)}, which are not all on the Python path")
+    return code
 
 
 def _signature(schema: Schema, columns: list[str]) -> ModelSignature:
@@ -151,7 +168,7 @@ def _signature(schema: Schema, columns: list[str]) -> ModelSignature:
     )
 
 
-def _create_version(server: Server, name: str, model: ModelInfo, run_id: str, content: str) -> str:
+def _create_version(server: Server, name: str, model: ModelInfo, run_id: str, tags: dict[str, str]) -> str:
     """A new version, tagged with its content in the same request; where two steps race, the older version stays."""
     from mlflow.exceptions import MlflowException
 
@@ -160,18 +177,25 @@ def _create_version(server: Server, name: str, model: ModelInfo, run_id: str, co
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    made = server.create_model_version(
-        name, model.model_uri, run_id=run_id, tags={DIGEST: content}, model_id=model.model_id
-    )
-    oldest = _version_of(server, name, content) or str(made.version)
+    made = server.create_model_version(name, model.model_uri, run_id=run_id, tags=tags, model_id=model.model_id)
+    oldest = _version_of(server, name, tags[DIGEST])
     if oldest != str(made.version):
         server.delete_model_version(name, made.version)
     return oldest
 
 
-def _tags(decision: dict[str, Any]) -> dict[str, str]:
-    """What a person wants to know of a version at a glance."""
+def _tags(decision: dict, version: str) -> dict[str, str]:
+    """What a person wants to know of a version at a glance, and what it was judged against."""
     auc, size, champion = decision["auc"], decision["size"], decision["champion"]
+    judged = {JUDGED: NONE, JUDGED_DIGEST: NONE, JUDGEMENT: decision["verdict"]}
+    if champion:
+        judged = {
+            JUDGED: champion["version"],
+            JUDGED_DIGEST: champion.get("digest", ""),
+            JUDGEMENT: champion["verdict"],
+        }
+    if champion and champion["version"] == version:
+        judged = {}  # the champion found again is not judged against itself
     kept = sum(field["kept"] for field in decision["fields"])
     return {
         "slimrec.verdict": decision["verdict"],
@@ -180,5 +204,5 @@ def _tags(decision: dict[str, Any]) -> dict[str, str]:
         "slimrec.fields": f"{kept} of {len(decision['fields'])}",
         "slimrec.bytes": f"{size['slim']['bytes']} of {size['full']['bytes']}",
         "slimrec.dataset": decision["dataset"],
-        JUDGED: champion["version"] if champion else NONE,
+        **judged,
     }

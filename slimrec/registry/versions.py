@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -11,11 +12,16 @@ from typing import TypeVar
 
 from slimrec.artifacts import digest, verify
 from slimrec.errors import ConfigError, ConflictError, InputError, SecurityError, did_you_mean
+from slimrec.registry import apart, brought
+from slimrec.registry.ledger import Registered
 from slimrec.track import Server, Version, client, enabled, reaching
 
 CHALLENGER, CHAMPION = "challenger", "champion"  # aliases
 DIGEST = "slimrec.digest"  # tag: content of the slim folder
+CODE = "slimrec.code"  # tag: content of the code that it brings, "" for none
 JUDGED = "slimrec.judged_against"  # tag: version that was champion when this one was judged, or NONE
+JUDGED_DIGEST = "slimrec.judged_digest"  # tag: content of that version
+JUDGEMENT = "slimrec.judgement"  # tag: what came of it
 NONE = "none"
 Found = TypeVar("Found")
 TOLERANCE = 1e-6  # between a probability before and after the way through the registry
@@ -40,6 +46,12 @@ def version_at(server: Server, name: str, alias: str) -> str:
     return str(model.aliases.get(alias, "")) if model else ""
 
 
+def born(server: Server, name: str) -> str:
+    """When MLflow made the registered model, in milliseconds: what tells it from another of its name; "" for none."""
+    model = _found(server.get_registered_model, name)
+    return str(model.creation_timestamp) if model else ""
+
+
 def exists(server: Server, name: str, version: str) -> bool:
     """Whether the version is there, and not deleted."""
     return _found(server.get_model_version, name, version) is not None
@@ -53,28 +65,63 @@ def read(server: Server, name: str, version: str) -> Version:
     return record
 
 
+def content(server: Server, name: str, version: str) -> str:
+    """Digest of the slim folder that a version was registered with; "" where it does not say, or is not there."""
+    record = _found(server.get_model_version, name, version)
+    return "" if record is None else record.tags.get(DIGEST, "")
+
+
+def number(version: str) -> str:
+    """A version as MLflow writes it; InputError for another spelling: what is compared must have one form."""
+    if not re.fullmatch(r"[1-9][0-9]*", version):
+        raise InputError(f"a version is a number as the registry shows it, for example 3, got '{version}'")
+    return version
+
+
 def judged_against(record: Version) -> str | None:
     """The version that was champion when this one was judged, "" for none; None where the version does not say."""
     said = record.tags.get(JUDGED)
     return "" if said == NONE else said
 
 
-def check(server: Server, name: str, version: str) -> str:
-    """Fetch a version, compare it with its digest, load it and score with it; returns the digest.
+def check(server: Server, name: str, version: str, registered: Registered | None) -> str:
+    """Fetch a version, compare it with what it was registered as, load it and score with it; returns the digest.
 
     Raises InputError where there is no such version, SecurityError where its files are missing or others than were
-    registered, ConflictError where they score otherwise through MLflow than by themselves.
+    registered, ConflictError where they score otherwise through MLflow than by themselves. Code that the version brings
+    runs only if it is what was registered, in a process of its own.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        slim = fetch(server, name, version, Path(scratch))
-        check_round_trip(scratch, slim)
+        slim = fetch(server, name, version, Path(scratch), registered)
+        code = require_code(name, version, Path(scratch), registered)
+        if code:
+            apart.run(code, "check", scratch, slim)
+        else:
+            check_round_trip(scratch, slim)
         return digest(slim)
 
 
-def fetch(server: Server, name: str, version: str, folder: Path) -> Path:
+def require_code(name: str, version: str, model: Path, registered: Registered | None) -> list[Path]:
+    """The code that a version brings; SecurityError unless it is what the ledger says that it was registered with."""
+    code = brought.stored(model)
+    told = ", ".join(each.name for each in code) or "no code"
+    if registered is None and code:
+        raise SecurityError(
+            f"version {version} of '{name}' brings code of its own ({told}), and the ledger does not say which: register "
+            f"the model again"
+        )
+    if registered is not None and brought.digest(code) != registered.code:
+        raise SecurityError(
+            f"version {version} of '{name}' brings other code ({told}) than it was registered with: do not use it, "
+            f"register the model again"
+        )
+    return code
+
+
+def fetch(server: Server, name: str, version: str, folder: Path, registered: Registered | None = None) -> Path:
     """Download a version, an MLflow model, into `folder`; returns where in it the slim folder lies, just as registered.
 
-    Raises what `check` raises.
+    `registered`: what the ledger says of the version, where it says something. Raises what `check` raises.
     """
     import mlflow
 
@@ -92,10 +139,10 @@ def fetch(server: Server, name: str, version: str, folder: Path) -> Path:
         verify(slim)
     except InputError as error:
         raise SecurityError(f"version {version} of '{name}' is not a slim model: {error}") from None
-    if digest(slim) != record.tags.get(DIGEST):
+    wanted = record.tags.get(DIGEST, "nothing") if registered is None else registered.digest
+    if digest(slim) != wanted:
         raise SecurityError(
-            f"version {version} of '{name}' holds {digest(slim)[:16]}, registered was "
-            f"{record.tags.get(DIGEST, 'nothing')[:16]}: register the model again"
+            f"version {version} of '{name}' holds {digest(slim)[:16]}, registered was {wanted[:16]}: register the model again"
         )
     return slim
 
@@ -119,11 +166,12 @@ def check_round_trip(model: str, slim: Path) -> None:
         example_rows,
     )
 
-    predictor = Predictor.load(slim)
-    rows = example_rows(predictor.encoder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        stored = mlflow.pyfunc.load_model(model).predict(rows)["probability"].to_numpy()
+        loaded = mlflow.pyfunc.load_model(model)  # first: it brings the code that the network may need
+        predictor = Predictor.load(slim)
+        rows = example_rows(predictor.encoder)
+        stored = loaded.predict(rows)["probability"].to_numpy()
     if not np.allclose(stored, predictor.predict(rows), rtol=0, atol=TOLERANCE):
         raise ConflictError(f"{model} scores otherwise than {slim}: it must not serve, log the model again")
 

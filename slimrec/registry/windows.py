@@ -11,6 +11,7 @@ from slimrec.registry.versions import JUDGED
 from slimrec.track import client, enabled, experiment_name, reaching
 
 KEY, VERSION = "slimrec.window", "slimrec.version"  # tags of the run that registers, beside JUDGED
+MODEL = "slimrec.registered_model"  # the same: which registered model, by when it was made
 
 
 def key(fingerprint: str, audit_date: str, recipe: Any) -> str:
@@ -21,19 +22,21 @@ def key(fingerprint: str, audit_date: str, recipe: Any) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def record(run_id: str, window: str, version: str, champion: str) -> None:
-    """Note on a run that it ended the audit of a window: with which version, "" for none, and judged against which."""
+def record(run_id: str, name: str, window: str, version: str, champion: str) -> None:
+    """Note on a run that it ended the audit of a window for the model `name`: with which version, "" for none, and judged against which."""
     if not window or not run_id:
         return
+    server = client()
+    told = {MODEL: versions.born(server, name), VERSION: version, JUDGED: champion, KEY: window}
     with reaching():
-        for name, value in ((VERSION, version), (JUDGED, champion), (KEY, window)):
-            client().set_tag(run_id, name, value)
+        for tag, value in told.items():
+            server.set_tag(run_id, tag, value)
 
 
 def audited(name: str, window: str) -> str:
     """One sentence about the first audit of this window; "" when there is none that still holds.
 
-    It no longer holds when the champion of `name` is neither the one it was judged against nor its own version, or when
+    It no longer holds when the registered model is another one under the same name, when the champion of `name` is neither the one it was judged against nor its own version, or when
     that version was deleted: then the same data has to be judged again.
     """
     if not window or not enabled():
@@ -44,9 +47,11 @@ def audited(name: str, window: str) -> str:
         runs = place and server.search_runs(
             [place.experiment_id], f"tags.`{KEY}` = '{window}'", order_by=["start_time"]
         )
-    champion = versions.version_at(server, name, versions.CHAMPION)
+    champion, born = versions.version_at(server, name, versions.CHAMPION), versions.born(server, name)
     for run in runs or ():
         version, judged = run.data.tags[VERSION], run.data.tags[JUDGED]
+        if run.data.tags.get(MODEL, born) not in ("", born):
+            continue
         if champion in (version, judged) and (not version or versions.exists(server, name, version)):
             audit = run.data.tags.get("mlflow.parentRunId", run.info.run_id)
             outcome = f"it registered version {version} of '{name}'" if version else "it registered nothing"

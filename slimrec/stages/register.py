@@ -28,5 +28,5 @@ def run(config: RegisterConfig, tracker: Tracker, slim: Path, report: Path, sele
     else:
         outcome = registration.register(config.name, slim, report, decision, config.approval, tracker.run_id)
     champion = decision["champion"]["version"] if decision["champion"] else ""
-    windows.record(tracker.run_id, config.window, outcome["version"], champion)
+    windows.record(tracker.run_id, config.name, config.window, outcome["version"], champion)
     return outcome

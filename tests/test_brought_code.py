@@ -1,0 +1,140 @@
+"""A network of one's own is judged by the code it was registered with, or not at all; code that is not that never runs."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import services
+import small
+from mlflow import MlflowClient
+
+from slimrec import track
+from slimrec.artifacts import publish
+from slimrec.config import EvaluateConfig, ModelConfig, RegisterConfig
+from slimrec.data.dataset import Dataset
+from slimrec.data.encode import Encoder
+from slimrec.errors import SecurityError
+from slimrec.model import build
+from slimrec.model.files import load_model, save_model
+from slimrec.model.scoring import score
+from slimrec.registry import brought, promotion, registration
+from slimrec.registry.champion import judge, reigning
+
+NETWORK = """
+import os
+from pathlib import Path
+from torch import nn
+
+if "RAN" in os.environ:
+    Path(os.environ["RAN"]).touch()
+
+
+class Net(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.layer = nn.Linear(width, 1)
+
+    def forward(self, x):
+        return SIGN * self.layer(x)
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return small.make(tmp_path_factory.mktemp("world"), rows=2000)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    with services.mlflow_on_sqlite(tmp_path_factory.mktemp("mlflow")) as folder:
+        yield folder
+
+
+@pytest.fixture
+def shop(world, store, tmp_path, monkeypatch):
+    """The champion of `shop`, registered with a network that lies on the path: its logits, and a way to change the file."""
+    name = f"shopnet_{tmp_path.name.replace('-', '_')}"
+    monkeypatch.syspath_prepend(tmp_path / "path")
+    (tmp_path / "path").mkdir()
+    file = tmp_path / "path" / f"{name}.py"
+
+    def edit(sign: str) -> None:
+        file.write_text(NETWORK.replace("SIGN", sign), encoding="utf-8")
+        sys.modules.pop(name, None)
+
+    edit("1.0")
+    model = build(load_model(world.slim).schema, ModelConfig(backbone=f"{name}:Net"), seed=1)
+    with publish(tmp_path / "slim", "slim") as scratch:
+        save_model(model, scratch, Encoder.load(world.slim))
+    with track.run("register", RegisterConfig(name=name)) as tracker:
+        decision = small.decision(name=name)
+        registration.register(name, tmp_path / "slim", tmp_path / "slim", decision, "automatic", tracker.run_id)
+    test = Dataset.open(world.dataset, fields=model.schema.names).split("test")
+    return name, edit, score(model, test), test
+
+
+def judged(name: str, world, test, slim: np.ndarray, folder: Path) -> dict:
+    return judge(EvaluateConfig(), reigning(name, folder), world.dataset, test, slim)
+
+
+def stored_code(name: str) -> Path:
+    where = MlflowClient().get_model_version_download_uri(name, "1").removeprefix("file://")
+    return Path(where, "code", f"{name}.py")
+
+
+def test_the_champion_is_judged_by_the_code_it_was_registered_with(shop, world, tmp_path):
+    name, edit, logits, test = shop
+    before = judged(name, world, test, logits, tmp_path / "before")
+    edit("-1.0")
+    after = judged(name, world, test, logits, tmp_path / "after")
+    assert before["auc"] == after["auc"] and abs(after["auc"]["difference"]) < 1e-6
+
+
+def test_code_that_is_not_what_was_registered_does_not_run(shop, world, tmp_path, monkeypatch):
+    name, edit, logits, test = shop
+    edit("-1.0")
+    code = stored_code(name)
+    code.write_text(NETWORK.replace("SIGN", "2.0"), encoding="utf-8")
+    monkeypatch.setenv("RAN", str(tmp_path / "ran"))
+    found = judged(name, world, test, logits, tmp_path / "copy")
+    assert found["verdict"] == "inconclusive" and found["auc"] is None
+    assert "brings other code" in found["reason"] and "register the model again" in found["reason"]
+    MlflowClient().delete_registered_model_alias(name, "champion")
+    with pytest.raises(SecurityError, match="than it was registered with"):
+        promotion.promote(name, "1", why="try", force=True)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_module_smuggled_in_beside_the_network_does_not_run_either(shop, tmp_path, monkeypatch):
+    name, *_ = shop
+    monkeypatch.setenv("RAN", str(tmp_path / "ran"))
+    stored_code(name).with_name("tqdm.py").write_text("import os, pathlib\npathlib.Path(os.environ['RAN']).touch()\n")
+    MlflowClient().delete_registered_model_alias(name, "champion")
+    with pytest.raises(SecurityError, match="tqdm.py"):
+        promotion.promote(name, "1", why="try", force=True)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_module_in_the_current_folder_is_not_taken_for_it(shop, world, tmp_path, monkeypatch):
+    name, edit, logits, test = shop
+    edit("-1.0")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / f"{name}.py").write_text(NETWORK.replace("SIGN", "3.0"), encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "here")
+    found = judged(name, world, test, logits, tmp_path / "copy")
+    assert abs(found["auc"]["difference"]) < 1e-6
+
+
+def test_code_is_told_by_what_its_files_hold_and_where_they_lie(tmp_path):
+    package = tmp_path / "one" / "net"
+    (package / "parts").mkdir(parents=True)
+    (package / "__init__.py").write_text("a = 1\n")
+    (package / "parts" / "layer.py").write_text("b = 2\n")
+    same = Path(shutil.copytree(tmp_path / "one", tmp_path / "two")) / "net"
+    (same / "__pycache__").mkdir()
+    (same / "__pycache__" / "x.pyc").write_bytes(b"compiled")
+    assert brought.digest([package]) == brought.digest([same]) != "" == brought.digest([])
+    (same / "parts" / "layer.py").rename(same / "layer.py")
+    assert brought.digest([package]) != brought.digest([same])
