@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydantic import BaseModel
 
-from slimrec.errors import ConfigError, Preempted, TransientError
+from slimrec import faults
+from slimrec.errors import ConfigError, Preempted, SlimrecError
+from slimrec.faults import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,8 +34,6 @@ _QUIET_AND_SAFE = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")  # user:password@ in a URL
-_SECRET_QUERY = re.compile(r"(?i)([?&][^=&\s]*(?:key|token|secret|signature|password)[^=&\s]*=)[^&\s]+")
 
 
 class Tracker:
@@ -59,7 +59,7 @@ class Tracker:
 
 
 class MlflowTracker(Tracker):
-    """Logs to one MLflow run. A server that cannot be reached is a TransientError."""
+    """Logs to one MLflow run. What it refuses, and that it cannot be reached, is one of our errors."""
 
     def __init__(self, run_id: str):
         self.run_id = run_id
@@ -115,7 +115,7 @@ def run(stage: str, config: BaseModel) -> Iterator[Tracker]:
         tracker.params(config.model_dump())
         yield tracker
     except BaseException as error:
-        with suppress(TransientError):  # what went wrong in the stage matters more than that nobody noted it
+        with suppress(SlimrecError):  # what went wrong in the stage matters more than that nobody noted it
             tracker.tag("slimrec.reason", f"{type(error).__name__}: {error}")
             _end(tracker, "KILLED" if isinstance(error, Preempted | KeyboardInterrupt) else "FAILED")
         raise
@@ -156,21 +156,20 @@ def client() -> Server:
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
-    with reaching(), _one_at_a_time():
+    with reaching(), _one_at_a_time():  # an address that cannot be opened shows here
         return MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
 
 
 @contextmanager
 def reaching() -> Iterator[None]:
-    """Turns whatever MLflow raises into one TransientError."""
-    from mlflow.exceptions import MlflowException
-    from requests import RequestException
-
+    """Turns what MLflow, its database or the way to it raises into our errors, by whether trying again can help."""
     try:
         yield
-    except (MlflowException, RequestException) as error:
-        where = redact(os.environ.get("MLFLOW_TRACKING_URI", ""))
-        raise TransientError(f"MLflow at {where} failed: {redact(error)[:500]}; check the server, run again") from error
+    except Exception as error:
+        failure = faults.sort(error, f"MLflow at {redact(os.environ.get('MLFLOW_TRACKING_URI', ''))}")
+        if failure is None or failure is error:
+            raise
+        raise failure from error
 
 
 def experiment_name() -> str:
@@ -192,11 +191,6 @@ def experiment(server: Server, name: str = "") -> str:
             if found is None:
                 raise
     return found.experiment_id
-
-
-def redact(value: Any) -> str:
-    """The value as text, without credentials in URLs."""
-    return _SECRET_QUERY.sub(r"\1***", _CREDENTIALS.sub("***@", str(value)))
 
 
 def _audit_run() -> str:

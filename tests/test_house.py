@@ -33,7 +33,8 @@ TOP = {
 # The rooms of the library from the ground up; each may ask those of lower floors, and nobody else.
 FLOORS = (
     {"errors", "schema", "batch", "metrics", "optimizers"},
-    {"plugins", "probes", "track"},
+    {"faults", "plugins", "probes"},
+    {"track"},
     {"artifacts", "selection"},
     {"backbones", "config", "gates"},
     {"data"},
@@ -45,7 +46,7 @@ FLOORS = (
 )
 # Read on machines without torch; only tracking, the registry and the served model know MLflow.
 WITHOUT_TORCH = {
-    *("__init__", "config", "schema", "selection", "errors", "plugins", "probes", "track"),
+    *("__init__", "config", "schema", "selection", "errors", "plugins", "probes", "track", "faults"),
     *("artifacts/__init__", "artifacts/codebase", "artifacts/failures", "artifacts/remote"),
     *("gates/__init__", "backbones/__init__", "stages/__init__", "stages/fingerprint", "stages/notify"),
 }

@@ -31,13 +31,13 @@ from botocore.exceptions import (
     ResponseStreamingError,
 )
 
+from slimrec import faults
 from slimrec.artifacts import MANIFEST, digest, listed, replacing, sha256, verify
 from slimrec.errors import ConfigError, ConflictError, InputError, TransientError
+from slimrec.faults import DENIED, MISSING
 
 PART = 64 << 20  # bytes of a part of a multipart upload, more where 9,000 of them would not do
 ATTEMPTS = 6  # of one request, with growing pauses, unless AWS_MAX_ATTEMPTS says otherwise
-_DENIED = {"no credentials", "AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
-_MISSING = {"NoSuchKey", "NoSuchBucket", "404"}
 _TAKEN = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
 
 
@@ -65,13 +65,15 @@ class Address:
             yield
         except (ClientError, BotoCoreError, Boto3Error) as error:
             code = "no credentials" if isinstance(error, NoCredentialsError) else _code(error)
-            if code in _DENIED:
+            if code in DENIED | {"no credentials"}:
                 raise InputError(
                     f"no permission for {self.url} ({code}): check the AWS credentials and rights"
                 ) from error
-            if code in _MISSING:
+            if code in MISSING:
                 raise InputError(f"no artifact at {self.url} ({code}): check the address, push it first") from error
             said = " ".join(str(error).split())[:300]
+            if faults.is_unresolved(error):
+                raise ConfigError(f"{self.url} failed: {said}; check AWS_ENDPOINT_URL") from error
             raise TransientError(f"{self.url} failed: {said}; check the object store, run again") from error
 
 

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from slimrec import __version__
+from slimrec import __version__, faults
 from slimrec.cli import artifacts, audit, cluster, data, registry
-from slimrec.errors import ConfigError, SlimrecError, TransientError
+from slimrec.errors import ConfigError, SlimrecError
 
 FAMILIES = {
     "An audit on this machine": {"audit": audit.audit, "run": audit.run},
@@ -76,10 +76,11 @@ def main(words: list[str] | None = None, name: str = "slimrec") -> None:
             raise
         _end(ConfigError(f'this needs {package}, which is not installed: pip install "slimrec[{extra}]", '
                          f'in a checkout pip install ".[{extra}]"'))  # fmt: skip
-    except SlimrecError as error:
-        _end(error)
-    except OSError as error:
-        _end(TransientError(str(error)))
+    except Exception as error:
+        failure = faults.sort(error)
+        if failure is None:
+            raise
+        _end(failure)
 
 
 def _end(error: SlimrecError) -> None:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
 
+from slimrec import faults
 from slimrec.errors import InputError, SlimrecError, TransientError
+
+# What Arrow says of an object store's answers; all others of them heal.
+_DENIED = re.compile(
+    "ACCESS_DENIED|INVALID_(ACCESS_KEY|CLIENT_TOKEN|SIGNATURE)|SIGNATURE_DOES_NOT_MATCH|EXPIRED|HTTP status 40[13]"
+)
+_NOWHERE = re.compile("NO_SUCH_(BUCKET|KEY|UPLOAD)|RESOURCE_NOT_FOUND|HTTP status 404|[Cc]ould(n't| not) resolve host")
+_ATTEMPTS = 6  # of one request to an object store, with growing pauses, unless AWS_MAX_ATTEMPTS says otherwise
 
 
 def filesystem(url: str) -> tuple[fs.FileSystem, str]:
@@ -24,7 +33,10 @@ def filesystem(url: str) -> tuple[fs.FileSystem, str]:
     if endpoint := os.environ.get("AWS_ENDPOINT_URL"):
         parts = urlsplit(endpoint)
         options |= {"scheme": parts.scheme, "endpoint_override": parts.netloc}
-    return fs.S3FileSystem(**options), url.removeprefix("s3://").rstrip("/")
+    return fs.S3FileSystem(
+        **options,
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=int(os.environ.get("AWS_MAX_ATTEMPTS", _ATTEMPTS))),
+    ), url.removeprefix("s3://").rstrip("/")
 
 
 def list_files(url: str, suffixes: tuple[str, ...]) -> tuple[fs.FileSystem, list[str]]:
@@ -54,13 +66,14 @@ def list_files(url: str, suffixes: tuple[str, ...]) -> tuple[fs.FileSystem, list
 def reading_error(name: str, error: Exception) -> SlimrecError:
     """The sentence and class for what went wrong while reading a file: bad data and missing rights are input."""
     reason = " ".join(str(error).split())[:300]
-    if isinstance(error, FileNotFoundError):
-        return InputError(f"no such path: {name}")
-    if isinstance(error, PermissionError) or "ACCESS_DENIED" in reason:
+    if isinstance(error, FileNotFoundError) or _NOWHERE.search(reason):
+        return InputError(f"no such path: {name}" + (f" ({reason})" if "AWS Error" in reason else ""))
+    if isinstance(error, PermissionError) or _DENIED.search(reason):
         return InputError(f"no permission to read {name}; grant this user the right to read it")
-    surroundings = isinstance(error, OSError) and (error.errno is not None or "AWS Error" in reason)
-    if surroundings:
+    if isinstance(error, OSError) and ("AWS Error" in reason or (error.errno is not None and faults.heals(error))):
         return TransientError(f"reading {name} failed: {reason}; run the step again")
+    if isinstance(error, OSError) and error.errno is not None:
+        return InputError(f"{name} cannot be read: {reason}; give another path")
     return InputError(f"{name} cannot be read as data: {reason}; it may be cut off or damaged, write it again")
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
+import itertools
 import os
+import random
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from slimrec import track
+from slimrec import faults, track
 from slimrec.artifacts.codebase import require_same
 from slimrec.artifacts.failures import Attempt
 from slimrec.config import parse
@@ -20,6 +23,12 @@ from slimrec.training import launch
 
 STAGES = ("fingerprint", "window", "ingest", "sample", "pretrain", "prune", "finetune", "evaluate", "register")
 INGEST_IN_PARTS = ("plan", "count", "merge", "encode", "gather")  # together the same as `ingest`, for many machines
+TRIES, FIRST_PAUSE, LONGEST_PAUSE = (
+    8,
+    5.0,
+    60.0,
+)  # of a step whose surroundings fail, and seconds between: 3 to 5 minutes
+_jitter = random.Random()  # of its own: steps that lost one server must not all come back at once
 
 
 def execute(
@@ -40,19 +49,57 @@ def execute(
     try:
         require_same()
         return _run(stage, config, workspace, given)
-    except (SlimrecError, OSError) as error:
-        failure = error if isinstance(error, SlimrecError) else TransientError(str(error))
-        attempt.fail(failure)
+    except Exception as error:
+        failure = faults.sort(error, places=_places(workspace, given))
+        attempt.fail(failure or SlimrecError(f"a fault of slimrec, report it with the log: {_named(error)}"))
+        if failure is None or failure is error:
+            raise
         raise failure from error
 
 
 def execute_or_exit(stage: str, config: dict[str, Any], *, choices: dict[str, Any] | None = None, **rest) -> dict:
-    """`execute` for a process of its own: what is meant for a person ends it with one sentence and its exit class."""
-    try:
-        return execute(stage, choose(config, choices or {}), **rest)
-    except SlimrecError as error:
-        print(f"slimrec: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    """`execute` for a process of its own, which a failure ends: the reason last, in a box, and its exit class.
+
+    What heals by itself is tried again here, SLIMREC_TRIES times in all (8 without it): no platform tells an exit code
+    from another. What a platform tries again is a pod that is lost.
+    """
+    tries = _tries()
+    for number in itertools.count(1):
+        try:
+            return execute(stage, choose(config, choices or {}), **rest)
+        except TransientError as error:
+            if number >= tries or faults.is_full(error):  # hours until it is full again are not worth a second try
+                _exit(error)
+            pause = _jitter.uniform(0.5, 1) * min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (number - 1))
+            print(f"slimrec: try {number} of {tries} failed, the next in {pause:.0f} s: {error}", file=sys.stderr)
+            sys.stderr.flush()
+            time.sleep(pause)
+        except SlimrecError as error:
+            _exit(error)
+
+
+def _exit(error: SlimrecError) -> NoReturn:
+    """End this process with the reason as the last thing in its log, where people look first."""
+    sys.stdout.flush()
+    rule = "-" * 100
+    print(f"{rule}\nslimrec: {track.redact(error)} (exit {error.exit_code})\n{rule}", file=sys.stderr, flush=True)
+    sys.exit(error.exit_code)
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+
+
+def _tries() -> int:
+    told = os.environ.get("SLIMREC_TRIES", str(TRIES))
+    if not told.isdecimal() or int(told) < 1:
+        _exit(ConfigError(f"SLIMREC_TRIES is '{told}'; give how often a step may be tried, 1 or more"))
+    return 1 if "RANK" in os.environ else int(told)  # of ranks none can begin again alone
+
+
+def _places(workspace: str, paths: dict[str, Path | list[Path]]) -> list[str | Path]:
+    """Where a stage may write."""
+    return [*filter(None, [workspace]), *(path for path in paths.values() if isinstance(path, Path))]
 
 
 def choose(config: dict[str, Any], choices: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from slimrec import faults
 from slimrec.artifacts import read_json, write_json
 from slimrec.artifacts.codebase import compiled, require_same
 from slimrec.config import parse
@@ -64,8 +65,10 @@ def main(folder: Path) -> None:
         figures = _run(call, rank)
     except SlimrecError as error:
         failure = error
-    except (OSError, dist.DistError) as error:
+    except dist.DistError as error:
         failure = TransientError(f"rank {rank}: {error}")
+    except OSError as error:
+        failure = faults.of_system(error, places=[folder])
     except RuntimeError as error:
         if "Connection closed by peer" not in str(error):  # what gloo says when a fellow is gone
             raise
