@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from services import HANG
 from slimrec.pipelines.__main__ import main as pipelines
 from test_house import without
 
@@ -98,7 +99,7 @@ def bare(*words, lacks, cwd, **environment) -> subprocess.CompletedProcess:
     )
     return subprocess.run(
         [sys.executable, "-c", f"{source}from slimrec.cli import main\nmain({[str(word) for word in words]!r})"],
-        env=kept | environment, cwd=cwd, capture_output=True, text=True, timeout=300, check=False,
+        env=kept | environment, cwd=cwd, capture_output=True, text=True, timeout=HANG, check=False,
     )  # fmt: skip
 
 

@@ -67,6 +67,14 @@ def test_a_model_in_an_object_store_scores_as_its_folder_and_leaves_no_copy(worl
         assert not folder.exists()
 
 
+def test_predict_says_what_it_wrote(world, tmp_path):
+    words = ["predict", "models:/shop/1", str(world.slim.parent / "rows.parquet"), "--output", str(tmp_path / "s.csv")]
+    done = CliRunner().invoke(app, [*words, "--key", "user", "--key", "device"])
+    assert done.exit_code == 0 and f"wrote {tmp_path / 's.csv'}: user, device, probability\n" in done.stderr
+    head = (tmp_path / "s.csv").read_text(encoding="utf-8").partition("\n")[0]
+    assert head.replace('"', "") == "user,device,probability"
+
+
 @pytest.mark.parametrize(
     ("address", "error", "words"),
     [

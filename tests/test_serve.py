@@ -117,6 +117,56 @@ def test_files_score_like_rows_in_memory(world, predictor, rows, tmp_path, capsy
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "out.parquet", "rows.parquet"]
 
 
+def test_keys_say_whose_score_it_is(world, predictor, rows, tmp_path, capsys):
+    names = [f'"{i}", the {i:03d}th' for i in range(len(rows))]
+    keyed = rows.append_column("row, id", pa.array(names)).append_column("day", pa.array(range(len(rows)), pa.int32()))
+    pq.write_table(keyed, tmp_path / "rows.parquet", row_group_size=70)
+    expected, keys = predictor.predict(rows), ["row, id", "device", "day"]
+    for name, read in (("out.parquet", pq.read_table), ("out.csv", pyarrow.csv.read_csv)):
+        predict_file(world.slim, tmp_path / "rows.parquet", tmp_path / name, keys)
+        found = read(tmp_path / name)
+        assert found.column_names == [*keys, "probability"] and found["row, id"].to_pylist() == names
+        assert found["device"].to_pylist() == rows["device"].to_pylist()
+        assert found["probability"].to_numpy() == pytest.approx(expected, abs=1e-6)
+    assert pq.read_schema(tmp_path / "out.parquet").field("day").type == pa.int32()
+    predict_file(world.slim, tmp_path / "rows.parquet", None, ["day"])
+    shown = capsys.readouterr().out.splitlines()
+    assert (
+        shown[0] == "day,probability"
+        and shown[8].startswith(f"7,{expected[7]:.6g}"[:6])
+        and len(shown) == len(rows) + 1
+    )
+
+
+def test_keys_of_a_csv_stay_the_text_that_they_are(tmp_path):
+    dropped = ("embedding", "tags", "noise", "user_id", "device_again")
+    world = small.make(tmp_path, dropped, rows=600)
+    (tmp_path / "rows.csv").write_text("price,device,id\n1.5,phone 1,007\n2.5,phone 2,1e3\n", encoding="utf-8")
+    predict_file(world.slim, tmp_path / "rows.csv", tmp_path / "out.csv", ["id"])
+    assert [line.split(",")[0].strip('"') for line in (tmp_path / "out.csv").read_text().splitlines()[1:]] == [
+        "007",
+        "1e3",
+    ]
+
+
+def test_keys_that_cannot_be_are_refused_before_anything_is_written(world, rows, tmp_path):
+    (tmp_path / "log").mkdir()
+    for i, kind in enumerate((pa.int64(), pa.string())):
+        part = rows.append_column("id", pa.array(range(len(rows))).cast(kind)).append_column(
+            "probability", rows["price"]
+        )
+        pq.write_table(part, tmp_path / "log" / f"{i}.parquet")
+    for key, error, words in (
+        ("idd", InputError, "did you mean 'id'"),
+        ("id", InputError, "the key 'id' is string in .*1.parquet and int64 in .*0.parquet"),
+        ("probability", ConfigError, "rename the column"),
+        ("tags", ConfigError, "'tags' holds lists, which CSV cannot"),
+    ):
+        with pytest.raises(error, match=words):
+            predict_file(world.slim, tmp_path / "log", tmp_path / "out.csv", [key])
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]
+
+
 def test_csv_cells_mean_what_they_meant_in_training(tmp_path):
     dropped = ("embedding", "tags", "noise", "user_id", "device_again")
     world = small.make(tmp_path, dropped, rows=1500)

@@ -32,13 +32,18 @@ def predict(
     ],
     log: Annotated[str, typer.Argument(help="raw rows, Parquet or CSV: a file, a folder or an s3:// address")],
     output: Annotated[Path | None, typer.Option(help="write Parquet or CSV here instead of to the screen")] = None,
+    key: Annotated[
+        list[str], typer.Option(metavar="COLUMN", help="column to write beside the probability; again for another")
+    ] = [],  # noqa: B006
 ) -> None:
     """Score raw rows with a slim model: one probability a row."""
     from slimrec.registry.located import located
     from slimrec.serving.predictor import predict_file
 
     with located(model) as folder:
-        predict_file(folder, log, output)
+        predict_file(folder, log, output, key)
+    if output is not None:
+        typer.echo(f"wrote {output}: {', '.join([*key, 'probability'])}", err=True)
 
 
 def planted(

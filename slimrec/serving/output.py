@@ -10,14 +10,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from uuid import uuid4
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
 from slimrec.errors import ConfigError
 
-_SCHEMA = pa.schema([("probability", pa.float64())])
+SCORE = "probability"  # name of the column
 ENDINGS = (".parquet", ".pq", ".csv", ".csv.gz")  # in capitals too
 
 
@@ -43,18 +42,23 @@ class Output:
         if self.plain and not self.target.parent.is_dir():
             raise ConfigError(f"no such folder: {self.target.parent}; make it, or write elsewhere")
 
-    def write(self, pieces: Iterable[np.ndarray]) -> int:
-        """Write probabilities, piece by piece; returns how many. What fails leaves what was there before."""
+    def write(self, pieces: Iterable[pa.Table], schema: pa.Schema) -> int:
+        """Write tables of one schema, piece by piece; returns how many rows. What fails leaves what was there before."""
+        nested = [field.name for field in schema if pa.types.is_nested(field.type)]
+        if nested and not self.parquet:
+            raise ConfigError(
+                f"the column '{nested[0]}' holds lists, which CSV cannot: write .parquet, or leave it out"
+            )
         if not self.plain:
             with tempfile.TemporaryDirectory() as folder:
                 scratch = Path(folder) / "scores"
-                rows = self._write(scratch, pieces)
+                rows = self._write(scratch, pieces, schema)
                 with scratch.open("rb") as made, self.path.open("wb", buffering=0) as stream:
                     shutil.copyfileobj(made, stream)
             return rows
         scratch = self.target.with_name(f".{self.target.name[:200]}.{uuid4().hex[:8]}.partial")
         try:
-            rows = self._write(scratch, pieces)
+            rows = self._write(scratch, pieces, schema)
             if self.target.exists():
                 shutil.copymode(self.target, scratch)
             scratch.replace(self.target)
@@ -62,12 +66,12 @@ class Output:
             scratch.unlink(missing_ok=True)
         return rows
 
-    def _write(self, scratch: Path, pieces: Iterable[np.ndarray]) -> int:
+    def _write(self, scratch: Path, pieces: Iterable[pa.Table], schema: pa.Schema) -> int:
         rows = 0
         writer = pq.ParquetWriter if self.parquet else pyarrow.csv.CSVWriter
         packing = "gzip" if self.packed else None
-        with pa.output_stream(str(scratch), compression=packing) as stream, writer(stream, _SCHEMA) as file:
+        with pa.output_stream(str(scratch), compression=packing) as stream, writer(stream, schema) as file:
             for piece in pieces:
-                file.write_table(pa.table([piece], schema=_SCHEMA))
+                file.write_table(piece)
                 rows += len(piece)
         return rows

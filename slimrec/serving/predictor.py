@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from collections import Counter
@@ -12,17 +13,18 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
+from pyarrow import fs
 
 from slimrec.data import files
 from slimrec.data.encode import Encoder
 from slimrec.data.novelty import Novelty
 from slimrec.data.storage import list_files
 from slimrec.data.values import Where, csv_schema
-from slimrec.errors import InputError
+from slimrec.errors import ConfigError, InputError, did_you_mean
 from slimrec.metrics import probability
 from slimrec.model import Model
 from slimrec.model.files import load_model
-from slimrec.serving.output import Output
+from slimrec.serving.output import SCORE, Output
 
 ROWS_AT_ONCE = 16_384
 
@@ -119,38 +121,85 @@ def example_rows(encoder: Encoder, count: int = 3) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def predict_file(folder: str | Path, path: str | Path, output: str | Path | None = None) -> Novelty:
+def predict_file(
+    folder: str | Path, path: str | Path, output: str | Path | None = None, keys: Sequence[str] = ()
+) -> Novelty:
     """Score a Parquet or CSV file (or a folder or s3:// address of them) piece by piece into `output` (see there).
 
-    Without `output` the probabilities go to the screen, one a line. What was new to the model is returned, and told on
-    stderr. Raises InputError where rows were lost on the way.
+    Its columns are `keys`, columns of the file that say whose row it is, and `probability`. Without `output` they go to
+    the screen, as CSV, or without keys one probability a line. What was new to the model is returned, and told on
+    stderr. Raises InputError where a key is missing, or rows were lost on the way.
     """
     target = None if output is None else Output(output)
     predictor = Predictor.load(folder)
-    pieces = _predictions(predictor, str(path))
+    schema, pieces = _scored(predictor, str(path), tuple(dict.fromkeys(keys)))
     if target is not None:
-        rows = target.write(pieces)
+        rows = target.write(pieces, schema)
     else:
-        rows = 0
-        for piece in pieces:
-            print("\n".join(f"{value:.9g}" for value in piece))
-            rows += len(piece)
+        rows = _show(pieces, schema)
     for line in predictor.told(rows):
         print(line, file=sys.stderr)
     return predictor.novelty
 
 
-def _predictions(predictor: Predictor, path: str) -> Iterator[np.ndarray]:
-    """Read as ingest reads, so that a CSV cell means to the model what it meant in training."""
+def _show(pieces: Iterator[pa.Table], schema: pa.Schema) -> int:
+    """Print the pieces; returns how many rows."""
+    rows, lines = 0, csv.writer(sys.stdout, lineterminator="\n")
+    if len(schema) > 1:
+        lines.writerow(schema.names)
+    for piece in pieces:
+        *keys, scores = piece.columns
+        shown = (f"{value:.9g}" for value in scores.to_pylist())
+        lines.writerows(zip(*(key.to_pylist() for key in keys), shown))
+        rows += piece.num_rows
+    return rows
+
+
+def _scored(predictor: Predictor, path: str, keys: tuple[str, ...]) -> tuple[pa.Schema, Iterator[pa.Table]]:
+    """What the scores of a log look like, and the scores, a piece at a time.
+
+    Files are read as ingest reads them, so that a CSV cell means to the model what it meant in training.
+    """
+    if SCORE in keys:
+        raise ConfigError(f"a key cannot be called '{SCORE}', as the scores are; rename the column")
     system, names = list_files(path, files.PARQUET + files.TEXT)
+    there: dict[str, tuple[pa.Schema, int | None]] = {}
+    types: dict[str, pa.DataType] = {}
     for name in names:
         found, rows = files.inspect(system, name)
         predictor.check(found.names)
-        typed = csv_schema(predictor.model.schema, found) if rows is None else found
-        types = {column: typed.field(column).type for column in predictor.columns}
+        if rows is None:  # a CSV: what the model does not read stays the text that it is
+            typed = csv_schema(predictor.model.schema, found)
+            found = pa.schema([each if each.name in predictor.columns else (each.name, pa.string()) for each in typed])
+        for key in keys:
+            if found.names.count(key) != 1:
+                raise InputError(f"{name} has no one column '{key}' to take as a key; {did_you_mean(key, found.names)}")
+            kind = found.field(key).type
+            kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+            if types.setdefault(key, kind) != kind:
+                raise InputError(
+                    f"the key '{key}' is {kind} in {name} and {types[key]} in {next(iter(there))}; write it with one type"
+                )
+        there[name] = found, rows
+    schema = pa.schema([*types.items(), (SCORE, pa.float64())])
+    return schema, _pieces(predictor, system, there, schema)
+
+
+def _pieces(
+    predictor: Predictor, system: fs.FileSystem, there: dict[str, tuple[pa.Schema, int | None]], schema: pa.Schema
+) -> Iterator[pa.Table]:
+    keys = schema.names[:-1]
+    needed = list(dict.fromkeys([*predictor.columns, *keys]))
+    for name, (found, rows) in there.items():
+        columns = pa.schema([found.field(column) for column in needed])
         start = 0
-        for batch in files.read(system, name, pa.schema(list(types.items())), ROWS_AT_ONCE):
-            yield predictor.predict(pa.Table.from_batches([batch]), lambda i, n=name, s=start: f"{n}, row {s + i + 1}")
+        for batch in files.read(system, name, columns, ROWS_AT_ONCE):
+            table = pa.Table.from_batches([batch])
+            asked = table.select(list(predictor.columns))
+            scores = predictor.predict(asked, lambda i, n=name, s=start: f"{n}, row {s + i + 1}")
+            yield pa.Table.from_arrays(
+                [*(table[key].cast(schema.field(key).type) for key in keys), scores], schema=schema
+            )
             start += len(batch)
         if rows is not None and start != rows:
             raise InputError(f"{name} says that it has {rows} rows, and gave {start}; write it again")
