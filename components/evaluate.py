@@ -16,8 +16,6 @@ def evaluate(
     metrics: dsl.Output[dsl.Metrics],
     curve: dsl.Output[dsl.ClassificationMetrics],
     config: dict,
-    allowed_auc_loss: float = 0.001,
-    champion: str = "",
     workspace: str = "",
 ) -> str:
     """Compare, report, decide.
@@ -25,20 +23,18 @@ def evaluate(
     Args:
         dataset: From ingest.
         slim: The trained slim model, from finetune.
-        full: The full model, from the baseline.
+        full: The full model, from baseline.
         selection: From prune.
+        config: The recipe's section `evaluate`.
+        workspace: Folder that outlives the step.
+
+    Returns:
         report: report.html, report.md, report.json, contract.json, roc.json, and diff.json where there is a champion.
         page: The report for the Kubeflow UI.
         summary: The report in short for the Kubeflow UI.
         metrics: The figures of both models.
         curve: The slim model's ROC curve for the Kubeflow UI.
-        config: The recipe's section `evaluate`.
-        allowed_auc_loss: How much AUC the slim model may lose.
-        champion: Registered model whose champion the slim model is compared with too; "" for what the section says.
-        workspace: Folder that outlives the step.
-
-    Returns:
-        "accept", or why not in one word.
+        Output: "accept", or why not in one word.
     """
     import json
     import shutil
@@ -49,7 +45,6 @@ def evaluate(
     figures = execute_or_exit(
         "evaluate",
         config,
-        choices={"allowed_auc_loss": allowed_auc_loss, "champion": champion or None},
         workspace=workspace,
         dataset=dataset.path,
         slim=slim.path,

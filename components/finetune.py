@@ -12,7 +12,6 @@ def finetune(
     selection: dsl.Input[dsl.Artifact],
     slim: dsl.Input[dsl.Model],
     tuned: dsl.Output[dsl.Model],
-    metrics: dsl.Output[dsl.Metrics],
     config: dict,
     workspace: str = "",
 ):
@@ -24,10 +23,11 @@ def finetune(
         gated: From pretrain.
         selection: From prune.
         slim: From prune.
-        tuned: The trained slim model.
-        metrics: Figures of the training.
         config: The recipe's section `finetune`.
         workspace: Folder that outlives the step; checkpoints lie there.
+
+    Returns:
+        tuned: The trained slim model, and the figures of its training.
     """
     from slimrec.stages import execute_or_exit
 
@@ -43,4 +43,3 @@ def finetune(
         tuned=tuned.path,
     )
     tuned.metadata.update(figures)
-    metrics.metadata.update(figures)

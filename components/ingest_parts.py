@@ -10,25 +10,23 @@ from slimrec.components import IMAGE
 def plan(
     plan: dsl.Output[dsl.Artifact],
     config: dict,
-    source: str = "",
-    fields: dict = {},  # noqa: B006  KFP reads the default, nobody changes it
     fingerprint: str = "",
     workspace: str = "",
 ) -> List[int]:  # noqa: UP006
-    """Settle how rows are split and which part reads which files; returns the numbers of the parts.
+    """Settle how rows are split and which part reads which files.
 
     Args:
-        plan: What every part has to know.
         config: The recipe's section `ingest`.
-        source: File, folder or s3:// of Parquet or CSV; "" for what the section says.
-        fields: The schema as JSON; empty for what the section says.
         fingerprint: Of the source; another one makes Kubeflow run this step again instead of taking what it cached.
         workspace: Folder that outlives the step.
+
+    Returns:
+        plan: What every part has to know.
+        Output: The numbers of the parts.
     """
     from slimrec.stages import execute_or_exit
 
-    choices = {"source": source or None, "fields": fields or None}
-    figures = execute_or_exit("plan", config, choices=choices, workspace=workspace, plan=plan.path)
+    figures = execute_or_exit("plan", config, workspace=workspace, plan=plan.path)
     return list(range(figures["parts"]))
 
 
@@ -37,10 +35,12 @@ def count(counts: dsl.Output[dsl.Artifact], plan: dsl.Input[dsl.Artifact], part:
     """Learn from the training rows of one part.
 
     Args:
-        counts: Values and how often they came, exact sums, samples for quantiles.
         plan: From plan.
         part: Number of the part.
         workspace: Folder that outlives the step.
+
+    Returns:
+        counts: Values and how often they came, exact sums, samples for quantiles.
     """
     from slimrec.stages import execute_or_exit
 
@@ -57,10 +57,12 @@ def merge(
     """Join the counts of all parts to vocabularies and scales.
 
     Args:
-        encoding: The fitted schema and its vocabularies.
         plan: From plan.
         counts: From count, of all parts.
         workspace: Folder that outlives the step.
+
+    Returns:
+        encoding: The fitted schema and its vocabularies.
     """
     from slimrec.stages import execute_or_exit
 
@@ -79,11 +81,13 @@ def encode(
     """Encode the rows of one part.
 
     Args:
-        encoded: The part's rows as ids and scaled numbers.
         plan: From plan.
         encoding: From merge.
         part: Number of the part.
         workspace: Folder that outlives the step.
+
+    Returns:
+        encoded: The part's rows as ids and scaled numbers.
     """
     from slimrec.stages import execute_or_exit
 
@@ -103,12 +107,14 @@ def gather(
     """Put the encoded rows of all parts into one dataset.
 
     Args:
-        dataset: Folder with schema, vocabularies, shards and manifest; the same as from ingest.
         plan: From plan.
         encoding: From merge.
         encoded: From encode, of all parts.
         fingerprint: Of the source, to be noted.
         workspace: Folder that outlives the step.
+
+    Returns:
+        dataset: Folder with schema, vocabularies, shards and manifest; the same as from ingest.
     """
     from slimrec.stages import execute_or_exit
 

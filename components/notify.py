@@ -6,14 +6,14 @@ from slimrec.components import IMAGE
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def notify(status: dsl.PipelineTaskFinalStatus, workspace: str = "") -> str:
-    """Log how the audit ended, and say it as an output, which the Kubeflow UI shows; post the same as JSON to SLIMREC_WEBHOOK where that is set; close its MLflow run.
+    """Log how the audit ended; post the same as JSON to SLIMREC_WEBHOOK where that is set; close its MLflow run.
 
     Args:
         status: How the pipeline ended, from Kubeflow.
         workspace: Folder where a failing step leaves its reason.
 
     Returns:
-        How it ended, and why if it failed.
+        Output: How it ended, and why if it failed.
     """
     from slimrec.stages.notify import notify
 

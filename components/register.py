@@ -10,8 +10,6 @@ def register(
     report: dsl.Input[dsl.Artifact],
     selection: dsl.Input[dsl.Artifact],
     config: dict,
-    name: str = "",
-    approval: str = "",
     window: str = "",
     workspace: str = "",
 ) -> dict:
@@ -22,20 +20,17 @@ def register(
         report: From evaluate.
         selection: From prune.
         config: The recipe's section `register`.
-        name: Registered model; "" for what the section says.
-        approval: Who moves the champion, automatic or manual; "" for what the section says.
         window: What this audit stands for, from the step window.
         workspace: Folder that outlives the step.
 
     Returns:
-        Name, version and aliases in the registry.
+        Output: Name, version and aliases in the registry.
     """
     from slimrec.stages import execute_or_exit
 
     return execute_or_exit(
         "register",
-        config,
-        choices={"name": name or None, "approval": approval or None, "window": window},
+        {**config, "window": window},
         workspace=workspace,
         slim=slim.path,
         report=report.path,
@@ -63,14 +58,13 @@ def refuse(
         workspace: Folder that outlives the step.
 
     Returns:
-        The reason.
+        Output: The reason.
     """
     from slimrec.stages import execute_or_exit
 
     outcome = execute_or_exit(
         "register",
-        config,
-        choices={"window": window},
+        {**config, "window": window},
         workspace=workspace,
         slim=slim.path,
         report=report.path,

@@ -9,26 +9,19 @@ def sample(
     dataset: dsl.Input[dsl.Dataset],
     subset: dsl.Output[dsl.Dataset],
     config: dict,
-    fraction: float = 0.0,
     workspace: str = "",
 ):
     """Choose training rows.
 
     Args:
         dataset: From ingest.
-        subset: A row selector over the dataset.
         config: The recipe's section `sample`.
-        fraction: Share of the training rows; 0 for what the section says.
         workspace: Folder that outlives the step.
+
+    Returns:
+        subset: A row selector over the dataset.
     """
     from slimrec.stages import execute_or_exit
 
-    figures = execute_or_exit(
-        "sample",
-        config,
-        choices={"fraction": fraction or None},
-        workspace=workspace,
-        dataset=dataset.path,
-        subset=subset.path,
-    )
+    figures = execute_or_exit("sample", config, workspace=workspace, dataset=dataset.path, subset=subset.path)
     subset.metadata.update(figures)

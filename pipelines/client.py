@@ -15,13 +15,12 @@ from slimrec.pipelines.connection import address, connect
 from slimrec.pipelines.cron import check
 from urllib3.exceptions import HTTPError
 
-from slimrec.config import Recipe
+from slimrec.config import AUTO, Recipe
 from slimrec.errors import ConfigError, ConflictError, SlimrecError, TransientError
 from slimrec.track import redact
 
 EXPERIMENT = "slimrec"
 SERVICE_ACCOUNT = "slimrec-pipeline"  # of the steps' pods, as manifests/ calls it
-SCHEDULED_DAY = "[[ScheduledTime.2006-01-02]]"  # Kubeflow Pipelines puts the day of a scheduled run in its place
 LONGEST_NAME = 63  # of a version, where the server keeps pipelines as Kubernetes objects
 _SECONDS = (5, 60)  # to connect, to answer
 _SPELT = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "æ": "ae", "ø": "oe", "å": "aa"})
@@ -40,14 +39,14 @@ class Program(NamedTuple):
 
 def program(name: str, recipe: Recipe, preset: str, allow_tag: bool, by_hand: Sequence[str] = ()) -> Program:
     """Compile a recipe; the same content always has the same name, one that is legal wherever versions are kept."""
-    from slimrec.pipelines.audit import arguments, audit
-    from slimrec.pipelines.cluster import WORKSPACE, text
+    from slimrec.pipelines.audit import arguments, audit, describe
+    from slimrec.pipelines.cluster import text
 
     compiled = text(recipe, preset, allow_tag, by_hand)
     end = f"-{preset.lower()}-{hashlib.sha256(compiled.encode()).hexdigest()[:12]}"
-    values = {**arguments(recipe), "workspace": WORKSPACE}
-    about = {"pipeline": audit.name, "description": audit.description or "", "source": recipe.ingest.source}
-    return Program(f"{_plain(name)[: LONGEST_NAME - len(end)].rstrip('-')}{end}", compiled, values, **about)
+    named = f"{_plain(name)[: LONGEST_NAME - len(end)].rstrip('-')}{end}"
+    about = {"description": describe(EXPERIMENT, SERVICE_ACCOUNT), "source": recipe.ingest.source}
+    return Program(named, compiled, arguments(recipe), pipeline=audit.name, **about)
 
 
 def _plain(name: str) -> str:
@@ -111,7 +110,7 @@ class Cluster:
         """
         cron = check(cron)
         pipeline, version = self.upload(sent)
-        parameters = {**sent.arguments, "audit_date": SCHEDULED_DAY}
+        parameters = {**sent.arguments, "audit_date": AUTO}
         told = [cron, parameters, version, service_account]
         content = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
         about = f"Audit of {redact(sent.source)} (content {content[:16]})"

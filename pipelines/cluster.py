@@ -64,10 +64,10 @@ def text(recipe: Recipe | None, preset: str = "S", allow_tag: bool = False, by_h
     if recipe:
         require_reachable(recipe.ingest.source)
     values = arguments(recipe) if recipe else {}
-    audit = build(placing, in_parts=recipe is not None and recipe.ingest.parts > 1)
+    audit = build(placing, in_parts=recipe is not None and recipe.ingest.parts > 1, workspace=WORKSPACE)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "audit.yaml")
-        Compiler().compile(audit, str(path), pipeline_parameters={**values, "workspace": WORKSPACE})
+        Compiler().compile(audit, str(path), pipeline_parameters=values)
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     # kfp begins with comments that hold the default values in an order of this process alone
     return "".join(itertools.dropwhile(lambda line: line.startswith("#"), lines))

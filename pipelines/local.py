@@ -17,7 +17,7 @@ from typing import TextIO
 
 from kfp import local
 from rich.console import Console
-from slimrec.pipelines.audit import arguments, audit
+from slimrec.pipelines.audit import arguments, audit, build
 from slimrec.pipelines.summary import near, show
 
 from slimrec import track
@@ -75,14 +75,15 @@ def run(path: Path, output: Path, runner: str = "process", memory: str = "4g") -
 
 def _execute(recipe: Recipe, output: Path, steps: AbstractContextManager, screen: "Screen") -> None:
     workspace, source = output / "workspace", Path(recipe.ingest.source)
-    values = {**arguments(recipe), "workspace": str(workspace)}
-    if source.exists():
-        values["source"] = str(source.absolute())  # a container starts in a folder of its own
+    here = build(workspace=str(workspace))
+    values = arguments(recipe)
+    if source.exists():  # a container starts in a folder of its own
+        values["override_source"] = str(source.absolute())
     with steps as runner, warnings.catch_warnings(), contextlib.redirect_stdout(screen):
         warnings.simplefilter("ignore")  # kfp warns of images without 'python' in their names and of display names
         local.init(runner, pipeline_root=str(output / "steps"))
         try:
-            audit(**values)
+            here(**values)
         except RuntimeError as error:
             raise _failure(workspace, output / "log.txt", str(error)) from None
 

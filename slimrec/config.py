@@ -39,6 +39,9 @@ class SplitConfig(_Config):
         return self
 
 
+AUTO = "auto"  # audit_date: the day on which the audit begins
+
+
 class IngestConfig(_Config):
     source: str  # file, folder or s3:// of Parquet or CSV; or planted:rows=60000,seed=0
     fields: str | dict[str, Any] | None = None  # schema: a YAML file or its content; None only for planted:
@@ -48,17 +51,24 @@ class IngestConfig(_Config):
     batch_rows: int = Option(65_536, ge=1)  # rows held at once while reading
     max_vocabulary: int = Option(20_000_000, ge=1)  # distinct values a field may have before `hash_rows` is demanded
     max_rows: int | None = Option(None, ge=1)  # read no further
-    audit_date: str | None = None  # day the audit stands for, as YYYY-MM-DD
+    audit_date: str | None = None  # day the audit stands for, as YYYY-MM-DD; auto: the day (UTC) on which it begins
     parts: int = Option(1, ge=1)  # of the files, each read by a pod of its own on a cluster; the dataset is the same
 
     @field_validator("audit_date")
     @classmethod
     def _is_a_day(cls, value: str | None) -> str | None:
         if value and value.startswith("[["):
-            raise ValueError("the schedule's macro came unreplaced; start it as a recurring run, or give YYYY-MM-DD")
-        if value:
-            date.fromisoformat(value)
+            raise ValueError("Kubeflow Pipelines does not replace macros in it: give auto, or the day as YYYY-MM-DD")
+        if value and value != AUTO and not _is_iso_day(value):
+            raise ValueError("give auto, or the day as YYYY-MM-DD")
         return value
+
+
+def _is_iso_day(value: str) -> bool:
+    try:
+        return date.fromisoformat(value).isoformat() == value
+    except ValueError:
+        return False
 
 
 class PlannedConfig(_Config):
@@ -186,14 +196,19 @@ class RegisterConfig(_Config):
     window: str = ""  # of the audit, from the pipeline's first step; "" when the audit stands for no day
 
 
+class AuditConfig(_Config):
+    """What a person asks for: a recipe, whole or not, and what is chosen beside it (slimrec.stages.settle)."""
+
+    recipe: dict[str, Any]
+    choices: dict[str, str] = {}
+
+
 class WindowConfig(_Config):
     """What an audit stands for; no section of a recipe, it is made of all of them."""
 
     fingerprint: str
     audit_date: str = ""
-    name: str  # registered model
-    ingest: dict[str, Any]  # the section
-    recipe: list[Any]  # everything else
+    recipe: dict[str, Any]  # settled
 
 
 warnings.filterwarnings("ignore", message='Field name "register" in "Recipe" shadows')  # of ABCMeta: harmless
@@ -303,10 +318,15 @@ def read_recipe(path: str | Path) -> Recipe:
         content = read_yaml(beside if beside.is_file() else ingest["fields"])
         values = {**values, "ingest": {**ingest, "fields": content}}
     recipe = parse(Recipe, values)
+    check_schema(recipe)
+    return recipe
+
+
+def check_schema(recipe: Recipe) -> None:
+    """Raises ConfigError for a log without a schema, one that is none, and a budget that its fields cannot meet."""
     if recipe.ingest.fields is not None:
         schema, per_field = read_schema(recipe.ingest.fields), recipe.pretrain.probes
         searched = with_probes(schema, per_field, seed=0) if per_field else schema
         recipe.prune.budget.check(len(schema.fields), len(searched.fields) - len(schema.fields))
     elif not recipe.ingest.source.startswith("planted:"):
         raise ConfigError("IngestConfig needs 'fields': a schema YAML; `slimrec schema PATH` drafts one from the data")
-    return recipe

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from services import HANG
-from slimrec.pipelines.audit import audit
+from slimrec.pipelines.audit import describe
 from slimrec.pipelines.client import Cluster, program
 from slimrec.pipelines.connection import address
 from slimrec.pipelines.cron import check
@@ -79,7 +79,7 @@ def test_submit_makes_pipeline_version_experiment_and_run(kubeflow):
         "runtime_config": {},
         "service_account": "slimrec-pipeline",
     }
-    assert parameters["source"] == "planted:rows=300000,seed=0" and parameters["workspace"] == "/workspace"
+    assert parameters["recipe"]["ingest"]["source"] == "planted:rows=300000,seed=0"
     assert set(parameters) <= set(spec["root"]["inputDefinitions"]["parameters"])
     assert done.stdout == f"{tables['runs']['run_id']}\n"
 
@@ -167,7 +167,7 @@ def test_an_unchanged_recipe_changes_nothing_on_the_server_whatever_process_send
 def test_pipeline_and_version_come_with_the_description_that_the_interface_shows(kubeflow, sent):
     Cluster(kubeflow.url).upload(sent)
     told = [kubeflow.tables[kind][0]["description"] for kind in ("pipelines", "versions")]
-    assert told == [audit.description] * 2 and told[0]
+    assert told == [describe("slimrec", "slimrec-pipeline")] * 2
 
 
 def test_a_server_for_a_single_user_is_refused_where_a_namespace_is_given(kubeflow):
@@ -252,7 +252,7 @@ def test_schedule_sends_cron_macro_and_no_catch_up(kubeflow):
     ((_, body),) = kubeflow.sent("POST", "/recurringruns")
     assert re.fullmatch(r"Audit of planted:rows=300000,seed=0 \(content [0-9a-f]{16}\)", body.pop("description"))
     parameters = body["runtime_config"].pop("parameters")
-    assert parameters["audit_date"] == "[[ScheduledTime.2006-01-02]]"
+    assert parameters["audit_date"] == "auto"
     assert body == {
         "display_name": "demo",
         "experiment_id": kubeflow.tables["experiments"][0]["experiment_id"],
@@ -381,7 +381,7 @@ def test_a_login_page_is_not_taken_for_kubeflow(kubeflow):
         (("submit", RECIPE, "--host", "http://127.0.0.1:9"), 30, "127.0.0.1:9 cannot be reached"),
         (("submit", RECIPE, "--host", "http://127.0.0.1:9", "--preset", "XL"), 20, "no preset 'XL'"),
         (("schedule", RECIPE, "--cron", "0 3 * * 1", "--host", "http://127.0.0.1:9"), 20, "has 5 fields; six are needed"),
-        (("submit", "raw.yaml", "--host", "http://127.0.0.1:9"), 20, "macro came unreplaced"),
+        (("submit", "raw.yaml", "--host", "http://127.0.0.1:9"), 20, "does not replace macros"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_said_in_one_sentence(tmp_path, words, code, told):

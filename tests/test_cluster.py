@@ -214,6 +214,12 @@ def test_a_recipe_becomes_the_defaults_that_people_see(tmp_path, presets):
     recipe = parse(Recipe, {"ingest": {"source": "planted:rows=10,seed=0"}, "register": {"name": "mine"}})
     spec, _ = compiled(tmp_path, "S", recipe)
     told = spec["root"]["inputDefinitions"]["parameters"]
-    assert told["registered_model"]["defaultValue"] == "mine" and told["source"]["defaultValue"] == recipe.ingest.source
-    assert told["workspace"]["defaultValue"] == "/workspace"
-    assert "defaultValue" not in presets["S"][0]["root"]["inputDefinitions"]["parameters"]["source"]
+    assert told["recipe"]["defaultValue"] == {"ingest": {"source": recipe.ingest.source}, "register": {"name": "mine"}}
+    assert "defaultValue" not in presets["S"][0]["root"]["inputDefinitions"]["parameters"]["recipe"]
+
+
+def test_every_step_is_told_the_workspace_which_is_no_choice(presets):
+    spec, _ = presets["S"]
+    for name, (task, _) in tasks_of(spec).items():
+        assert task["inputs"]["parameters"]["workspace"] == {"runtimeValue": {"constant": "/workspace"}}, name
+    assert "workspace" not in spec["root"]["inputDefinitions"]["parameters"]

@@ -274,7 +274,7 @@ def test_a_person_can_run_the_parts_by_hand(tmp_path):
 
 @dsl.pipeline(name="only-ingest")
 def only_ingest(config: dict, workspace: str):
-    given = {"config": config, "source": "", "fields": {}, "fingerprint": ""}
+    given = {"config": config, "fingerprint": ""}
     ingest_in_parts(named, given, {"workspace": workspace})
 
 
@@ -309,8 +309,8 @@ def test_a_recipe_that_asks_for_parts_gets_them_side_by_side_on_a_cluster(compil
     given = tasks["sample"]["inputs"]["artifacts"]["dataset"]["taskOutputArtifact"]
     assert given == {"outputArtifactKey": "dataset", "producerTask": "gather"}
     assert "ingest" not in tasks
-    config = compiled[0]["root"]["inputDefinitions"]["parameters"]["ingest_config"]["defaultValue"]
-    assert config["parts"] == 8
+    recipe = compiled[0]["root"]["inputDefinitions"]["parameters"]["recipe"]["defaultValue"]
+    assert recipe["ingest"]["parts"] == 8
 
 
 def test_parts_are_placed_on_a_cluster_as_all_steps_are(compiled):

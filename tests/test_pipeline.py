@@ -16,14 +16,14 @@ from kfp.compiler import Compiler
 from mlflow import MlflowClient
 from services import HANG
 from slimrec.components.notify import notify
-from slimrec.pipelines.audit import arguments, audit
+from slimrec.pipelines.audit import arguments, audit, describe
 
 import components
 from slimrec.artifacts import read_json, verify
 from slimrec.artifacts.failures import Attempt
-from slimrec.config import Recipe, parse, read_recipe
-from slimrec.errors import ConfigError, InputError
-from slimrec.stages import choose
+from slimrec.config import read_recipe
+from slimrec.errors import InputError
+from slimrec.stages.settle import CHOICES, settle
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "pipelines" / "recipes").glob("[!.]*.yaml"))
@@ -113,14 +113,46 @@ def test_notify_runs_however_the_audit_ends(compiled):
     assert "taskFinalStatus" in notify["inputs"]["parameters"]["status"]
 
 
-def test_the_decision_opens_exactly_one_of_two_branches(compiled):
-    branches = compiled["components"]["comp-condition-branches-3"]["dag"]["tasks"]
-    conditions = {task["taskInfo"]["name"]: task["triggerPolicy"]["condition"] for task in branches.values()}
-    wanted = "inputs.parameter_values['pipelinechannel--evaluate-Output'] == 'accept'"
-    assert {name: " ".join(text.split()) for name, text in conditions.items()} == {
-        "accepted": wanted,
-        "refused": f"!({wanted})",
+def graph_of(spec: dict, dag: dict) -> dict:
+    """Names as a screen shows them: of each group what it holds, of each step nothing."""
+    found = {}
+    for task in dag["tasks"].values():
+        component = spec["components"][task["componentRef"]["name"]]
+        found[task["taskInfo"]["name"]] = graph_of(spec, component["dag"]) if "dag" in component else {}
+    return found
+
+
+def test_all_stages_lie_on_one_screen_and_every_group_and_step_has_a_name_of_its_own(compiled):
+    stages = ("ingest", "sample", "pretrain", "prune", "finetune", "baseline", "evaluate")
+    decided = {"accepted": {"register": {}}, "refused": {"refuse": {}}}
+    new = {"new-window": {**{stage: {} for stage in stages}, **decided}}
+    assert graph_of(compiled, compiled["root"]["dag"]) == {
+        "audit": {"fingerprint": {}, "window": {}, **new},
+        "notify": {},
     }
+
+
+def test_a_step_is_called_the_same_in_addresses_as_on_the_screen(compiled):
+    for name, task in tasks_of(compiled).items():
+        assert task["componentRef"]["name"] == f"comp-{name}"
+
+
+def test_every_artifact_and_every_parameter_says_what_it_is(compiled):
+    for name, component in compiled["components"].items():
+        if "executorLabel" in component:
+            told = [
+                component.get(kind, {}).get(of, {})
+                for kind in ("inputDefinitions", "outputDefinitions")
+                for of in ("artifacts", "parameters")
+            ]
+            assert not [key for part in told for key, one in part.items() if not one.get("description")], name
+
+
+def test_the_decision_opens_exactly_one_of_two_branches(compiled):
+    tasks = [task for part in compiled["components"].values() for task in part.get("dag", {}).get("tasks", {}).values()]
+    asked = {task["taskInfo"]["name"]: task.get("triggerPolicy", {}).get("condition") for task in tasks}
+    decision = "inputs.parameter_values['pipelinechannel--evaluate-Output']"
+    assert asked["accepted"] == f"{decision} == 'accept'" and asked["refused"] == f"{decision} != 'accept'"
 
 
 def test_only_what_looks_at_the_world_outside_runs_every_time(compiled):
@@ -131,60 +163,48 @@ def test_only_what_looks_at_the_world_outside_runs_every_time(compiled):
 def test_the_cache_knows_ingest_by_the_fingerprint_and_no_step_by_the_run_it_is_in(compiled):
     tasks = tasks_of(compiled)
     given = tasks["ingest"]["inputs"]["parameters"]["fingerprint"]
-    assert given == {"componentInputParameter": "pipelinechannel--fingerprint-Output"}
+    assert given == {"componentInputParameter": "pipelinechannel--fingerprint-fingerprint"}
     for name in ("ingest", "sample", "pretrain", "baseline", "prune", "finetune"):
         told = set(tasks[name]["inputs"]["parameters"])
         assert not {word for word in told if "run" in word or "date" in word}, name
 
 
-def test_parameters_are_few_described_and_defaulted(compiled):
+def test_each_step_is_told_its_own_section_and_of_no_other(compiled):
+    for name, task in tasks_of(compiled).items():
+        given = dict(task["inputs"]["parameters"])
+        if name not in ("fingerprint", "window", "notify"):
+            section = "register" if name == "refuse" else name
+            assert given.pop("config") == {"componentInputParameter": f"pipelinechannel--fingerprint-{section}"}
+            assert set(given) <= {"fingerprint", "window", "workspace"}, name
+
+
+def test_a_form_shows_a_few_choices_that_nobody_has_to_make_and_after_them_the_recipe(compiled):
     parameters = compiled["root"]["inputDefinitions"]["parameters"]
-    assert all(parameter["description"] for parameter in parameters.values())
-    assert [name for name, parameter in parameters.items() if "defaultValue" not in parameter] == ["source"]
-    assert sum(parameter["parameterType"] != "STRUCT" for parameter in parameters.values()) <= 12
+    *choices, last = sorted(parameters)
+    assert last == "recipe" and parameters[last]["parameterType"] == "STRUCT"
+    assert len(choices) <= 10
+    assert {parameters[name]["defaultValue"] for name in choices} == {""}
+    assert all(name == "audit_date" or name.startswith("override_") for name in choices)
+
+
+def test_the_first_step_is_told_every_choice_and_every_choice_overrides_something(compiled):
+    parameters = set(compiled["root"]["inputDefinitions"]["parameters"])
+    assert set(tasks_of(compiled)["fingerprint"]["inputs"]["parameters"]) == parameters | {"workspace"}
+    assert {name.removeprefix("override_") for name in parameters - {"recipe"}} == set(CHOICES)
+
+
+def test_whoever_starts_an_audit_from_a_form_reads_what_each_choice_means_and_what_to_enter_beside(compiled):
+    text = describe("slimrec", "slimrec-pipeline")
+    for name, parameter in compiled["root"]["inputDefinitions"]["parameters"].items():
+        assert f"- `{name}`: {parameter['description']}" in text
+    assert "experiment `slimrec`" in text and "service account `slimrec-pipeline`" in text
 
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if "schema" not in path.name], ids=lambda path: path.stem)
-def test_every_recipe_of_ours_is_valid_and_becomes_arguments_of_the_pipeline(path, compiled):
-    given = arguments(read_recipe(path))
-    assert set(given) <= set(compiled["root"]["inputDefinitions"]["parameters"])
-
-
-def test_arguments_say_what_the_recipe_says():
-    given = arguments(parse(Recipe, SMALL))
-    assert (given["source"], given["method"], given["backbone"], given["keep"]) == (
-        SMALL["ingest"]["source"], "random", "widedeep", 0.75,
-    )  # fmt: skip
-    assert given["pretrain_config"] == SMALL["pretrain"]
-    searched = {name: SMALL["pretrain"][name] for name in ("model", "train")}
-    assert given["baseline_config"] == {**searched, "after": SMALL["finetune"]}
-
-
-def full_model(**sections) -> dict:
-    return arguments(parse(Recipe, {**SMALL, **sections}))["baseline_config"]
-
-
-def test_the_full_model_trains_as_the_slim_one_does_unless_the_recipe_says_otherwise():
-    warm = full_model(finetune={"train": {"epochs": 5}})
-    assert warm["train"] == SMALL["pretrain"]["train"] and warm["after"] == {"train": {"epochs": 5}}
-    fresh = full_model(finetune={"start": "fresh", "train": {"epochs": 5}})
-    assert fresh["train"]["epochs"] == 5 and fresh["after"] == {"start": "fresh", "train": {"epochs": 5}}
-    own = full_model(finetune={"train": {"epochs": 5}}, baseline={"epochs": 7})
-    assert own["after"] == {"start": "fresh", "train": {"epochs": 7}}
-
-
-def test_a_choice_beside_the_section_wins_and_forgets_options_of_what_it_replaces():
-    section = {"method": "random", "options": {"a": 1}, "model": {"backbone": "dcn", "options": {"layers": 3.0}}}
-    chosen = choose(section, {"method": "none", "model.backbone": "dcn", "budget": None})
-    assert chosen == {"method": "none", "model": {"backbone": "dcn", "options": {"layers": 3}}}
-    assert isinstance(chosen["model"]["options"]["layers"], int)
-    assert section["options"] == {"a": 1}
-
-
-@pytest.mark.parametrize("date", ["[[ScheduledTime.2006-01-02]]", "yesterday", "2026-13-01"])
-def test_an_audit_date_that_is_none_is_refused(date):
-    with pytest.raises(ConfigError, match="audit_date"):
-        parse(Recipe, {"ingest": {"source": "planted:rows=10,seed=0", "audit_date": date}})
+def test_every_recipe_of_ours_is_valid_and_comes_out_of_the_form_as_it_went_in(path):
+    recipe = read_recipe(path)
+    as_sent = json.loads(json.dumps(arguments(recipe)["recipe"]), parse_int=float)  # as a server hands numbers on
+    assert settle(as_sent, {}) == recipe
 
 
 def test_a_whole_audit_ends_with_a_registered_slim_model_and_a_report(finished):
@@ -253,9 +273,11 @@ def test_the_same_window_again_is_not_audited_and_points_to_the_first_audit(fini
 
 
 def test_everything_that_decides_an_audit_belongs_to_its_window(compiled):
-    told = set(tasks_of(compiled)["window"]["inputs"]["parameters"])
-    given = set(compiled["root"]["inputDefinitions"]["parameters"]) - {"registered_model"}
-    assert told == given | {"fingerprint", "name"}
+    given = tasks_of(compiled)["window"]["inputs"]["parameters"]
+    told = {
+        name: one["taskOutputParameter"]["outputParameterKey"] for name, one in given.items() if name != "workspace"
+    }
+    assert told == {"fingerprint": "fingerprint", "day": "day", "recipe": "settled"}
 
 
 @pytest.mark.battery

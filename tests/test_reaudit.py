@@ -225,7 +225,8 @@ def test_a_window_is_data_day_and_recipe():
 
 def test_in_how_many_parts_a_log_is_read_is_no_part_of_its_window():
     def key(**ingest):
-        about = {"fingerprint": "f", "audit_date": "2026-01-01", "name": "never-audited", "recipe": ["leap"]}
-        return execute("window", {**about, "ingest": ingest})["window"]
+        about = {"fingerprint": "f", "audit_date": "2026-01-01"}
+        recipe = {"ingest": ingest, "register": {"name": "never-audited"}}
+        return execute("window", {**about, "recipe": recipe})["window"]
 
     assert key() == key(parts=1) == key(parts=16) != key(seed=1)

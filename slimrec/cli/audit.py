@@ -92,14 +92,17 @@ def stage(
     """Run one stage by hand, or under torchrun."""
     from slimrec.config import read_recipe
     from slimrec.stages import STAGES, execute
+    from slimrec.stages.settle import as_written
 
     broken = [item for item in path if "=" not in item]
     if broken:
         raise ConfigError(f"--path takes NAME=FOLDER, got '{broken[0]}'")
     values = read_recipe(recipe)
-    # the plan's settings, and the source of a fingerprint, are those of ingest; the other parts have none of their own
+    # the plan's settings are those of ingest; the other parts have none of their own
     section = getattr(values, name, values.ingest) if name in (*STAGES, "plan") else None
     config = {} if section is None else section.model_dump()
+    if name == STAGES[0]:
+        config = {"recipe": as_written(values)}
     if part is not None:
         config["part"] = part
     metrics = execute(name, config, workspace=workspace, **_folders(path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import inspect
 import itertools
@@ -19,6 +18,7 @@ from slimrec.artifacts.codebase import require_same
 from slimrec.artifacts.failures import Attempt
 from slimrec.config import parse
 from slimrec.errors import ConfigError, SlimrecError, TransientError, did_you_mean
+from slimrec.stages.settle import whole
 from slimrec.training import launch
 
 STAGES = ("fingerprint", "window", "ingest", "sample", "pretrain", "prune", "finetune", "evaluate", "register")
@@ -57,7 +57,7 @@ def execute(
         raise failure from error
 
 
-def execute_or_exit(stage: str, config: dict[str, Any], *, choices: dict[str, Any] | None = None, **rest) -> dict:
+def execute_or_exit(stage: str, config: dict[str, Any], **rest) -> dict:
     """`execute` for a process of its own, which a failure ends: the reason last, in a box, and its exit class.
 
     What heals by itself is tried again here, SLIMREC_TRIES times in all (8 without it): no platform tells an exit code
@@ -66,7 +66,7 @@ def execute_or_exit(stage: str, config: dict[str, Any], *, choices: dict[str, An
     tries = _tries()
     for number in itertools.count(1):
         try:
-            return execute(stage, choose(config, choices or {}), **rest)
+            return execute(stage, whole(config), **rest)
         except TransientError as error:
             if number >= tries or faults.is_full(error):  # hours until it is full again are not worth a second try
                 _exit(error)
@@ -102,34 +102,6 @@ def _places(workspace: str, paths: dict[str, Path | list[Path]]) -> list[str | P
     return [*filter(None, [workspace]), *(path for path in paths.values() if isinstance(path, Path))]
 
 
-def choose(config: dict[str, Any], choices: dict[str, Any]) -> dict[str, Any]:
-    """The section with the choices a person made beside it (dotted key -> value, None for no choice) put in.
-
-    Another method or backbone than the section's starts without the options that were meant for that one. Numbers
-    in JSON parameters of a pipeline come as floats: whole ones become integers again.
-    """
-    chosen = _whole(copy.deepcopy(config))
-    for key, value in choices.items():
-        if value is None:
-            continue
-        *parents, last = key.split(".")
-        owner = chosen
-        for parent in parents:
-            owner = owner.setdefault(parent, {})
-        if last in ("method", "backbone") and owner.get(last) != value:
-            owner.pop("options", None)
-        owner[last] = value
-    return chosen
-
-
-def _whole(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _whole(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_whole(each) for each in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
 def _folders(path: str | os.PathLike | Sequence[str]) -> Path | list[Path]:
     return Path(path) if isinstance(path, str | os.PathLike) else [Path(each) for each in path]
 
@@ -154,7 +126,8 @@ def _run(stage: str, config: dict, workspace: str, paths: dict[str, Path | list[
         paths = {**paths, "checkpoints": Path(workspace) / "checkpoints"}
     _check_folders(stage, module.run, paths)
     if stage == STAGES[0]:
-        track.start_audit(parsed.model_dump())  # the run that holds those of all stages
+        parsed = module.settled(parsed, workspace)
+        track.start_audit(parsed.ingest.model_dump())  # the run that holds those of all stages
     if stage in INGEST_IN_PARTS[:-1] or os.environ.get("RANK", "0") != "0":  # of many alike one is worth a run
         return module.run(parsed, track.Tracker(), **paths)
     with track.run("ingest" if stage in INGEST_IN_PARTS else stage, parsed) as tracker:
