@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import warnings
 from datetime import date
 from pathlib import Path
@@ -286,18 +287,30 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _decoded(path: Path) -> str:
+    """The text of a file in UTF-8, or in UTF-16 or UTF-8 with a byte order mark, as some shells write `>`."""
+    content = path.read_bytes()
+    marks = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+    encoding = next((name for mark, name in marks.items() if content.startswith(mark)), "utf-8")
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not {encoding} text (byte {error.start}); save it as UTF-8") from None
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """A YAML mapping from a file; no such file is an InputError, anything else wrong with it a ConfigError."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no such file: {path}")
-    loader = _UniqueKeys(path.read_text(encoding="utf-8"))
     try:
-        values = loader.get_single_data()
+        loader = _UniqueKeys(_decoded(path))
+        try:
+            values = loader.get_single_data()
+        finally:
+            loader.dispose()
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not the YAML we read: {' '.join(str(error).split())}") from None
-    finally:
-        loader.dispose()
     if not isinstance(values, dict):
         found = "nothing" if values is None else type(values).__name__
         raise ConfigError(f"{path}: expected sections (name: ...), found {found}")

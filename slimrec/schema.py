@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import codecs
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, field_validator, model_validator
 from pydantic import Field as Option
 
 PAD, MISSING, UNSEEN = 0, 1, 2  # reserved rows of every vocabulary, in front of the values
@@ -66,10 +67,6 @@ class Field(_Frozen):
     def _check_kind(self) -> Self:
         if (self.kind == "vector") != (self.width is not None):
             raise ValueError(f"field '{self.name}': `width` is required for a vector and for nothing else")
-        if self.discretise and self.kind != "number":
-            raise ValueError(f"field '{self.name}': `discretise` is for numbers, this is a {self.kind}")
-        if self.scale and self.kind not in ("number", "vector"):
-            raise ValueError(f"field '{self.name}': `scale` is for numbers and vectors, this is a {self.kind}")
         if self.scale and self.discretise:
             raise ValueError(f"field '{self.name}': choose `scale` or `discretise`, not both")
         if self.cross and (self.kind != "category" or self.cross[0] == self.cross[1]):
@@ -78,13 +75,17 @@ class Field(_Frozen):
             raise ValueError(
                 f"field '{self.name}': `discretised` names columns of a `cross`, got {[*self.discretised]}"
             )
-        if self.exact and self.kind not in ("category", "bag"):
-            raise ValueError(f"field '{self.name}': `exact` is for categories and bags, this is a {self.kind}")
-        if self.keep == "last" and self.kind != "bag":
-            raise ValueError(f"field '{self.name}': `keep` is for bags, this is a {self.kind}")
-        if self.hash_rows and self.kind not in ("category", "bag"):
-            raise ValueError(f"field '{self.name}': `hash_rows` is for categories and bags, this is a {self.kind}")
+        if self.statistics is None:  # fitted fields stand in artifacts, and those of earlier releases are read too
+            self._check_effect()
         return self
+
+    def _check_effect(self) -> None:
+        """Raise ValueError for an option that would do nothing for a field of this kind."""
+        for option, (works, where) in _EFFECT.items():
+            if getattr(self, option) != type(self).model_fields[option].default and not works(self):
+                raise ValueError(
+                    f"field '{self.name}': `{option}` is for {where}, and does nothing for {_described(self)}; remove it"
+                )
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -129,11 +130,44 @@ class Field(_Frozen):
         return (self.embedding_dim or embedding_dim) if self.embedded else self.dense_width
 
 
+_EFFECT: dict[
+    str, tuple[Callable[[Field], bool], str]
+] = {  # option: whether it has an effect on a field, and on which it has
+    "min_count": (lambda f: _has_words(f) and not f.hash_rows, "categories and bags without `hash_rows`"),
+    "hash_rows": (lambda f: f.kind in ("category", "bag"), "categories and bags"),
+    "separator": (lambda f: f.kind == "bag", "bags"),
+    "exact": (lambda f: f.kind in ("category", "bag"), "categories and bags"),
+    "keep": (lambda f: f.kind == "bag", "bags"),
+    "max_length": (lambda f: f.kind == "bag", "bags"),
+    "scale": (lambda f: f.kind in ("number", "vector"), "numbers and vectors"),
+    "discretise": (lambda f: f.kind == "number", "numbers"),
+    "bins": (lambda f: f.discretise == "quantile", "numbers with `discretise: quantile`"),
+    "nonfinite": (lambda f: f.kind in ("number", "vector"), "numbers and vectors"),
+    "embedding_dim": (lambda f: f.embedded, "categories, bags and numbers with `discretise`"),
+}
+
+
+def _has_words(field: Field) -> bool:
+    return field.kind in ("category", "bag") or field.discretise == "log_square"
+
+
+def _described(field: Field) -> str:
+    more = f" with `discretise: {field.discretise}`" if field.discretise else ""
+    return f"a {field.kind}{more or (' with `hash_rows`' if field.hash_rows else '')}"
+
+
 class Label(_Frozen):
-    """The column to predict: 0/1 as it stands, or 1 where it is above a number."""
+    """The column to predict: 0/1 (or true/false, yes/no) as it stands, 1 where it is above a number or is one value."""
 
     column: str
     positive_above: float | None = None
+    positive: bool | int | float | str | None = None
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if self.positive is not None and self.positive_above is not None:
+            raise ValueError(f"label '{self.column}': choose `positive` or `positive_above`, not both")
+        return self
 
 
 def _as_label(value: Any) -> Any:
@@ -184,6 +218,34 @@ class Crosses(_Frozen):
         ]
 
 
+class CsvFormat(_Frozen):
+    """How the CSV files of a log are written, where it differs from what their endings say."""
+
+    separator: str | None = None  # one character; a comma by default, a tab in .tsv
+    quote: str | None = None  # one character, or "" for none; '"' by default, none in .tsv
+    encoding: str = "utf-8"
+    decimal: Literal[".", ","] = "."
+    columns: tuple[str, ...] | None = None  # names, where the files have no header line
+    line_breaks: bool = False  # whether a value in quotation marks may go over several lines
+
+    @field_validator("separator", "quote")
+    @classmethod
+    def _one_character(cls, value: str | None, info: ValidationInfo) -> str | None:
+        value = "\t" if value == r"\t" else value  # as YAML without double quotes gives it
+        if value is not None and (len(value.encode()) > 1 or not (value or info.field_name == "quote")):
+            raise ValueError(f"`{info.field_name}` of a CSV is one ASCII character")
+        return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, value: str) -> str:
+        try:
+            codecs.lookup(value)
+        except LookupError:
+            raise ValueError("is no encoding that Python knows; utf-8, utf-16, cp1252 and latin-1 are usual") from None
+        return value
+
+
 def _as_crosses(value: Any) -> Any:
     return {"of": value} if isinstance(value, (str, list, tuple)) else value
 
@@ -193,10 +255,12 @@ class Schema(_Frozen):
 
     label: Annotated[Label, BeforeValidator(_as_label)]
     weight: str | None = None  # column with a non-negative weight per row
-    time: str | None = None  # column that orders rows: integer, float, date or timestamp
+    time: str | None = None  # column that orders rows: numbers, dates or timestamps, or text of one of them
     group: str | None = None  # column naming the user or session a row belongs to
     fields: tuple[Field, ...] = Option(min_length=1)
     crosses: Annotated[Crosses | None, BeforeValidator(_as_crosses)] = None  # None once they stand among the fields
+    missing: tuple[str, ...] = ()  # words that stand for nothing in cells of text, besides the empty cell of a CSV
+    csv: CsvFormat = CsvFormat()  # read so in training and in scoring
 
     @model_validator(mode="after")
     def _canonical(self) -> Self:

@@ -16,12 +16,13 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from slimrec import artifacts
-from slimrec.config import IngestConfig, SampleConfig, parse, read_schema
+from slimrec.config import IngestConfig, SampleConfig, parse
 from slimrec.data import planted
 from slimrec.data.dataset import Dataset, read_subset
-from slimrec.data.draft import draft
 from slimrec.data.encode import Encoder
 from slimrec.data.order import rest_of
+from slimrec.data.plan import make_plan
+from slimrec.data.source import open_source
 from slimrec.data.split import SPLITS
 from slimrec.data.storage import filesystem
 from slimrec.errors import ConfigError, InputError
@@ -202,7 +203,7 @@ def damage(name: str, data: pd.DataFrame) -> pd.DataFrame | pa.Table:
         "missing column": {"colour": None},
         "label 2": {"click": data["click"].where(data.index != 7, 2)},
         "label null": {"click": data["click"].astype("Int64").where(data.index != 7)},
-        "label text": {"click": data["click"].map({0: "no", 1: "yes"})},
+        "label text": {"click": data["click"].map({0: "away", 1: "there"})},
         "one class": {"click": 1},
         "weight negative": {"worth": data["worth"].where(data.index != 7, -1)},
         "weight nan": {"worth": pa.array(np.where(data.index == 7, np.nan, 1.0), from_pandas=False)},
@@ -235,7 +236,7 @@ def damage(name: str, data: pd.DataFrame) -> pd.DataFrame | pa.Table:
         ("one column twice", "'colour' twice"),
         ("label 2", "row 8: the label column 'click' holds 2"),
         ("label null", "row 8: the label column 'click' holds nothing"),
-        ("label text", "the label column 'click' is .*string"),
+        ("label text", "row 1: the label column 'click' holds '(away|there)'.*positive"),
         ("one class", "all .* labels of the split 'train' are 1"),
         ("weight negative", "row 8: the weight column 'worth' holds -1"),
         ("weight nan", "row 8: the weight column 'worth' holds nan"),
@@ -289,10 +290,10 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     for name, sentence in {
         "cut.parquet": "cut.parquet cannot be read",
         "zero.parquet": "zero.parquet cannot be read",
-        "zero.csv": "zero.csv cannot be read",
+        "zero.csv": "zero.csv has no rows",
         "head.csv": "head.csv has no rows",
-        "ragged.csv": "ragged.csv cannot be read.*Expected 3 columns, got 2",
-        "words.csv": "words.csv cannot be read.*'dear'",
+        "ragged.csv": "ragged.csv cannot be read: a line has 2 values where 3 are named: '0,b'",
+        "words.csv": "words.csv, row 2: column 'price' holds 'dear', which is no number; .*missing: ",
         "nowhere.parquet": "no such path: .*nowhere.parquet",
         "bare": "bare holds no data file",
     }.items():
@@ -440,35 +441,118 @@ def test_a_subset_that_cannot_be_is_refused(tmp_path):
     assert not (tmp_path / "subset").exists()
 
 
-def test_a_drafted_schema_is_read_back_and_ingests_as_it_stands(tmp_path):
-    table, schema = planted.generate(3000)
-    table = table.drop_columns([planted.LOGIT]).append_column("yes", pa.array(["no: # {,"] * 3000))
-    pq.write_table(table, tmp_path / "raw.parquet")
-    text = draft(str(tmp_path / "raw.parquet"))
-    (tmp_path / "schema.yaml").write_text(text)
-    read = read_schema(tmp_path / "schema.yaml")
-    assert (read.label.column, read.time, read.group) == ("click", "time", "user")
-    for field in schema.fields:
-        assert (read[field.name].kind, read[field.name].width) == (field.kind, field.width)
-    assert "constant" in next(line for line in text.splitlines() if "name: constant" in line).partition("#")[2]
-    config = {"source": str(tmp_path / "raw.parquet"), "fields": str(tmp_path / "schema.yaml")}
-    assert ingest.run(parse(IngestConfig, config), None, tmp_path / "dataset")["rows"] == 3000
-
-
-def test_a_draft_needs_a_label_it_can_see(tmp_path):
-    rows().rename(columns={"click": "clk"}).to_csv(tmp_path / "raw.csv", index=False)
-    with pytest.raises(InputError, match="named like a label"):
-        draft(str(tmp_path / "raw.csv"))
-    with pytest.raises(InputError, match="no column 'clc'; did you mean 'clk'"):
-        draft(str(tmp_path / "raw.csv"), label="clc")
-    assert "label: clk" in draft(str(tmp_path / "raw.csv"), label="clk")
-    middle = sorted(rows()["hour"].unique())[(rows()["hour"].nunique() - 1) // 2]
-    assert f"label: {{column: hour, positive_above: {middle}}}" in draft(str(tmp_path / "raw.csv"), label="hour")
-
-
 def test_the_manifest_tells_where_the_rows_came_from(tmp_path):
     metrics, dataset = run(tmp_path, rows())
     facts = json.loads((dataset / "manifest.json").read_text())
     assert facts["source"]["address"] == os.fspath(tmp_path / "raw.parquet") and len(facts["source"]["sha256"]) == 64
     assert sum(facts["rows"].values()) == metrics["rows"] == 600
     assert set(metrics["unseen_share"]) == {"colour", "tags"} and metrics["cut_values"]["tags"] > 0
+
+
+def test_endings_count_in_any_case_and_what_is_not_read_is_said(tmp_path, capsys):
+    log = tmp_path / "log"
+    log.mkdir()
+    for name, part in {"a.csv": rows()[:200], "B.CSV": rows()[200:400], "c.Csv.GZ": rows()[400:]}.items():
+        part[["click", "colour", "price"]].to_csv(log / name, index=False, compression="gzip" if "GZ" in name else None)
+    for name in ("notes.txt", "_SUCCESS", ".a.csv.crc"):
+        (log / name).write_text("no rows")
+    assert run_path(log, tmp_path / "dataset", {"fields": FIELDS["fields"][:2]})[0]["rows"] == 600
+    told = capsys.readouterr().err
+    assert "not read" in told and "notes.txt" in told and "_SUCCESS" not in told and ".crc" not in told
+
+
+@pytest.mark.parametrize("ending", ["PARQUET", "parq", "Pq"])
+def test_parquet_has_several_endings(tmp_path, ending):
+    rows().to_parquet(tmp_path / f"raw.{ending}")
+    assert run_path(tmp_path, tmp_path / "out" / "dataset")[0]["rows"] == 600
+
+
+def test_a_folder_without_data_names_what_lies_there(tmp_path):
+    (tmp_path / "000000_0").touch()
+    with pytest.raises(InputError, match="holds no data file; .*there are 000000_0"):
+        run_path(tmp_path, tmp_path / "out" / "dataset")
+
+
+def test_a_delta_table_is_refused_because_its_folder_holds_removed_rows(tmp_path):
+    rows().to_parquet(tmp_path / "part.parquet")
+    (tmp_path / "_delta_log").mkdir()
+    (tmp_path / "_delta_log" / "0.json").touch()
+    with pytest.raises(InputError, match="Delta table"):
+        run_path(tmp_path, tmp_path / "out" / "dataset")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_names_of_folders_are_columns(tmp_path, kind):
+    data = rows(1000)[["click", "colour", "price"]]
+    for day in range(10):
+        folder = tmp_path / "log" / f"day=2026-01-{day + 1:02d}" / f"hour={day % 3}" / "shop=a%2Fb"
+        folder.mkdir(parents=True)
+        part = data[100 * day : 100 * day + 100]
+        part.to_parquet(folder / "0.parquet") if kind == "parquet" else part.to_csv(folder / "0.csv", index=False)
+    empty = tmp_path / "log" / "day=__HIVE_DEFAULT_PARTITION__"
+    fields = [
+        *FIELDS["fields"][:2],
+        {"name": "hour", "kind": "number", "scale": "none"},
+        {"name": "shop", "kind": "category"},
+    ]
+    _, dataset = run_path(tmp_path / "log", tmp_path / "dataset", {"fields": fields, "time": "day"})
+    found = every_row(dataset)
+    assert found["train"].max() < found["gate"].min() and found["valid"].max() < found["test"].min()
+    assert Encoder.load(dataset).vocabularies["shop"] == ["a/b"]
+    dense = next(Dataset.open(dataset, ["hour"]).split("test").batches(1000, shuffle="none")).dense[:, 0].numpy()
+    assert np.array_equal(dense, found["test"] // 100 % 3)
+    empty.mkdir()
+    data.to_csv(empty / "0.csv", index=False) if kind == "csv" else data.to_parquet(empty / "0.parquet")
+    with pytest.raises(InputError, match="time column 'day' is empty|has no column 'hour'"):
+        run_path(tmp_path / "log", tmp_path / "dataset", {"fields": fields, "time": "day"})
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "csv of zero bytes"])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_empty_parts_of_a_log_are_parts_like_others(tmp_path, kind, parts):
+    data, log = rows()[["click", "colour", "price"]], tmp_path / "log"
+    log.mkdir()
+    for name, part in {"0": data[:0], "1": data[:300], "2": data[:0], "3": data[300:]}.items():
+        if kind == "parquet":
+            part.to_parquet(log / f"{name}.parquet")
+        elif len(part) or kind == "csv":
+            part.to_csv(log / f"{name}.csv", index=False)
+        else:
+            (log / f"{name}.csv").touch()
+    config = parse(IngestConfig, {"source": str(log), "fields": {**FIELDS, "fields": FIELDS["fields"][:2]}})
+    made = make_plan(config, open_source(config), parts)
+    assert [part.start for part in made.parts] == [0, 300][: min(parts, 2)]
+    assert ingest.run(config, None, tmp_path / "dataset")["rows"] == 600
+
+
+def test_times_of_whole_and_broken_numbers_in_several_files_stand_in_one_order(tmp_path):
+    data, log = rows(1000)[["click", "colour", "price"]], tmp_path / "log"
+    data["ts"] = 1_700_000_000 + 60 * np.arange(1000)
+    log.mkdir()
+    data[500:].to_csv(log / "a.csv", index=False)
+    data[:500].astype({"ts": float}).to_csv(log / "b.csv", index=False)
+    _, dataset = run_path(log, tmp_path / "dataset", {"fields": FIELDS["fields"][:2], "time": "ts"})
+    age = np.concatenate([np.arange(500, 1000), np.arange(500)])
+    splits = [age[found] for found in every_row(dataset).values()]
+    assert all(earlier.max() < later.min() for earlier, later in itertools.pairwise(splits))
+    data[:500].assign(ts="2026-01-01").to_csv(log / "b.csv", index=False)
+    with pytest.raises(InputError, match="'ts' holds a number in .*a.csv, row 1 and a date in .*b.csv, row 1"):
+        run_path(log, tmp_path / "dataset", {"fields": FIELDS["fields"][:2], "time": "ts"})
+
+
+def test_a_split_by_time_that_ties_leave_empty_says_so(tmp_path):
+    data = rows(1000)
+    data["day"] = np.where(np.arange(1000) < 900, "2026-01-01", "2026-01-02")
+    with pytest.raises(InputError, match="90 % of the rows have one and the same time.*gets no row"):
+        run(tmp_path, data, {"time": "day"})
+
+
+def test_a_field_of_a_long_name_in_any_script_has_its_vocabulary(tmp_path):
+    data = rows().rename(columns={"colour": "用户最近三十天在所有商品类目下的点击次数与曝光次数之比值特征" * 3})
+    names = [data.columns[1], "x" * 260, "y" * 240]
+    data = data.assign(**dict.fromkeys(names[1:], data[names[0]]))
+    fields = [{"name": name, "kind": "category"} for name in names]
+    _, dataset = run(tmp_path, data, {"fields": fields})
+    words = Encoder.load(dataset).vocabularies
+    assert words[names[0]] == words[names[1]] == words[names[2]] and set(words[names[0]]) <= set(data[names[0]])
+    assert (dataset / "vocab" / f"{names[2]}.parquet").is_file(), "short names lie where earlier releases put them"

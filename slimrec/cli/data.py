@@ -55,10 +55,10 @@ def planted(
     ] = 0.0,
 ) -> None:
     """Write a generated click log whose useful and useless fields are known."""
-    from slimrec.data.files import PARQUET
+    from slimrec.data.files import PARQUET, is_parquet
     from slimrec.data.planted import write
 
-    if not output.name.endswith(PARQUET):
+    if not is_parquet(output.name):
         raise ConfigError(f"the log is written as {' or '.join(PARQUET)}, got '{output}'")
 
     write(output, rows=rows, seed=seed, drift=drift)

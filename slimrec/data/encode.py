@@ -31,12 +31,13 @@ from slimrec.data.values import (
     log_square,
     numbers,
     respelled,
+    without,
 )
 from slimrec.errors import InputError, SecurityError, did_you_mean
 from slimrec.probes import source_of
 from slimrec.schema import MISSING, RESERVED_ROWS, UNSEEN, Field, Schema
 
-_LONGEST_NAME = 200  # of a file, in bytes; most file systems take 255
+_LONGEST_FILE_NAME = 255  # bytes, on all usual file systems
 
 
 def _request_row(position: int) -> str:
@@ -94,7 +95,7 @@ class Encoder:
         dense = np.zeros((table.num_rows, sum(field.dense_width for field in fields)), np.float32)
         slot = place = 0
         for field in fields:
-            column = column_of(table, field)
+            column = column_of(table, field, self.schema.missing)
             if field.embedded:
                 found = ids[:, slot : slot + field.slots]
                 self._look_up(field, column, found, where)
@@ -162,8 +163,8 @@ def has_vocabulary(field: Field) -> bool:
     return field.embedded and not field.hash_rows and field.discretise != "quantile"
 
 
-def column_of(table: pa.Table | pa.RecordBatch, field: Field) -> pa.Array:
-    """The field's raw column, checked; a struct of both columns of a cross.
+def column_of(table: pa.Table | pa.RecordBatch, field: Field, missing: tuple[str, ...] = ()) -> pa.Array:
+    """The field's raw column, checked, words for `missing` as null; a struct of both columns of a cross.
 
     Raises InputError where a column is missing, double or of a wrong type.
     """
@@ -177,7 +178,7 @@ def column_of(table: pa.Table | pa.RecordBatch, field: Field) -> pa.Array:
                 f"{did_you_mean(name, set(table.schema.names))}"
             )
         check_type(field, table.schema.field(found[0]).type, column=name)
-        part = flat(table.column(found[0]))
+        part = without(flat(table.column(found[0])), missing)
         parts.append(log_square(part) if name in field.discretised else part)
     return parts[0] if len(parts) == 1 else pa.StructArray.from_arrays(parts, ["first", "second"])
 
@@ -216,8 +217,8 @@ def limits(field: Field) -> tuple[np.ndarray, np.ndarray]:
 
 
 def vocabulary_file(folder: Path, name: str) -> Path:
-    """Where the values of a field lie in a folder; a name that is too long for a file goes by its hash."""
-    quoted = quote(name, safe="")
-    if len(quoted) > _LONGEST_NAME:
-        quoted = f"{quoted[:100]}-{sha256(name.encode()).hexdigest()}"
-    return folder / "vocab" / f"{quoted}.parquet"
+    """Where the values of a field lie in a folder: under its name, or its SHA-256 where that is too long for a file."""
+    plain = f"{quote(name, safe='')}.parquet"
+    if len(plain) > _LONGEST_FILE_NAME:
+        plain = f"+{sha256(name.encode()).hexdigest()}.parquet"  # no quoted name holds a plus
+    return folder / "vocab" / plain

@@ -1,4 +1,4 @@
-"""Parquet and CSV files as record batches, on any file system: types and null rules decided here, damage named."""
+"""Files of a log as record batches, on any file system: Parquet, or CSV as `text` reads it, with what their folders say."""
 
 from __future__ import annotations
 
@@ -7,40 +7,61 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import csv, fs
+from pyarrow import fs
 
-from slimrec.data.storage import reading_error
+from slimrec.data import text
+from slimrec.data.storage import of_path, reading_error
+from slimrec.data.values import csv_schema
 from slimrec.errors import InputError
+from slimrec.schema import CsvFormat, Schema
 
-PARQUET = (".parquet", ".pq")
-TEXT = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
-_CSV_BLOCK = 4 << 20  # bytes parsed at once; no line may be longer
+PARQUET = (".parquet", ".pq", ".parq")
+TEXT = text.ENDINGS
+_USUAL = CsvFormat()
 _BUFFER = 1 << 20  # bytes read at once from a local Parquet column
 
 
-def inspect(system: fs.FileSystem, file: str) -> tuple[pa.Schema, int | None]:
-    """Columns with their types (guessed from the first block of a CSV) and, for Parquet, the number of rows."""
+def is_parquet(file: str) -> bool:
+    """Whether a file is read as Parquet, else as CSV."""
+    return file.lower().endswith(PARQUET)
+
+
+def inspect(system: fs.FileSystem, file: str, schema: Schema | CsvFormat = _USUAL) -> tuple[pa.Schema, int | None]:
+    """Columns with their types, and the number of rows; of a CSV 0 or None.
+
+    Cells of a CSV, and names of folders (`day=2026-01-01/`, columns too), get the types that the schema needs; they are
+    text where only the format of a CSV is given.
+    """
     try:
-        if not file.endswith(PARQUET):
-            with system.open_input_stream(file) as stream:
-                return csv.open_csv(stream, csv.ReadOptions(block_size=_CSV_BLOCK), _format(file)).schema, None
-        with system.open_input_file(file) as stream:
-            opened = pq.ParquetFile(stream)
-            if not opened.metadata.num_rows:
-                raise InputError(f"{file} has no rows; remove the file or fill it")
-            return opened.schema_arrow, opened.metadata.num_rows
+        if is_parquet(file):
+            with system.open_input_file(file) as stream:
+                opened = pq.ParquetFile(stream)
+                stored, rows = list(opened.schema_arrow), opened.metadata.num_rows
+        else:
+            names, full = text.inspect(system, file, _format(schema))
+            stored, rows = _typed(schema, names), None if full else 0
     except (OSError, pa.ArrowException) as error:
         raise reading_error(file, error) from error
+    known = {field.name for field in stored}
+    return pa.schema([*stored, *_typed(schema, [name for name in of_path(file) if name not in known])]), rows
 
 
-def read(system: fs.FileSystem, file: str, schema: pa.Schema, batch_rows: int) -> Iterator[pa.RecordBatch]:
-    """The columns of `schema`, in that order; a CSV is read with its types.
-
-    An empty cell of a CSV is missing, a quoted empty cell ("") is the empty text.
-    """
-    batches = _parquet(system, file, schema.names, batch_rows) if file.endswith(PARQUET) else _csv(system, file, schema)
+def read(
+    system: fs.FileSystem, file: str, columns: pa.Schema, batch_rows: int, schema: Schema | CsvFormat
+) -> Iterator[pa.RecordBatch]:
+    """The `columns`, as `inspect` gives them with the same schema, in that order."""
+    folders = of_path(file)
     try:
-        yield from batches
+        names = _stored(system, file, schema) if folders else columns.names
+        stored = pa.schema([field for field in columns if field.name in names])
+        if not len(stored):  # but it has rows, which one column tells
+            stored = pa.schema([pa.field(names[0], pa.string())])
+        if is_parquet(file):
+            batches = _parquet(system, file, stored.names, batch_rows)
+        else:
+            batches = text.read(system, file, stored, _format(schema), getattr(schema, "missing", ()))
+        for batch in batches:
+            yield batch if batch.schema.names == columns.names else _with_folders(batch, columns, folders, file)
     except (OSError, pa.ArrowException) as error:
         raise reading_error(file, error) from error
 
@@ -67,18 +88,35 @@ def _parquet(system: fs.FileSystem, file: str, columns: list[str], batch_rows: i
             yield batch.select(columns)
 
 
-def _csv(system: fs.FileSystem, file: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    convert = csv.ConvertOptions(
-        include_columns=schema.names,
-        column_types=schema,
-        null_values=[""],
-        strings_can_be_null=True,
-        quoted_strings_can_be_null=False,
-    )
-    with system.open_input_stream(file) as stream:
-        yield from csv.open_csv(stream, csv.ReadOptions(block_size=_CSV_BLOCK), _format(file), convert)
+def _format(schema: Schema | CsvFormat) -> CsvFormat:
+    return schema.csv if isinstance(schema, Schema) else schema
 
 
-def _format(file: str) -> csv.ParseOptions:
-    tabs = file.removesuffix(".gz").endswith(".tsv")
-    return csv.ParseOptions(delimiter="\t" if tabs else ",", newlines_in_values=True)
+def _typed(schema: Schema | CsvFormat, names: list[str]) -> list[pa.Field]:
+    found = pa.schema([pa.field(name, pa.string()) for name in names])
+    return list(csv_schema(schema, found) if isinstance(schema, Schema) else found)
+
+
+def _stored(system: fs.FileSystem, file: str, schema: Schema | CsvFormat) -> list[str]:
+    if not is_parquet(file):
+        return text.inspect(system, file, _format(schema))[0]
+    with system.open_input_file(file) as stream:
+        return pq.read_schema(stream).names
+
+
+def _with_folders(
+    batch: pa.RecordBatch, columns: pa.Schema, folders: dict[str, str | None], file: str
+) -> pa.RecordBatch:
+    """The batch with what the names of folders say, in the order of `columns`."""
+
+    def array(field: pa.Field) -> pa.Array:
+        if field.name in batch.schema.names:
+            return batch.column(field.name)
+        try:
+            return pa.repeat(pa.scalar(folders[field.name], pa.string()).cast(field.type), batch.num_rows)
+        except pa.ArrowInvalid:
+            raise InputError(
+                f"{file}: the folder's name says '{field.name}={folders[field.name]}', and a number is needed"
+            ) from None
+
+    return pa.RecordBatch.from_arrays([array(field) for field in columns], names=columns.names)

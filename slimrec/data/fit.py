@@ -229,7 +229,7 @@ class Fitting:
     def add(self, batch: pa.RecordBatch, rows: np.ndarray, where: Where) -> None:
         """Take training rows; `rows` (n,) are their numbers in the source, `where` names one in errors."""
         for fit in self._fits:
-            fit.add(column_of(batch, fit.field), rows, where)
+            fit.add(column_of(batch, fit.field, self.schema.missing), rows, where)
 
     def finish(self) -> Fitted:
         """The encoder over the fitted schema."""

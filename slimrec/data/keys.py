@@ -10,11 +10,15 @@ import pyarrow.compute as pc
 from pyarrow import types
 
 from slimrec.data.hashing import hash_numbers, hash_strings
-from slimrec.data.values import Where, categories, family, flat
+from slimrec.data.values import Where, categories, family, flat, without
 from slimrec.errors import InputError
-from slimrec.schema import Schema
+from slimrec.schema import Label, Schema
 
-_TIME_UNITS = 1_000_000  # times are stored in millionths: of a second for dates, of the unit for floats
+_MILLION = 1_000_000
+_FINE = 4 * 10**12  # numbers up to here are ordered by their millionths, those beyond by whole units
+_FAR = 5 * 10**18  # numbers beyond are no times; nanoseconds since 1970 end here in the year 2128
+_ZONE = r":\d\d(\.\d+)?\s*(Z|z|UTC|GMT|[+-]\d\d(:?\d\d)?)$"
+_WORDS = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}  # labels in words, in any case
 
 
 class Keys(NamedTuple):
@@ -28,18 +32,22 @@ class Keys(NamedTuple):
 
 def read_keys(schema: Schema, batch: pa.RecordBatch, rows: np.ndarray, where: Where) -> Keys:
     """The keys of a batch whose rows are numbered `rows` in the source; InputError names the row that is wrong."""
+
+    def column(name: str) -> pa.Array:
+        return without(flat(batch.column(name)), schema.missing)
+
     return Keys(
-        read_label(schema, flat(batch.column(schema.label.column)), where),
-        read_weight(schema.weight, flat(batch.column(schema.weight)), where) if schema.weight else None,
-        read_group(flat(batch.column(schema.group)), rows) if schema.group else None,
-        read_time(schema.time, flat(batch.column(schema.time)), where) if schema.time else None,
+        read_label(schema, column(schema.label.column), where),
+        read_weight(schema.weight, column(schema.weight), where) if schema.weight else None,
+        read_group(column(schema.group), rows) if schema.group else None,
+        read_time(schema.time, column(schema.time), where) if schema.time else None,
     )
 
 
 def check_key_types(schema: Schema, source: pa.Schema, place: str) -> None:
     """Raise InputError for a label, weight, group or time column of a type that cannot serve."""
     allowed = {
-        "label": (schema.label.column, {"number"}, "numbers 0 and 1, or numbers and `positive_above`"),
+        "label": (schema.label.column, {"number", "text"}, "0 and 1, true and false, or a rule: `positive_above`"),
         "weight": (schema.weight, {"number"}, "numbers that are not negative"),
         "group": (schema.group, {"number", "text", "time"}, "text or whole numbers"),
         "time": (schema.time, {"number", "text", "time"}, "integers, floats, dates or timestamps"),
@@ -50,19 +58,58 @@ def check_key_types(schema: Schema, source: pa.Schema, place: str) -> None:
 
 
 def read_label(schema: Schema, column: pa.Array, where: Where) -> np.ndarray:
-    """float32 (n,) of 0 and 1."""
-    values = _numbers(column)
+    """float32 (n,) of 0 and 1; text is read as numbers, true and false or yes and no, unless a value is the positive one."""
     rule = schema.label
+    if rule.positive is not None:
+        return _is_positive(rule, column, where)
+    values = _meanings(column) if family(column.type) == "text" else _numbers(column)
     missing = np.isnan(values)
     wrong = missing if rule.positive_above is not None else missing | ((values != 0) & (values != 1))
     if wrong.any():
         row = int(np.argmax(wrong))
-        came = "nothing" if missing[row] else f"{values[row]:g}"
+        came = column[row].as_py()
         raise InputError(
-            f"{where(row)}: the label column '{rule.column}' holds {came}; every row needs 0 or 1, or any number "
-            "under `label: {column: ..., positive_above: ...}`"
+            f"{where(row)}: the label column '{rule.column}' holds {_shown(came)}; every row needs 0 or 1, true or "
+            "false, yes or no; or any number under `label: {column: ..., positive_above: ...}`, or any value under "
+            "`label: {column: ..., positive: ...}`"
         )
     return (values if rule.positive_above is None else values > rule.positive_above).astype(np.float32)
+
+
+def _is_positive(rule: Label, column: pa.Array, where: Where) -> np.ndarray:
+    found = categories(column)
+    if (found.codes < 0).any() or None in found.values:
+        absent = np.array([*(value is None for value in found.values), True])[found.codes]
+        row = int(np.argmax(absent))
+        raise InputError(f"{where(row)}: the label column '{rule.column}' holds nothing; every row needs a value")
+    if isinstance(rule.positive, bool):  # as YAML reads yes and no without quotes
+        words = {"1": 1.0, "0": 0.0, **_WORDS}
+        chosen = [words.get(value.strip().lower()) == rule.positive for value in found.values]
+    else:
+        (wanted,) = categories(pa.array([rule.positive])).values
+        chosen = [value == wanted for value in found.values]
+    return np.array(chosen, np.float32)[found.codes]
+
+
+def _meanings(column: pa.Array) -> np.ndarray:
+    """float64 (n,) of text: numbers, and the words for 1 and 0; NaN for anything else and for null."""
+    encoded = column.dictionary_encode()
+    table = [_meaning(str(value).strip().lower()) for value in encoded.dictionary.to_pylist()]
+    codes = encoded.indices.fill_null(len(table)).to_numpy(zero_copy_only=False)
+    return np.array([*table, np.nan])[codes]
+
+
+def _meaning(word: str) -> float:
+    if word in _WORDS:
+        return _WORDS[word]
+    try:
+        return float(word)
+    except ValueError:
+        return np.nan
+
+
+def _shown(value: object) -> str:
+    return "nothing" if value is None or value == "" else f"'{value}'" if isinstance(value, str) else f"{value}"
 
 
 def read_weight(name: str, column: pa.Array, where: Where) -> np.ndarray:
@@ -88,26 +135,83 @@ def read_group(column: pa.Array, rows: np.ndarray) -> np.ndarray:
 
 
 def read_time(name: str, column: pa.Array, where: Where) -> np.ndarray:
-    """int64 (n,) in order of time: integers as they stand, floats in millionths, dates and timestamps in microseconds.
+    """int64 (n,) in order of time; text is read as numbers (`14102100`), or as dates and times of ISO 8601.
 
-    Text is read as integers (`14102100`); anything else, and a row without a time, is an InputError.
+    One rule for numbers of every type: in millionths up to 4e12, in whole units beyond, so that whole and broken
+    seconds, milliseconds and nanoseconds each stand in order. Dates and times are microseconds in UTC; without a zone
+    they are taken to be in UTC. Anything else, and a row without a time, is an InputError.
     """
     if column.null_count:
         row = int(np.argmin(column.is_valid().to_numpy(zero_copy_only=False)))
         raise InputError(f"{where(row)}: the time column '{name}' is empty; every row needs a time")
     try:
-        if types.is_floating(column.type) or types.is_decimal(column.type):
-            return pc.floor(pc.multiply(column.cast(pa.float64()), float(_TIME_UNITS))).cast(pa.int64()).to_numpy()
-        if types.is_date(column.type) or types.is_timestamp(column.type):
-            zone = getattr(column.type, "tz", None)
-            return column.cast(pa.timestamp("us", tz=zone), safe=False).cast(pa.int64()).to_numpy()
-        return column.cast(pa.int64()).to_numpy()
-    except pa.ArrowInvalid as error:
+        return _moments(column) if time_form(column) == "date" else _ordered(column)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{where(0)} or after: the time column '{name}' cannot be put in order: {reason}; "
-            "give integers, floats, dates or timestamps"
+            "give integers, floats, dates or timestamps, the same in all rows"
         ) from None
+
+
+def time_form(column: pa.Array) -> str:
+    """`number` or `date`: what the column holds, text judged by its first value."""
+    if family(column.type) != "text":
+        return "date" if family(column.type) == "time" else "number"
+    first = next(iter(column.slice(0, 1).to_pylist()), None) or "0"
+    return "date" if np.isnan(_meaning(str(first).strip())) else "number"
+
+
+def _ordered(column: pa.Array) -> np.ndarray:
+    """Numbers as int64 that stand in the same order."""
+    if family(column.type) == "text":
+        try:
+            column = column.cast(pa.int64())
+        except pa.ArrowInvalid:
+            column = pc.utf8_trim_whitespace(column.cast(pa.string())).cast(pa.float64())
+    if types.is_integer(column.type) or types.is_boolean(column.type):
+        whole, part = column.cast(pa.int64()).to_numpy(zero_copy_only=False), 0
+    else:
+        low = pc.floor(column)
+        whole = low.cast(pa.int64()).to_numpy()
+        rest = pc.subtract(column, low).cast(pa.float64()).to_numpy()
+        part = np.floor(rest * _MILLION).astype(np.int64)
+    if len(whole) and (whole.max() > _FAR or whole.min() < -_FAR):
+        raise pa.ArrowInvalid(f"{whole[np.argmax(np.abs(whole.astype(np.float64)))]} is too large for a time")
+    near = np.clip(whole, -_FINE, _FINE)
+    return near * _MILLION + (whole - near) + np.where(near == whole, part, 0)
+
+
+def _moments(column: pa.Array) -> np.ndarray:
+    """Dates and times as int64 microseconds in UTC; times of day and durations as microseconds."""
+    if family(column.type) == "text":
+        return _iso(pc.utf8_trim_whitespace(column.cast(pa.string())))
+    if types.is_time(column.type):
+        return column.cast(pa.time64("ns")).cast(pa.int64()).to_numpy() // 1000
+    if types.is_duration(column.type):
+        return column.cast(pa.duration("us"), safe=False).cast(pa.int64()).to_numpy()
+    zone = getattr(column.type, "tz", None)
+    return column.cast(pa.timestamp("us", tz=zone), safe=False).cast(pa.int64()).to_numpy()
+
+
+def _iso(text: pa.Array) -> np.ndarray:
+    """Microseconds of ISO 8601, with and without zones."""
+    zoned = pc.match_substring_regex(text, _ZONE)
+    plain = pc.replace_substring_regex(text, r"\s*(z|UTC|GMT)$", "Z")
+    plain = pc.replace_substring_regex(plain, r"\s+([+-]\d\d(:?\d\d)?)$", r"\1")
+    stamps = np.empty(len(text), np.int64)
+    for zone, rows in (("UTC", zoned), (None, pc.invert(zoned))):
+        chosen = plain.filter(rows)
+        if len(chosen):
+            stamps[rows.to_numpy(zero_copy_only=False)] = _parsed(chosen, zone)
+    return stamps
+
+
+def _parsed(text: pa.Array, zone: str | None) -> np.ndarray:
+    try:
+        return text.cast(pa.timestamp("us", tz=zone)).cast(pa.int64()).to_numpy()
+    except pa.ArrowInvalid:  # as with nanoseconds
+        return text.cast(pa.timestamp("ns", tz=zone)).cast(pa.int64()).to_numpy() // 1000
 
 
 def _numbers(column: pa.Array) -> np.ndarray:

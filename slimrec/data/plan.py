@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from slimrec import artifacts
 from slimrec.config import IngestConfig, parse, read_schema
-from slimrec.data.keys import read_time
+from slimrec.data.keys import read_time, time_form
 from slimrec.data.source import Part, Source, open_source
 from slimrec.data.split import Splitter, resolve, time_thresholds
 from slimrec.data.values import flat
@@ -87,9 +87,17 @@ def make_plan(config: IngestConfig, source: Source, parts: int) -> Plan:
 def _times(source: Source, rows: dict[str, int | None]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Row numbers and times, piece by piece; fills in the rows of each file."""
     name = source.schema.time
+    forms: dict[str, str] = {}
     for chunk in source.shown("order", [name]):
         rows[chunk.file] = chunk.first + chunk.data.num_rows
-        yield chunk.rows, read_time(name, flat(chunk.data.column(name)), chunk.where)
+        column = flat(chunk.data.column(name))
+        forms.setdefault(time_form(column), chunk.where(0))
+        if len(forms) > 1:
+            raise InputError(
+                f"the time column '{name}' holds a number in {forms['number']} and a date in {forms['date']}, which have "
+                "no common order; write one of them"
+            )
+        yield chunk.rows, read_time(name, column, chunk.where)
 
 
 def _count_rows(source: Source, rows: dict[str, int | None]) -> None:

@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
 from slimrec.config import IngestConfig, read_schema
-from slimrec.data import files, planted
+from slimrec.data import files, planted, text
 from slimrec.data.keys import check_key_types
 from slimrec.data.storage import filesystem, list_files
-from slimrec.data.values import check_type, csv_schema, family
+from slimrec.data.values import check_type, family
 from slimrec.errors import ConfigError, InputError, did_you_mean
 from slimrec.schema import Schema
 
@@ -85,7 +85,7 @@ class Source(ABC):
         return min(sum(counts), sum(counts) if self.limit is None else self.limit - self.start)
 
     def chunks(self, columns: list[str] | None = None) -> Iterator[Chunk]:
-        """The rows in order, in pieces of `batch_rows` within each file; a file without rows is an InputError."""
+        """The rows in order, in pieces of `batch_rows` within each file."""
         start = self.start
         for file, batches in self._stream(columns or self.columns):
             first = 0
@@ -97,8 +97,6 @@ class Source(ABC):
                 first, start = first + batch.num_rows, start + batch.num_rows
                 if start == self.limit:
                     return
-            if first == 0:
-                raise InputError(f"{file} has no rows; remove the file or fill it")
 
     def shown(self, what: str, columns: list[str] | None = None) -> Iterator[Chunk]:
         """The chunks, with a bar over rows on a terminal and a line every ten seconds elsewhere."""
@@ -125,7 +123,7 @@ class Files(Source):
         else:
             self.system, found = list_files(config.source, files.PARQUET + files.TEXT)
         super().__init__(config, schema, found, part.start if part else 0)
-        if len({name.endswith(files.PARQUET) for name in self.files}) > 1:
+        if len({files.is_parquet(name) for name in self.files}) > 1:
             raise InputError(f"{config.source} holds Parquet and CSV files; give a folder with one format")
         self._schemas: dict[str, pa.Schema] = {}
         self._rows: dict[str, int | None] = {}
@@ -136,8 +134,9 @@ class Files(Source):
     def check(self) -> None:
         families: dict[str, tuple[str, str]] = {}
         for name in self.files:
-            found, rows = files.inspect(self.system, name)
-            found = csv_schema(self.schema, found) if rows is None else found
+            found, rows = files.inspect(self.system, name, self.schema)
+            if rows == 0:
+                continue  # as Spark leaves them
             check_columns(self.schema, self.columns, found, name)
             self._schemas[name], self._rows[name] = found, rows
             for column in self.columns:
@@ -147,6 +146,11 @@ class Files(Source):
                     raise InputError(
                         f"column '{column}' is {here} in {name} and {there} in {other}; write it with one type"
                     )
+        if not self._schemas:
+            raise InputError(
+                f"{self.files[0]} has no rows{', nor has any other file' * (len(self.files) > 1)}; fill it"
+            )
+        self.files = tuple(self._schemas)
 
     def digest(self, file: str) -> str:
         return files.digest(self.system, file)
@@ -154,7 +158,7 @@ class Files(Source):
     def _stream(self, columns: list[str]) -> Iterator[tuple[str, Iterator[pa.RecordBatch]]]:
         for name in self.files:
             schema = pa.schema([self._schemas[name].field(column) for column in columns])
-            yield name, files.read(self.system, name, schema, self.batch_rows)
+            yield name, files.read(self.system, name, schema, self.batch_rows, self.schema)
 
 
 class Planted(Source):
@@ -202,7 +206,8 @@ def check_columns(schema: Schema, needed: list[str], found: pa.Schema, file: str
         raise InputError(f"{file} has the column '{twice[0]}' twice; give every column a name of its own")
     for column in needed:
         if column not in found.names:
-            raise InputError(f"{file} has no column '{column}'; {did_you_mean(column, found.names)}")
+            looks = "" if files.is_parquet(file) else text.hint(found.names, schema.csv)
+            raise InputError(f"{file} has no column '{column}'; {did_you_mean(column, found.names)}{looks}")
     for field in schema.fields:
         for column in field.columns:
             check_type(field, found.field(column).type, file, column)

@@ -93,4 +93,18 @@ def time_thresholds(config: SplitConfig, times: Iterable[tuple[np.ndarray, np.nd
         sample.add(rows, values)
     values = sample.sorted()
     at = np.round(np.cumsum([config.train, config.gate, config.valid]) * len(values)).astype(int)
-    return values[np.minimum(at, len(values) - 1)]
+    found = values[np.minimum(at, len(values) - 1)]
+    _check_ties(config, values, found)
+    return found
+
+
+def _check_ties(config: SplitConfig, values: np.ndarray, thresholds: np.ndarray) -> None:
+    """Raise InputError where a split stays empty because equal times, which stay together, fill its place."""
+    held = np.bincount(np.searchsorted(thresholds, values, side="right"), minlength=len(SPLITS))
+    empty = [name for name, rows in zip(SPLITS, held) if getattr(config, name) and not rows]
+    most = np.unique(values, return_counts=True)[1].max(initial=0)
+    if empty and most > 1:
+        raise InputError(
+            f"split by time: {100 * most / len(values):.0f} % of the rows have one and the same time, and equal times stay "
+            f"together, so the split '{empty[0]}' gets no row; name a finer time column, or choose `split: {{by: random}}`"
+        )

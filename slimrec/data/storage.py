@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from urllib.parse import urlsplit
+import sys
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
@@ -40,9 +41,10 @@ def filesystem(url: str) -> tuple[fs.FileSystem, str]:
 
 
 def list_files(url: str, suffixes: tuple[str, ...]) -> tuple[fs.FileSystem, list[str]]:
-    """The file itself, or the files of a folder (and its folders) whose name ends so, sorted by path.
+    """The file itself, or the files of a folder (and its folders) whose name ends so in any case, sorted by path.
 
-    Names that begin with '_' or '.' are left out. Raises InputError where there is no such path or no such file.
+    Hidden names (those that begin with '.' or '_', but for the partitions of a table, `_day=1`) are left out; what
+    else is not read is said on stderr. Raises InputError where there is no such path or no such file.
     """
     system, path = filesystem(url)
     try:
@@ -50,17 +52,34 @@ def list_files(url: str, suffixes: tuple[str, ...]) -> tuple[fs.FileSystem, list
         if found.type == fs.FileType.NotFound:
             raise InputError(f"no such path: {url}")
         if found.type == fs.FileType.File:
-            if not path.endswith(suffixes):
+            if not path.lower().endswith(suffixes):
                 raise InputError(f"{url} is not a file we read; allowed: {', '.join(suffixes)}")
             return system, [path]
         infos = system.get_file_info(fs.FileSelector(path, recursive=True))
     except (OSError, pa.ArrowException) as error:
         raise reading_error(url, error) from error
-    files = sorted(info.path for info in infos if info.type == fs.FileType.File)
-    files = [file for file in files if file.endswith(suffixes) and not _hidden(file[len(path) :])]
+    every = sorted(info.path[len(path) :].lstrip("/") for info in infos if info.type == fs.FileType.File)
+    if any(name.startswith("_delta_log/") for name in every):
+        raise InputError(
+            f"{url} is a Delta table, whose folder holds removed rows too; write its rows as Parquet elsewhere"
+        )
+    shown = [name for name in every if not _hidden(name)]
+    files = [name for name in shown if name.lower().endswith(suffixes)]
+    others = [name for name in shown if name not in set(files)]
     if not files:
-        raise InputError(f"{url} holds no data file; put files there that end in {', '.join(suffixes)}")
-    return system, files
+        there = f"; there are {_some(others)}" if others else ""
+        raise InputError(f"{url} holds no data file; put files there that end in {', '.join(suffixes)}{there}")
+    if others:
+        print(f"slimrec: not read in {url}: {_some(others)}; data files end in {', '.join(suffixes)}", file=sys.stderr)
+    return system, [f"{path}/{name}" for name in files]
+
+
+def of_path(file: str) -> dict[str, str | None]:
+    """Columns that stand in the names of a file's folders, as `day=2026-01-01/` does, with their value; null as Hive
+    writes it."""
+    pairs = [folder.split("=", 1) for folder in file.split("/")[:-1] if folder.partition("=")[0] and "=" in folder]
+    values = {unquote(name): unquote(value) for name, value in pairs}
+    return {name: None if value == "__HIVE_DEFAULT_PARTITION__" else value for name, value in values.items()}
 
 
 def reading_error(name: str, error: Exception) -> SlimrecError:
@@ -78,4 +97,9 @@ def reading_error(name: str, error: Exception) -> SlimrecError:
 
 
 def _hidden(relative: str) -> bool:
-    return any(part.startswith(("_", ".")) for part in relative.split("/"))
+    return any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in relative.split("/"))
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more

@@ -63,13 +63,10 @@ def family(kind: pa.DataType) -> str:
 
 
 def csv_schema(schema: Schema, found: pa.Schema) -> pa.Schema:
-    """A CSV's columns with the types that the schema needs; a time column keeps what its first block looks like."""
-    numeric = {field.column for field in schema.fields if field.kind == "number"}
+    """A CSV's columns with the types that the schema needs: numbers where a field is one, else text."""
+    numeric = {field.column for field in schema.fields if field.kind == "number"} | {schema.weight}
     numeric = numeric.union(*(field.discretised for field in schema.fields))
-    numeric |= {schema.label.column, schema.weight}
-    plain = {name for field in schema.fields for name in field.columns} | {schema.group}
-    kinds = dict.fromkeys(plain, pa.string()) | dict.fromkeys(numeric, pa.float64())
-    return pa.schema([pa.field(field.name, kinds.get(field.name, field.type)) for field in found])
+    return pa.schema([pa.field(field.name, pa.float64() if field.name in numeric else pa.string()) for field in found])
 
 
 def check_type(field: Field, kind: pa.DataType, place: str = "", column: str = "") -> None:
@@ -99,6 +96,13 @@ def flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     if types.is_float16(column.type):
         column = column.cast(pa.float32())
     return column.cast(pa.large_string()) if types.is_string_view(column.type) else column
+
+
+def without(column: pa.Array, words: tuple[str, ...]) -> pa.Array:
+    """The column with cells of text that are one of these words, which stand for nothing, as null."""
+    if not words or family(column.type) != "text":
+        return column
+    return pc.if_else(pc.is_in(column, pa.array(words).cast(column.type)), None, column)
 
 
 def categories(column: pa.Array, name: str = "a category column", exact: bool = False) -> Categories:

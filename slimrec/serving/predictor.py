@@ -18,8 +18,8 @@ from pyarrow import fs
 from slimrec.data import files
 from slimrec.data.encode import Encoder
 from slimrec.data.novelty import Novelty
-from slimrec.data.storage import list_files
-from slimrec.data.values import Where, csv_schema
+from slimrec.data.storage import list_files, of_path
+from slimrec.data.values import Where
 from slimrec.errors import ConfigError, InputError, did_you_mean
 from slimrec.metrics import probability
 from slimrec.model import Model
@@ -163,43 +163,48 @@ def _scored(predictor: Predictor, path: str, keys: tuple[str, ...]) -> tuple[pa.
     if SCORE in keys:
         raise ConfigError(f"a key cannot be called '{SCORE}', as the scores are; rename the column")
     system, names = list_files(path, files.PARQUET + files.TEXT)
+    schema = predictor.encoder.schema
     there: dict[str, tuple[pa.Schema, int | None]] = {}
     types: dict[str, pa.DataType] = {}
     for name in names:
-        found, rows = files.inspect(system, name)
+        found, rows = files.inspect(system, name, schema)
+        if rows == 0:
+            continue
         predictor.check(found.names)
-        if rows is None:  # a CSV: what the model does not read stays the text that it is
-            typed = csv_schema(predictor.model.schema, found)
-            found = pa.schema([each if each.name in predictor.columns else (each.name, pa.string()) for each in typed])
         for key in keys:
             if found.names.count(key) != 1:
                 raise InputError(f"{name} has no one column '{key}' to take as a key; {did_you_mean(key, found.names)}")
             kind = found.field(key).type
+            if key not in predictor.columns and (rows is None or key in of_path(name)):
+                kind = pa.string()  # what the model does not read of a CSV stays the text that it is
+                found = found.set(found.get_field_index(key), pa.field(key, kind))
             kind = kind.value_type if pa.types.is_dictionary(kind) else kind
             if types.setdefault(key, kind) != kind:
                 raise InputError(
                     f"the key '{key}' is {kind} in {name} and {types[key]} in {next(iter(there))}; write it with one type"
                 )
         there[name] = found, rows
-    schema = pa.schema([*types.items(), (SCORE, pa.float64())])
-    return schema, _pieces(predictor, system, there, schema)
+    if not there:
+        raise InputError(f"{path} has no rows; fill it")
+    return pa.schema([*types.items(), (SCORE, pa.float64())]), _pieces(predictor, system, there, types)
 
 
 def _pieces(
-    predictor: Predictor, system: fs.FileSystem, there: dict[str, tuple[pa.Schema, int | None]], schema: pa.Schema
+    predictor: Predictor,
+    system: fs.FileSystem,
+    there: dict[str, tuple[pa.Schema, int | None]],
+    keys: dict[str, pa.DataType],
 ) -> Iterator[pa.Table]:
-    keys = schema.names[:-1]
     needed = list(dict.fromkeys([*predictor.columns, *keys]))
+    schema = pa.schema([*keys.items(), (SCORE, pa.float64())])
     for name, (found, rows) in there.items():
         columns = pa.schema([found.field(column) for column in needed])
         start = 0
-        for batch in files.read(system, name, columns, ROWS_AT_ONCE):
+        for batch in files.read(system, name, columns, ROWS_AT_ONCE, predictor.encoder.schema):
             table = pa.Table.from_batches([batch])
             asked = table.select(list(predictor.columns))
             scores = predictor.predict(asked, lambda i, n=name, s=start: f"{n}, row {s + i + 1}")
-            yield pa.Table.from_arrays(
-                [*(table[key].cast(schema.field(key).type) for key in keys), scores], schema=schema
-            )
+            yield pa.Table.from_arrays([*(table[key].cast(kind) for key, kind in keys.items()), scores], schema=schema)
             start += len(batch)
         if rows is not None and start != rows:
             raise InputError(f"{name} says that it has {rows} rows, and gave {start}; write it again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,12 +13,32 @@ from slimrec.data.encode import Encoder
 from slimrec.data.keys import Keys, read_keys
 from slimrec.data.novelty import Novelty
 from slimrec.data.plan import Plan
+from slimrec.data.repeats import Repeats
 from slimrec.data.shards import ShardWriter
 from slimrec.data.source import Source
 from slimrec.data.split import SPLITS, Tally
 from slimrec.errors import TransientError
 
 CONFIG = PartConfig
+
+
+class Found(NamedTuple):
+    """What the rows outside train hold that train does not, and how many of all rows repeat another one."""
+
+    novelty: Novelty
+    repeats: Repeats
+
+    def state(self) -> dict[str, Any]:
+        """What `joined` takes, as JSON."""
+        return {name: each.state() for name, each in self._asdict().items()}
+
+    @classmethod
+    def joined(cls, states: list[dict[str, Any]]) -> Found:
+        """What was found in all the rows of these."""
+        novelty = Novelty()
+        for state in states:
+            novelty.join(state["novelty"])
+        return cls(novelty, Repeats.joined(state["repeats"] for state in states))
 
 
 def run(config: PartConfig, tracker, plan: Path, encoding: Path, encoded: Path) -> dict:
@@ -30,20 +51,18 @@ def run(config: PartConfig, tracker, plan: Path, encoding: Path, encoded: Path) 
     return {"rows": sum(rows)}
 
 
-def encode(plan: Plan, source: Source, encoder: Encoder, expected: list[int], folder: Path) -> Novelty:
-    """Read the rows again, and write them to `folder`/<split>; TransientError where a split has not `expected` rows.
-
-    Returns what the rows outside train hold that train does not.
-    """
+def encode(plan: Plan, source: Source, encoder: Encoder, expected: list[int], folder: Path) -> Found:
+    """Read the rows again, and write them to `folder`/<split>; TransientError where a split has not `expected` rows."""
     schema, splitter, config = encoder.schema, plan.splitter, plan.config
     writers = [ShardWriter(folder / name, schema, config.shard_rows, config.batch_rows) for name in SPLITS]
-    tally, found = Tally(), Novelty()
+    tally, found = Tally(), Found(Novelty(), Repeats())
     for chunk in source.shown("encode"):
         keys = read_keys(schema, chunk.data, chunk.rows, chunk.where)
         split = splitter.assign(keys, chunk.rows)
         tally.add(keys, split)
-        found.rows = split > 0
-        ids, dense = encoder.encode(chunk.data, chunk.where, found)
+        found.novelty.rows = split > 0
+        ids, dense = encoder.encode(chunk.data, chunk.where, found.novelty)
+        found.repeats.add(ids, dense, keys)
         for index, writer in enumerate(writers):
             rows = np.flatnonzero(split == index)
             part = Keys(*(None if values is None else values[rows] for values in keys))

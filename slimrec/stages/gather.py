@@ -8,10 +8,10 @@ from pathlib import Path
 from slimrec import artifacts
 from slimrec.config import PlannedConfig
 from slimrec.data.encode import Encoder
-from slimrec.data.novelty import Novelty
 from slimrec.data.plan import Plan, in_order
 from slimrec.data.shards import ShardWriter, read_shards
 from slimrec.data.split import SPLITS, Tally
+from slimrec.stages.encode import Found
 from slimrec.stages.ingest import summary, told
 
 CONFIG = PlannedConfig
@@ -22,9 +22,8 @@ def run(config: PlannedConfig, tracker, plan: Path, encoding: Path, encoded: lis
     settled, about = Plan.load(plan), artifacts.verify(encoding, "encoding")
     tracker.params(settled.config.model_dump())
     parts = in_order(encoded, "encoded", encoding, len(settled.parts))
-    encoder, found = Encoder.load(encoding), Novelty()
-    for part in parts:
-        found.join(artifacts.read_json(part / "found.json"))
+    encoder = Encoder.load(encoding)
+    found = Found.joined([artifacts.read_json(part / "found.json") for part in parts])
     with artifacts.publish(dataset, "dataset", **about["dataset"]) as folder:
         for file in about["files"]:
             (folder / file).parent.mkdir(exist_ok=True)
@@ -35,5 +34,5 @@ def run(config: PlannedConfig, tracker, plan: Path, encoding: Path, encoded: lis
                 for batch in read_shards(part / split):
                     writer.add(batch)
             writer.close()
-        schema = told(encoder.schema, found, folder)
-    return summary(schema, Tally.joined(about["tallies"]), dataset, about["remarks"])
+        schema = told(encoder.schema, found.novelty, folder)
+    return summary(schema, Tally.joined(about["tallies"]), dataset, about["remarks"], found.repeats)

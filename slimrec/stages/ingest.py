@@ -13,6 +13,7 @@ from slimrec import artifacts
 from slimrec.config import IngestConfig
 from slimrec.data.novelty import Novelty, fitted
 from slimrec.data.plan import Plan, make_plan
+from slimrec.data.repeats import Repeats
 from slimrec.data.source import open_source
 from slimrec.data.split import SPLITS, Tally
 from slimrec.schema import Schema
@@ -33,8 +34,8 @@ def run(config: IngestConfig, tracker, dataset: Path) -> dict:
     with artifacts.publish(dataset, "dataset", **describe(plan, tally, cut, files)) as folder:
         encoder.save(folder)
         found = encode(plan, source, encoder, tally.rows.tolist(), folder)
-        schema = told(encoder.schema, found, folder)
-    return summary(schema, tally, dataset, remarks)
+        schema = told(encoder.schema, found.novelty, folder)
+    return summary(schema, tally, dataset, remarks, found.repeats)
 
 
 def describe(plan: Plan, tally: Tally, cut: dict[str, int], files: list[str]) -> dict:
@@ -55,8 +56,9 @@ def told(schema: Schema, found: Novelty, folder: Path) -> Schema:
     return schema
 
 
-def summary(schema: Schema, tally: Tally, dataset: Path, remarks: list[str]) -> dict:
+def summary(schema: Schema, tally: Tally, dataset: Path, remarks: list[str], repeats: Repeats) -> dict:
     """The stage's figures, of a dataset that is published; the remarks go to the screen too."""
+    remarks = [*remarks, *repeats.remarks()]
     for remark in remarks:
         print(f"ingest: {remark}", file=sys.stderr)
     facts = artifacts.read_json(dataset / artifacts.MANIFEST)
@@ -69,6 +71,7 @@ def summary(schema: Schema, tally: Tally, dataset: Path, remarks: list[str]) -> 
         "missing_share": {field.name: field.statistics.missing_share for field in schema.fields},
         "unseen_share": {field.name: field.statistics.unseen_share for field in schema.embedded},
         "outside_share": {field.name: field.statistics.unseen_share for field in schema.dense},
+        "repeated_share": repeats.share,
         "cut_values": facts["cut_values"],
         "split_by": facts["split_by"],
         "remarks": remarks,

@@ -1,0 +1,190 @@
+"""What a column looks like: a field of which kind, a label by which rule, or nothing that a model should read."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import yaml
+
+from slimrec.data.values import family
+from slimrec.errors import InputError
+
+_FEW = 200  # distinct integers up to here make a category
+_EXACT = 2**53  # whole numbers up to here are exact as numbers
+_POSITIVE = (
+    "yes",
+    "y",
+    "true",
+    "t",
+    "click",
+    "clicked",
+    "positive",
+    "pos",
+    "buy",
+    "bought",
+    "purchase",
+    "converted",
+    "1",
+)
+_INDEX = r"|__index_level_\d+__|level_\d+|unnamed:? ?\d*|index|row_?(id|nr|num|number)?"  # as data frames write them
+_NOUNS = (
+    *("user", "item", "movie", "product", "ad", "adgroup", "campaign", "creative", "session", "device", "site", "app"),
+    *("page", "publisher", "advertiser", "customer", "query", "doc", "document", "video", "news", "article", "shop"),
+    *("brand", "category", "cate", "cat", "store", "merchant", "member", "song", "track", "artist", "book", "business"),
+    *(
+        "hotel",
+        "city",
+        "region",
+        "country",
+        "placement",
+        "slot",
+        "order",
+        "client",
+        "visitor",
+        "content",
+        "post",
+        "u",
+        "gu",
+    ),
+)
+_ID = rf"(^|.*_)(id|ids|code|zip|zip_code|postcode|hash|uuid)$|^({'|'.join(_NOUNS)})id$"
+
+
+def spelled(name: str) -> str:
+    """The name as YAML text: plain where that reads back the same."""
+    plain = re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) and yaml.safe_load(name) == name
+    return name if plain else json.dumps(name, ensure_ascii=False)
+
+
+def exactly(value: float) -> str:
+    """A number as YAML, such that it reads back the same."""
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
+
+
+def is_identifier(name: str) -> bool:
+    """Whether a column's name says that its numbers are names: item_id, itemId, ItemID, itemid."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().replace("-", "_").replace(" ", "_")
+    return bool(re.match(_ID, words) or re.match(_ID, name.lower()))
+
+
+def left_out(name: str, column: pa.Array) -> str:
+    """Why no field should read the column; "" if one may."""
+    if nothing_in(column) == len(column):
+        return "which is always empty"
+    if re.fullmatch(_INDEX, name.strip().lower()):
+        numbered = pa.types.is_integer(column.type) and pc.count_distinct(column).as_py() == len(column)
+        if numbered or name.startswith("__index_level_") or not name:
+            return "the index of a data frame, which tells the order of rows"
+    return ""
+
+
+def nothing_in(column: pa.Array) -> int:
+    """Rows where the column holds nothing, NaN included."""
+    broken = pc.sum(pc.is_nan(column)).as_py() or 0 if pa.types.is_floating(column.type) else 0
+    return column.null_count + broken
+
+
+def constant_step(column: pa.Array) -> bool:
+    """Whether whole numbers rise by the same step from row to row, as row numbers do."""
+    if not pa.types.is_integer(column.type) or column.null_count or len(column) < 10:
+        return False
+    steps = pc.subtract(column.slice(1).cast(pa.int64()), column.slice(0, len(column) - 1).cast(pa.int64()))
+    return pc.count_distinct(steps).as_py() == 1 and steps[0].as_py() > 0
+
+
+def guess_label(name: str, column: pa.Array) -> str:
+    """The label entry: as it stands when it is 0/1, the one of two values that is meant, or above the middle value."""
+    kind = family(column.type)
+    if nothing_in(column):
+        raise InputError(
+            f"the label column '{name}' is empty in {nothing_in(column):,} of {len(column):,} rows looked at; every row needs "
+            "a label, leave out those that have none"
+        )
+    if pa.types.is_boolean(column.type):
+        return f"{spelled(name)}  # {_share(column)} positive"
+    if kind == "text" and _are_numbers(column):
+        column, kind = pc.utf8_trim_whitespace(column.cast(pa.string())).cast(pa.float64()), "number"
+    if kind == "text":
+        return _guess_words(name, column)
+    if kind != "number":
+        raise InputError(f"the label column '{name}' is {column.type}; it needs numbers, true and false, or two words")
+    distinct = sorted(column.unique().to_pylist())
+    if set(distinct) <= {0, 1}:
+        return f"{spelled(name)}  # {_share(pc.equal(column, pa.scalar(1).cast(column.type)))} positive"
+    if len(distinct) == 1:
+        raise InputError(f"the label column '{name}' holds {distinct[0]} in all rows looked at; two classes are needed")
+    if len(distinct) == 2 and abs(distinct[1]) > _EXACT:
+        share = _share(pc.equal(column, pa.scalar(distinct[1], column.type)))
+        return f"{{column: {spelled(name)}, positive: {distinct[1]}}}  # {share}, the rest {distinct[0]}"
+    middle = distinct[(len(distinct) - 1) // 2]
+    share = _share(pc.greater(column, pa.scalar(middle, column.type)))
+    span = f"{exactly(distinct[0])} .. {exactly(distinct[-1])}"
+    return f"{{column: {spelled(name)}, positive_above: {exactly(middle)}}}  # {span}, {share} are above: set the limit"
+
+
+def _are_numbers(column: pa.Array) -> bool:
+    try:
+        pc.utf8_trim_whitespace(column.cast(pa.string())).cast(pa.float64())
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _guess_words(name: str, column: pa.Array) -> str:
+    counts = {
+        value.strip(): count
+        for value, count in ((c["values"], c["counts"]) for c in pc.value_counts(column).to_pylist())
+    }
+    if {word.lower() for word in counts} <= {"true", "false"} and len(counts) == 2:
+        positive = sum(count for word, count in counts.items() if word.lower() == "true")
+        return f"{spelled(name)}  # {100 * positive / len(column):.1f} % positive"
+    if len(counts) != 2:
+        shown = ", ".join(list(counts)[:4]) + (" ..." if len(counts) > 4 else "")
+        raise InputError(
+            f"the label column '{name}' holds {len(counts)} different texts ({shown}); it needs numbers or two values"
+        )
+    known = [word for word in counts if word.lower() in _POSITIVE]
+    positive = known[0] if len(known) == 1 else min(counts, key=lambda word: (counts[word], word))
+    (other,) = set(counts) - {positive}
+    share = 100 * counts[positive] / len(column)
+    return f"{{column: {spelled(name)}, positive: {json.dumps(positive, ensure_ascii=False)}}}  # {share:.1f} %, the rest is {other!r}"
+
+
+def _share(chosen: pa.Array) -> str:
+    return f"{100 * pc.mean(chosen.cast(pa.float64())).as_py():.1f} %"
+
+
+def guess_field(name: str, column: pa.Array) -> tuple[dict | None, str]:
+    """The field's options, None where no field reads such a column; and what was seen."""
+    kind = family(column.type)
+    if kind.startswith("list of "):
+        return _guess_list(column, kind)
+    if kind not in ("number", "text", "time"):
+        return None, ""
+    distinct = pc.count_distinct(column).as_py()
+    seen = f"{distinct:,} distinct"
+    if kind == "number" and not pa.types.is_boolean(column.type):
+        whole = pa.types.is_integer(column.type)
+        far = whole and max(abs(value or 0) for value in pc.min_max(column).as_py().values()) > _EXACT
+        if not (whole and (distinct <= _FEW or far or is_identifier(name))):
+            values = column.cast(pa.float64()).drop_null()
+            unclean = not (pc.all(pc.is_finite(values)).as_py() in (True, None))
+            return {"kind": "number"} | ({"nonfinite": "missing"} if unclean else {}), seen
+    if distinct > 0.5 * len(column):
+        seen += ", nearly unique: is it known when serving?"
+    return {"kind": "category"}, seen + (", a constant" if distinct == 1 else "")
+
+
+def _guess_list(column: pa.Array, kind: str) -> tuple[dict | None, str]:
+    lengths = pc.list_value_length(column).drop_null()
+    low, high = (pc.min(lengths).as_py() or 0), (pc.max(lengths).as_py() or 0)
+    if low == high > 0 and pa.types.is_floating(column.type.value_type):
+        values = column.flatten().cast(pa.float64()).drop_null()
+        clean = pc.all(pc.is_finite(values)).as_py() in (True, None)
+        return {"kind": "vector", "width": high} | ({} if clean else {"nonfinite": "missing"}), f"{high} numbers"
+    if kind.removeprefix("list of ") not in ("number", "text", "time", "nothing"):
+        return None, ""
+    return {"kind": "bag", "max_length": min(max(high, 1), 50)}, f"{low} to {high} values"

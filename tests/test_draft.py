@@ -1,0 +1,230 @@
+"""Drafts of a schema: whatever is drafted ingest takes, and what a person should know stands beside it."""
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from slimrec.config import IngestConfig, parse, read_schema
+from slimrec.data import planted
+from slimrec.data.draft import draft
+from slimrec.errors import InputError
+from slimrec.schema import Schema
+from slimrec.stages import ingest
+
+ROWS = 2000
+
+
+def log(rows: int = ROWS, seed: int = 0) -> pd.DataFrame:
+    random = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {
+            "click": random.integers(0, 2, rows),
+            "siteId": random.integers(0, 900, rows),
+            "price": random.lognormal(size=rows).round(4),
+            "title": [f"title {i % 50}" for i in range(rows)],
+            "day": [f"2026-01-{1 + 20 * i // rows:02d}" for i in range(rows)],
+        }
+    )
+
+
+def drafted(folder, source, label=None) -> tuple[Schema, str]:
+    """The draft, after ingest has taken it as `slimrec schema SOURCE > schema.yaml` leaves it."""
+    text = draft(str(source), label)
+    (folder / "schema.yaml").write_text(text)
+    config = parse(IngestConfig, {"source": str(source), "fields": str(folder / "schema.yaml")})
+    assert ingest.run(config, None, folder / "dataset")["rows"] > 0
+    return read_schema(folder / "schema.yaml"), text
+
+
+def comment(text: str, start: str) -> str:
+    """What is said on the line that begins so."""
+    return next(line for line in text.splitlines() if line.strip().startswith(start)).partition("#")[2]
+
+
+def test_a_drafted_schema_is_read_back_and_ingests_as_it_stands(tmp_path):
+    table, schema = planted.generate(3000)
+    table = table.drop_columns([planted.LOGIT]).append_column("yes", pa.array(["no: # {,"] * 3000))
+    pq.write_table(table, tmp_path / "raw.parquet")
+    text = draft(str(tmp_path / "raw.parquet"))
+    (tmp_path / "schema.yaml").write_text(text)
+    read = read_schema(tmp_path / "schema.yaml")
+    assert (read.label.column, read.time, read.group) == ("click", "time", "user")
+    for field in schema.fields:
+        assert (read[field.name].kind, read[field.name].width) == (field.kind, field.width)
+    assert "constant" in next(line for line in text.splitlines() if "name: constant" in line).partition("#")[2]
+    config = {"source": str(tmp_path / "raw.parquet"), "fields": str(tmp_path / "schema.yaml")}
+    assert ingest.run(parse(IngestConfig, config), None, tmp_path / "dataset")["rows"] == 3000
+
+
+def test_a_draft_needs_a_label_it_can_see(tmp_path):
+    log().rename(columns={"click": "clk"}).to_csv(tmp_path / "raw.csv", index=False)
+    with pytest.raises(InputError, match="named like a label"):
+        draft(str(tmp_path / "raw.csv"))
+    with pytest.raises(InputError, match="no column 'clc'; did you mean 'clk'"):
+        draft(str(tmp_path / "raw.csv"), label="clc")
+    assert "label: clk" in draft(str(tmp_path / "raw.csv"), label="clk")
+    middle = sorted(log()["siteId"].unique())[(log()["siteId"].nunique() - 1) // 2]
+    assert f"label: {{column: siteId, positive_above: {middle}}}" in draft(str(tmp_path / "raw.csv"), label="siteId")
+
+
+def test_a_semicolon_csv_with_null_words_decimal_commas_and_yes_no_labels_is_drafted(tmp_path):
+    data = log().astype(object)
+    data["click"] = data["click"].map({0: "no", 1: "yes"})
+    data["price"] = [str(price).replace(".", ",") for price in data["price"]]
+    data.loc[5:40, "price"] = "NULL"
+    data.to_csv(tmp_path / "log.csv", sep=";", index=False)
+    schema, text = drafted(tmp_path, tmp_path / "log.csv")
+    assert (schema.csv.separator, schema.csv.decimal, schema.missing) == (";", ",", ("NULL",))
+    assert (schema.label.positive, schema["price"].kind, schema.time) == ("yes", "number", "day")
+    assert "1.8 % missing" in comment(text, "- {name: price")
+
+
+def test_quotation_marks_that_quote_nothing_lose_no_line(tmp_path):
+    data = log()
+    data.loc[[100, 200], "title"] = ['"Round Midnight', '"Heroes']
+    for separator, ending in (("\t", "tsv"), (",", "csv")):
+        lines = [separator.join(map(str, row)) for row in [list(data.columns), *data.to_numpy().tolist()]]
+        (tmp_path / f"log.{ending}").write_text("\n".join(lines))
+        schema, text = drafted(tmp_path, tmp_path / f"log.{ending}")
+        assert "all 2,000 rows" in text and schema.csv.quote == (None if ending == "tsv" else "")
+
+
+def test_values_with_line_breaks_and_quoted_tab_files_are_told_from_loose_marks(tmp_path):
+    data = log()
+    data.loc[7, "title"] = "two\nlines"
+    data.to_csv(tmp_path / "log.csv", index=False)
+    assert drafted(tmp_path, tmp_path / "log.csv")[0].csv.line_breaks
+    data.loc[7, "title"] = 'the "best"'
+    data.to_csv(tmp_path / "log.tsv", sep="\t", index=False)
+    assert drafted(tmp_path, tmp_path / "log.tsv")[0].csv.quote == '"'
+
+
+@pytest.mark.parametrize("encoding, found", [("utf-8-sig", "utf-8"), ("utf-16", "utf-16"), ("latin-1", "cp1252")])
+def test_encodings_are_guessed(tmp_path, encoding, found):
+    log().assign(title="für").to_csv(tmp_path / "log.csv", index=False, encoding=encoding)
+    assert drafted(tmp_path, tmp_path / "log.csv")[0].csv.encoding == found
+    assert pq.read_table(tmp_path / "dataset" / "vocab" / "title.parquet")["value"].to_pylist() == ["für"]
+
+
+def test_a_file_without_a_header_is_recognised_and_can_be_drafted_by_places(tmp_path):
+    log().to_csv(tmp_path / "log.csv", index=False, header=False)
+    with pytest.raises(InputError, match="first line of .*log.csv looks like data.*column_1 to column_5"):
+        draft(str(tmp_path / "log.csv"))
+    schema, text = drafted(tmp_path, tmp_path / "log.csv", "column_1")
+    assert schema.csv.columns == tuple(f"column_{n}" for n in range(1, 6)) and "all 2,000 rows" in text
+
+
+def test_a_sorted_log_is_judged_from_all_over_it(tmp_path):
+    rows = 500_000
+    table = pa.table({"click": np.sort(np.arange(rows) % 10 < 3), "late": [None] * 450_000 + [1.5] * 50_000})
+    pq.write_table(table, tmp_path / "log.parquet")
+    _, text = drafted(tmp_path, tmp_path / "log.parquet")
+    assert "30.0 % positive" in text and "90.0 % missing" in text and "of 500,000 rows" in text
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_folders_of_a_partitioned_log_are_drafted(tmp_path, kind):
+    for i in range(10):
+        folder = tmp_path / "log" / f"dt=2026-01-{i + 1:02d}" / "land=DE"
+        folder.mkdir(parents=True)
+        part = log()[["click", "price"]][200 * i : 200 * (i + 1)]
+        part.to_parquet(folder / "0.parquet") if kind == "parquet" else part.to_csv(folder / "0.csv", index=False)
+    schema, _ = drafted(tmp_path, tmp_path / "log")
+    assert schema.time == "dt" and schema.names == ("land", "price")
+
+
+def test_what_no_model_should_read_is_left_out_with_a_word(tmp_path):
+    data = log().sort_values("click", kind="stable").sample(frac=1, random_state=0)
+    data["empty"], data["again"] = np.nan, data["price"]
+    data.to_parquet(tmp_path / "log.parquet")
+    schema, text = drafted(tmp_path, tmp_path / "log.parquet")
+    assert schema.names == ("again", "price", "siteId", "title")
+    assert "left out: __index_level_0__" in text and "left out: empty" in text and "the same as again" in text
+    data.to_csv(tmp_path / "log.csv")
+    schema, text = drafted(tmp_path, tmp_path / "log.csv")
+    assert schema.names == ("again", "price", "siteId", "title") and 'left out: ""' in text
+
+
+def test_repeated_rows_are_told(tmp_path):
+    pd.concat([log(300)] * 10).to_csv(tmp_path / "log.csv", index=False)
+    assert "2,700 rows (90.0 %) repeat another one" in drafted(tmp_path, tmp_path / "log.csv")[1]
+
+
+@pytest.mark.parametrize(
+    "values, entry",
+    [
+        ([10_000_001, 10_000_002], "{column: click, positive_above: 10000001}"),
+        ([10**17, 10**17 + 1], f"{{column: click, positive: {10**17 + 1}}}"),
+        ([True, False], "click  #"),
+        (["True", "False"], "click  #"),
+        (["Y", "N"], '{column: click, positive: "Y"}'),
+        (["seen", "bought"], '{column: click, positive: "bought"}'),
+        (["3", "4.5"], "{column: click, positive_above: 3}"),
+        ([0.1, 0.25], "{column: click, positive_above: 0.1}"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_labels_in_other_codes_are_drafted_exactly(tmp_path, values, entry, kind):
+    data = log()
+    data["click"] = [values[i % 3 % 2] for i in range(ROWS)]
+    data.to_parquet(tmp_path / "log.parquet") if kind == "parquet" else data.to_csv(tmp_path / "log.csv", index=False)
+    assert f"label: {entry}" in drafted(tmp_path, tmp_path / f"log.{kind}", "click")[1]
+
+
+def test_labels_that_nobody_can_take_are_refused_with_what_they_hold(tmp_path):
+    for values, sentence in {
+        ("a", "b", "c"): "3 different texts \\(a, b, c\\)",
+        (1, None): "is empty in 1,000 of 2,000",
+        (5, 5): "holds 5 in all rows",
+    }.items():
+        log().assign(click=[values[i % len(values)] for i in range(ROWS)]).to_parquet(tmp_path / "log.parquet")
+        with pytest.raises(
+            InputError, match=f"label column 'click' {sentence if 'empty' in sentence else '.*' + sentence}"
+        ):
+            draft(str(tmp_path / "log.parquet"))
+
+
+@pytest.mark.parametrize("name", ["userId", "movie_id", "ItemID", "itemid", "zip_code", "id"])
+def test_numbers_that_are_names_are_categories(tmp_path, name):
+    log().rename(columns={"siteId": name}).to_csv(tmp_path / "log.csv", index=False)
+    assert drafted(tmp_path, tmp_path / "log.csv")[0][name].kind == "category"
+
+
+@pytest.mark.parametrize("name", ["bid", "paid", "humid", "width"])
+def test_numbers_whose_names_only_sound_so_are_numbers(tmp_path, name):
+    log().rename(columns={"siteId": name}).to_csv(tmp_path / "log.csv", index=False)
+    assert drafted(tmp_path, tmp_path / "log.csv")[0][name].kind == "number"
+
+
+def test_time_is_drafted_only_where_ingest_can_split_by_it(tmp_path):
+    data = (
+        log().drop(columns="day").assign(timestamp=[None, *range(1, ROWS)], weight=1.5, shown=pd.Timestamp(2026, 1, 1))
+    )
+    data["shown"] += pd.to_timedelta(np.arange(ROWS), "min")
+    data.to_parquet(tmp_path / "log.parquet")
+    schema, text = drafted(tmp_path, tmp_path / "log.parquet")
+    assert schema.time == "shown" and "# time: timestamp  # not drafted" in text
+    assert schema.weight == "weight" and "remove it if this is a feature" in comment(text, "weight:")
+    data.assign(shown=data["shown"].where(data.index > 1800, data["shown"][0]), weight=-1.0).to_parquet(
+        tmp_path / "log.parquet"
+    )
+    schema, _ = drafted(tmp_path, tmp_path / "log.parquet")
+    assert schema.time is None and schema.weight is None and schema["weight"].kind == "number"
+
+
+def test_a_column_of_half_floats_is_drafted(tmp_path):
+    table = pa.Table.from_pandas(log()).append_column("score", pa.array(log()["price"].to_numpy(np.float16)))
+    pq.write_table(table, tmp_path / "log.parquet")
+    assert drafted(tmp_path, tmp_path / "log.parquet")[0]["score"].kind == "number"
+
+
+def test_files_that_are_no_one_log_are_named(tmp_path):
+    log().to_parquet(tmp_path / "a.parquet")
+    log().assign(price="dear").to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(InputError, match="'price' is text in .*b.parquet and number in .*a.parquet"):
+        draft(str(tmp_path))
+    log().drop(columns="price").to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(InputError, match="'price' stands in .*a.parquet and not in .*b.parquet"):
+        draft(str(tmp_path))
