@@ -47,7 +47,7 @@ def inspect(system: fs.FileSystem, file: str, schema: Schema | CsvFormat = _USUA
 
 
 def read(
-    system: fs.FileSystem, file: str, columns: pa.Schema, batch_rows: int, schema: Schema | CsvFormat
+    system: fs.FileSystem, file: str, columns: pa.Schema, batch_rows: int, schema: Schema | CsvFormat = _USUAL
 ) -> Iterator[pa.RecordBatch]:
     """The `columns`, as `inspect` gives them with the same schema, in that order."""
     folders = of_path(file)
