@@ -201,8 +201,8 @@ def test_a_moment_is_one_in_every_unit_zone_and_text(whole, nanoseconds):
 @steady
 @given(st.lists(st.text() | st.sampled_from([*TEXTS, "True", "12.0", "4.10", "2026-01-02T03:04:05+01:00", "1.50E-3"])))
 def test_a_key_is_its_own_key(texts):
-    once = spell(pa.array(texts, pa.large_string()))
-    assert spell(pa.array(once, pa.large_string())) == once == respell(texts)
+    once, _ = spell(pa.array(texts, pa.large_string()))
+    assert spell(pa.array(once, pa.large_string()))[0] == once == respell(texts)
 
 
 def test_texts_that_no_writer_means_as_a_number_or_time_stay_as_they_are():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
+from itertools import repeat
 from pathlib import Path
 from urllib.parse import quote
 
@@ -25,6 +26,7 @@ from slimrec.data.values import (
     Where,
     bags,
     check_type,
+    extent,
     family,
     field_categories,
     flat,
@@ -129,10 +131,11 @@ class Encoder:
             table[[value is None for value in found.values]] = MISSING
             return np.append(table, np.int32(MISSING))[found.codes]
         known = self._known(field.name)
-        table = [known.get(value, UNSEEN) for value in found.values]
+        table = list(map(known.get, found.values, repeat(UNSEEN)))
         if numeric and UNSEEN in table:
             self._refuse_lost_zeros(field, [value for value, id in zip(found.values, table) if id == UNSEEN])
-        return np.array([*table, MISSING], np.int32)[found.codes]
+        table.append(MISSING)
+        return np.array(table, np.int32)[found.codes]
 
     def _refuse_lost_zeros(self, field: Field, unseen: list[str]) -> None:
         """A number that training knows as text with zeros in front has lost them on its way."""
@@ -183,10 +186,11 @@ def column_of(table: pa.Table | pa.RecordBatch, field: Field, missing: tuple[str
     return parts[0] if len(parts) == 1 else pa.StructArray.from_arrays(parts, ["first", "second"])
 
 
-def _scale(field: Field, values: np.ndarray, out: np.ndarray, where: Where) -> tuple[np.ndarray, np.ndarray]:
+def _scale(field: Field, values: np.ndarray, out: np.ndarray, where: Where) -> tuple[np.ndarray | None, np.ndarray]:
     """Standardise with the training rows' figures; missing becomes 0 after scaling.
 
-    Returns which values lie outside the limits and were held there, and which are present, both bool (n, width).
+    Returns which values lie outside the limits and were held there (None: none do), and which are present, both bool
+    (n, width).
     """
     present = ~np.isnan(values)
     _standardise(field, values, present, out)
@@ -194,12 +198,13 @@ def _scale(field: Field, values: np.ndarray, out: np.ndarray, where: Where) -> t
         row = int(np.argwhere(~np.isfinite(out))[0, 0])
         raise InputError(f"{where(row)}: field '{field.name}' is too large for float32; use `scale: log`")
     if not field.statistics.low:  # fitted before limits were recorded
-        return np.zeros_like(present), present
+        return None, present
     low, high = limits(field)
-    outside = (values < low) | (values > high)
-    if outside.any():
-        _standardise(field, np.clip(values, low, high), present, out)
-    return outside, present
+    lowest, highest = extent(values)
+    if (lowest >= low).all() and (highest <= high).all():
+        return None, present
+    _standardise(field, np.clip(values, low, high), present, out)
+    return (values < low) | (values > high), present
 
 
 def _standardise(field: Field, values: np.ndarray, present: np.ndarray, out: np.ndarray) -> None:

@@ -18,7 +18,7 @@ from slimrec.data.encode import Encoder, column_of, has_vocabulary, vocabulary_f
 from slimrec.data.hashing import hash_numbers
 from slimrec.data.moments import Moments
 from slimrec.data.spelling import FORMAT
-from slimrec.data.values import Categories, Where, bags, field_categories, numbers
+from slimrec.data.values import Categories, Where, bags, extent, field_categories, numbers
 from slimrec.errors import InputError
 from slimrec.schema import RESERVED_ROWS, Field, Schema, Statistics
 
@@ -94,8 +94,8 @@ class _FieldFit:
                 present = ~np.isnan(values[:, 0])
                 self.sample.add(rows[present], values[present, 0])
                 return
-            self.low = np.fmin(self.low, np.fmin.reduce(values, axis=0, initial=np.inf))
-            self.high = np.fmax(self.high, np.fmax.reduce(values, axis=0, initial=-np.inf))
+            low, high = extent(values)
+            self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
             if _scaled(field):
                 self.moments.add(values)
 
@@ -106,10 +106,10 @@ class _FieldFit:
         self._add_counts(found.values, np.bincount(found.codes[found.codes >= 0], minlength=len(found.values)).tolist())
 
     def _add_counts(self, values: list[str | None], seen: list[int]) -> None:
-        counts = self.counts
+        counts, before = self.counts, self.counts.get
         for value, count in zip(values, seen):
             if count and value is not None:
-                counts[value] = counts.get(value, 0) + count
+                counts[value] = before(value, 0) + count
         if len(counts) > self.max_vocabulary:
             raise InputError(
                 f"field '{self.field.name}' has more than {self.max_vocabulary} distinct values, the most that "

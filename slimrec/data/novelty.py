@@ -22,12 +22,15 @@ class Novelty:
         self.rows: np.ndarray | None = None
         self._lock = Lock()  # a server adds from several threads
 
-    def add(self, field: str, new: np.ndarray, present: np.ndarray) -> None:
-        """Take bool (n, width): which values of a field training did not see, and which are there at all."""
-        counted = [int((each if self.rows is None else each[self.rows]).sum()) for each in (new, present)]
+    def add(self, field: str, new: np.ndarray | None, present: np.ndarray) -> None:
+        """Take bool (n, width): which values of a field training did not see (None: none), and which are there at all."""
+        strange, there = (0 if each is None else self._count(each) for each in (new, present))
         with self._lock:
-            self.new[field] += counted[0]
-            self.present[field] += counted[1]
+            self.new[field] += strange
+            self.present[field] += there
+
+    def _count(self, values: np.ndarray) -> int:
+        return int(np.count_nonzero(values if self.rows is None else values & self.rows[:, None]))
 
     def state(self) -> dict[str, dict[str, int]]:
         """What `join` takes, as JSON."""

@@ -41,6 +41,8 @@ _ZONE = r" ?(Z|UTC|[+-][0-9]{2}(?::?[0-9]{2})?)?"
 _CLOCK = r"[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]+"
 _SPAN = r"-?[0-9]+ days \+?[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?"
 _SPELLED_OTHERWISE = f"^(?:{'|'.join(_KNOWN)}|{_NUMBER}|{_SCIENTIFIC}|{_MOMENT}{_ZONE}|{_CLOCK}|{_SPAN})$"
+_PARTS = (b".", b":", b"+", b"-", b"u", b"U", b"l", b"L")  # one is in each of those (tr*u*e, fa*l*se)
+_FIRST = np.isin(np.arange(256), list(b"-0123456789tTfF"))  # and each begins with one of these
 _NUMERIC, _MOMENTS = re.compile(f"(?:{_NUMBER}|{_SCIENTIFIC})", re.ASCII), re.compile(_MOMENT + _ZONE, re.ASCII)
 _WHOLE_BELOW = {16: 2.0**24, 32: 2.0**24, 64: 2.0**53}  # bits of a float -> up to where it holds every whole number
 
@@ -49,44 +51,65 @@ class Unknowable(ValueError):
     """A float that may stand for several whole numbers."""
 
 
-def spell(values: pa.Array, exact: bool = False) -> list[str | None]:
-    """The keys of scalar values (n,) that are not null; None for NaN.
+def spell(values: pa.Array, exact: bool = False) -> tuple[list[str | None], bool]:
+    """The keys of scalar values (n,) that are not null, None for NaN; and whether texts became other texts.
 
     Raises Unknowable (see the module), and UnicodeDecodeError for bytes that are no UTF-8.
     """
     kind = values.type
     if types.is_floating(kind):
-        return _floats(values, exact)
+        return _floats(values, exact), False
     if types.is_boolean(kind):
-        return ["1" if value else "0" for value in values.to_pylist()]
+        return ["1" if value else "0" for value in values.to_pylist()], False
     if types.is_decimal(kind):
-        return [_plain(value) if exact else _decimal(value) for value in values.to_pylist()]
+        return [_plain(value) if exact else _decimal(value) for value in values.to_pylist()], False
     if types.is_temporal(kind) and not exact:
-        return _times(values)
+        return _times(values), False
     if types.is_integer(kind) or types.is_temporal(kind):
-        return values.cast(pa.string()).to_pylist()
+        return values.cast(pa.string()).to_pylist(), False
     if types.is_binary(kind) or types.is_large_binary(kind):
         values = pa.array([value.decode("utf-8") for value in values.to_pylist()], pa.large_string())
-    return values.to_pylist() if exact else _texts(values)
+    return (values.to_pylist(), False) if exact else _texts(values)
 
 
 def respell(keys: Sequence[str]) -> list[str]:
     """Keys of format 1 as they are spelled now; one that nobody can know stays as it was."""
-    return _texts(pa.array(keys, pa.large_string()), lenient=True)
+    return _texts(pa.array(keys, pa.large_string()), lenient=True)[0]
 
 
-def _texts(values: pa.Array, lenient: bool = False) -> list[str]:
+def _texts(values: pa.Array, lenient: bool = False) -> tuple[list[str], bool]:
     """Only texts outside ASCII, and those that may be spelled otherwise, are looked at one by one."""
     keys = values.to_pylist()
-    for at in _where(pc.invert(pc.string_is_ascii(values))):
-        keys[at] = unicodedata.normalize("NFC", keys[at])
-    for at in _where(pc.match_substring_regex(values, _SPELLED_OTHERWISE)):
+    edges, content = _content(values)  # most columns need no more than a look at their letters
+    found = [] if content.isascii() else [(at, _composed) for at in _where(pc.invert(pc.string_is_ascii(values)))]
+    if any(part in content for part in _PARTS):
+        first = np.frombuffer(content + b" ", np.uint8)[edges[:-1]]
+        doubtful = np.flatnonzero(_FIRST[first])
+        matches = pc.match_substring_regex(values.take(pa.array(doubtful)), _SPELLED_OTHERWISE)
+        found += [(at, _text) for at in doubtful[_where(matches)].tolist()]
+    touched = False
+    for at, spelling in found:
         try:
-            keys[at] = _text(keys[at])
+            before, keys[at] = keys[at], spelling(keys[at])
+            touched = touched or keys[at] != before
         except Unknowable:
             if not lenient:
                 raise
-    return keys
+    return keys, touched
+
+
+def _content(values: pa.Array) -> tuple[np.ndarray, bytes]:
+    """All texts of an array one after the other, and where each begins and ends in that."""
+    _, offsets, content = values.buffers()
+    width = np.int64 if types.is_large_string(values.type) else np.int32
+    if not len(values) or content is None:
+        return np.zeros(len(values) + 1, np.int64), b""
+    edges = np.frombuffer(offsets, width)[values.offset : values.offset + len(values) + 1]
+    return edges - edges[0], content[edges[0] : edges[-1]].to_pybytes()
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def _where(mask: pa.BooleanArray) -> list[int]:

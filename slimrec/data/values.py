@@ -34,7 +34,7 @@ class Categories(NamedTuple):
     values: list[
         str | None
     ]  # their keys, twice where two spellings are one value; None for a NaN, which counts as null
-    texts: pa.Array | None = None  # of a text column: the distinct texts that the keys were made of
+    texts: pa.Array | None = None  # what the keys were made of, where they are not those texts themselves
 
     def alike(self) -> tuple[str, ...]:
         """Two texts that are one value, if there are any."""
@@ -119,7 +119,7 @@ def categories(column: pa.Array, name: str = "a category column", exact: bool = 
     codes = encoded.indices
     codes = (codes.fill_null(-1) if codes.null_count else codes).to_numpy(zero_copy_only=False)
     try:
-        keys = spell(encoded.dictionary, exact)
+        keys, touched = spell(encoded.dictionary, exact)
     except UnicodeDecodeError as error:
         raise InputError(f"{name} holds {error.object[:40]!r}, which is not UTF-8 text; encode it") from None
     except Unknowable as error:
@@ -127,7 +127,7 @@ def categories(column: pa.Array, name: str = "a category column", exact: bool = 
             f"{name} holds the float {error}, which may stand for several whole numbers; write the column as integers "
             "(in pandas: Int64) or as strings"
         ) from None
-    return Categories(codes, keys, encoded.dictionary if family(column.type) == "text" else None)
+    return Categories(codes, keys, encoded.dictionary if touched else None)
 
 
 def _crossed(first: Categories, second: Categories) -> Categories:
@@ -222,6 +222,14 @@ def numbers(field: Field, column: pa.Array, where: Where) -> np.ndarray:
         # a null inside a vector is a missing number, as a null row is
         values[rows] = _finite(field, column, rows, where).reshape(-1, width)
     return np.sign(values) * np.log1p(np.abs(values)) if field.scale == "log" else values
+
+
+def extent(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest value of each column of (n, width), without NaN; infinities the wrong way round for none."""
+    columns = np.ascontiguousarray(values.T)  # many rows of few columns are slow to reduce
+    if columns.size and not np.isnan(lowest := columns.min(axis=1)).any():
+        return lowest, columns.max(axis=1)
+    return np.fmin.reduce(columns, axis=1, initial=np.inf), np.fmax.reduce(columns, axis=1, initial=-np.inf)
 
 
 def _elements(field: Field, column: pa.Array, rows: np.ndarray, where: Where) -> pa.Array:
