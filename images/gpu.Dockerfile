@@ -4,37 +4,20 @@ ARG BASE=docker.io/library/python:3.11-slim-bookworm
 # Wheels that no package index in reach has: `--build-context wheels=FOLDER` takes the place of this empty stage.
 FROM scratch AS wheels
 
-# The locks, apart from each other: a change of one makes no layer anew that comes of the other.
-FROM scratch AS torch-locks
-COPY requirements-*.lock /
-FROM scratch AS locks
-COPY images/build.lock images/requirements.lock /
-
-# pip and what lists packages: mounted below /mnt where they are needed, part of no image.
-FROM ${BASE} AS tools
-ARG PIP_CERT
-ARG PIP_INDEX_URL
-ARG PIP_EXTRA_INDEX_URL
-RUN --mount=type=bind,from=wheels,target=/mnt/wheels --mount=type=bind,from=locks,target=/mnt/locks \
-    --mount=type=secret,id=certificates \
-    python3 -m venv /mnt/build && PIP_NO_CACHE_DIR=1 PIP_FIND_LINKS=/mnt/wheels \
-    /mnt/build/bin/python -m pip install --quiet --require-hashes --no-deps -r /mnt/locks/build.lock
-
-# What the library needs, locked by hash, in a virtual environment of its own. Nothing is copied from stage to stage: each
-# layer is written once. The first and largest is torch with what is linked with it; it changes with its lock alone. The
-# image holds no compiler: what of torch and CUDA serves compiling and testing C++ stays out.
+# What the library needs, locked by hash, in a virtual environment of its own; nothing large is copied from stage to stage.
+# The first and largest layer is torch with what is linked with it: it changes with its lock alone. The image holds no
+# compiler: what of torch and CUDA serves compiling and testing C++ stays out, and the pip that installs.
 FROM ${BASE} AS torch
 ARG TORCH=gpu
 ARG PIP_CERT
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
-RUN --mount=type=bind,from=tools,source=/mnt/build,target=/mnt/build \
-    --mount=type=bind,from=wheels,target=/mnt/wheels --mount=type=bind,from=torch-locks,target=/mnt/locks \
-    --mount=type=secret,id=certificates \
-    python3 -m venv --without-pip /opt/slimrec \
+COPY requirements-cpu.lock requirements-gpu.lock /opt/slimrec/locks/
+RUN --mount=type=bind,from=wheels,target=/mnt/wheels --mount=type=secret,id=certificates \
+    python3 -m venv /mnt/build && python3 -m venv --without-pip /opt/slimrec \
     && PIP_NO_CACHE_DIR=1 PIP_FIND_LINKS=/mnt/wheels PIP_PYTHON=/opt/slimrec/bin/python \
-    /mnt/build/bin/python -m pip install --quiet --require-hashes --no-deps -r /mnt/locks/requirements-${TORCH}.lock \
-    && cd /opt/slimrec/lib/python3*/site-packages \
+    /mnt/build/bin/pip install --quiet --require-hashes --no-deps -r /opt/slimrec/locks/requirements-${TORCH}.lock \
+    && rm -rf /mnt/build && cd /opt/slimrec/lib/python3*/site-packages \
     && rm -rf torch/include torch/test torch/bin/test_* torch/bin/*Test torch/bin/protoc* \
     && find . -path '*nvidia/*' \( -name include -o -name '*.a' \) -prune -exec rm -rf {} +
 
@@ -42,20 +25,26 @@ FROM torch AS packages
 ARG PIP_CERT
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
-RUN --mount=type=bind,from=tools,source=/mnt/build,target=/mnt/build \
-    --mount=type=bind,from=wheels,target=/mnt/wheels --mount=type=bind,from=locks,target=/mnt/locks \
-    --mount=type=secret,id=certificates \
-    PIP_NO_CACHE_DIR=1 PIP_FIND_LINKS=/mnt/wheels PIP_PYTHON=/opt/slimrec/bin/python \
-    /mnt/build/bin/python -m pip install --quiet --require-hashes --no-deps -r /mnt/locks/requirements.lock \
-    && rm -rf /opt/slimrec/lib/python3*/site-packages/pyarrow/include
+COPY images/requirements.lock /opt/slimrec/locks/
+RUN --mount=type=bind,from=wheels,target=/mnt/wheels --mount=type=secret,id=certificates \
+    python3 -m venv /mnt/build \
+    && PIP_NO_CACHE_DIR=1 PIP_FIND_LINKS=/mnt/wheels PIP_PYTHON=/opt/slimrec/bin/python \
+    /mnt/build/bin/pip install --quiet --require-hashes --no-deps -r /opt/slimrec/locks/requirements.lock \
+    && rm -rf /mnt/build /opt/slimrec/lib/python3*/site-packages/pyarrow/include
 
-# The library itself, in the last layer: a change of code is small.
-FROM tools AS library
+# The library itself and the list of all that is in the image, to be the last layer: a change of code is a small one.
+FROM packages AS library
+ARG PIP_CERT
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+COPY images/build.lock /locks/
+RUN --mount=type=bind,from=wheels,target=/mnt/wheels --mount=type=secret,id=certificates \
+    python3 -m venv /opt/build && PIP_NO_CACHE_DIR=1 PIP_FIND_LINKS=/mnt/wheels \
+    /opt/build/bin/pip install --quiet --require-hashes --no-deps -r /locks/build.lock
 COPY . /source
-RUN --mount=type=bind,from=packages,source=/opt/slimrec,target=/opt/slimrec \
-    PIP_PYTHON=/opt/slimrec/bin/python PIP_NO_CACHE_DIR=1 \
-    /mnt/build/bin/python -m pip install --quiet --no-deps --no-build-isolation --prefix /library /source \
-    && /mnt/build/bin/cyclonedx-py environment --pyproject /source/pyproject.toml --output-reproducible \
+RUN PIP_NO_CACHE_DIR=1 PIP_PYTHON=/opt/slimrec/bin/python \
+    /opt/build/bin/pip install --quiet --no-deps --no-build-isolation --prefix /library /source \
+    && /opt/build/bin/cyclonedx-py environment --pyproject /source/pyproject.toml --output-reproducible \
     --output-file /library/sbom.json /opt/slimrec/bin/python
 
 FROM packages

@@ -3,31 +3,20 @@ ARG BASE=docker.io/library/python:3.11-slim-bookworm
 
 FROM scratch AS wheels
 
-FROM scratch AS locks
-COPY images/build.lock images/mlflow.lock /
-
-FROM ${BASE} AS tools
-ARG PIP_CERT
-ARG PIP_INDEX_URL
-ARG PIP_EXTRA_INDEX_URL
-RUN --mount=type=bind,from=wheels,target=/mnt/wheels --mount=type=bind,from=locks,target=/mnt/locks \
-    --mount=type=secret,id=certificates \
-    python3 -m venv /mnt/build && PIP_NO_CACHE_DIR=1 PIP_FIND_LINKS=/mnt/wheels \
-    /mnt/build/bin/python -m pip install --quiet --require-hashes --no-deps -r /mnt/locks/build.lock
-
 FROM ${BASE} AS packages
 ARG PIP_CERT
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
-RUN --mount=type=bind,from=tools,source=/mnt/build,target=/mnt/build \
-    --mount=type=bind,from=wheels,target=/mnt/wheels --mount=type=bind,from=locks,target=/mnt/locks \
-    --mount=type=secret,id=certificates \
-    python3 -m venv --without-pip /opt/slimrec \
-    && PIP_NO_CACHE_DIR=1 PIP_FIND_LINKS=/mnt/wheels PIP_PYTHON=/opt/slimrec/bin/python \
-    /mnt/build/bin/python -m pip install --quiet --require-hashes --no-deps -r /mnt/locks/mlflow.lock \
+COPY images/build.lock images/mlflow.lock /opt/slimrec/locks/
+RUN --mount=type=bind,from=wheels,target=/mnt/wheels --mount=type=secret,id=certificates \
+    python3 -m venv /mnt/build && python3 -m venv --without-pip /opt/slimrec \
+    && export PIP_NO_CACHE_DIR=1 PIP_FIND_LINKS=/mnt/wheels \
+    && /mnt/build/bin/pip install --quiet --require-hashes --no-deps -r /opt/slimrec/locks/build.lock \
+    && PIP_PYTHON=/opt/slimrec/bin/python \
+    /mnt/build/bin/pip install --quiet --require-hashes --no-deps -r /opt/slimrec/locks/mlflow.lock \
     && rm -rf /opt/slimrec/lib/python3*/site-packages/pyarrow/include \
     && /mnt/build/bin/cyclonedx-py environment --output-reproducible --output-file /opt/slimrec/sbom.json \
-    /opt/slimrec/bin/python
+    /opt/slimrec/bin/python && rm -rf /mnt/build
 
 FROM packages
 ARG BASE

@@ -69,16 +69,16 @@ def stages(kind: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("kind", ["cpu", "gpu"])
 def test_torch_is_a_layer_that_changes_with_its_lock_alone_and_nothing_large_is_copied(kind):
+    """A lock is copied and not mounted: of what is mounted, podman's cache of layers does not see that it changed."""
     found = stages(kind)
     assert found["torch"].startswith("${BASE}\n") and found["packages"].startswith("torch\n")
-    assert found[""].startswith("packages\n") and re.findall(r"^COPY (.*)$", found[""], re.MULTILINE) == [
-        "--from=library /library /opt/slimrec"
-    ]
+    copied = {name: re.findall(r"^COPY (.*) \S+$", stage, re.MULTILINE) for name, stage in found.items()}
+    assert copied["torch"] == ["requirements-cpu.lock requirements-gpu.lock"]
+    assert copied["packages"] == ["images/requirements.lock"]
+    assert found[""].startswith("packages\n") and copied[""] == ["--from=library /library"]
     for name in ("torch", "packages"):
-        assert not re.search(r"^(COPY|ADD)\b", found[name], re.MULTILINE)
         assert len(re.findall(r"^RUN\b", found[name], re.MULTILINE)) == 1
-    assert set(re.findall(r"from=([\w-]+)", found["torch"])) == {"tools", "wheels", "torch-locks"}
-    assert not re.search(r"requirements-", found["tools"] + found["packages"] + found["locks"])
+    assert set(re.findall(r"from=(\w+),", "".join(found.values()))) == {"wheels"}
 
 
 ENGINE = """#!{python}
