@@ -13,6 +13,7 @@ from typing import Any
 from slimrec import track
 from slimrec.artifacts import MANIFEST, read_json, sha256
 from slimrec.errors import BY_EXIT_CODE, PERMANENT, SlimrecError
+from slimrec.faults import redact
 
 
 class Attempt:
@@ -40,7 +41,7 @@ class Attempt:
         """Leave the reason, without credentials in URLs, whole or not at all."""
         if self._path is None:
             return
-        left = {"stage": self.stage, "exit_code": failure.exit_code, "reason": track.redact(failure)}
+        left = {"stage": self.stage, "exit_code": failure.exit_code, "reason": redact(failure)}
         scratch = self._path.with_suffix(f".{os.getpid()}")
         with suppress(OSError):  # a workspace that takes nothing must not hide why the step failed
             self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,13 +16,16 @@ import json
 import os
 import uuid
 from datetime import UTC, datetime
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from slimrec.config import parse
 from slimrec.errors import ConflictError, SecurityError
 from slimrec.track import Server, experiment, reaching
+
+if TYPE_CHECKING:
+    from mlflow.entities import Experiment
 
 RUNS = "slimrec-ledgers"  # experiment that holds the runs
 RUN = "slimrec.ledger"  # tag of an experiment that leads to a ledger: id of its run
@@ -123,12 +126,12 @@ class Ledger:
     def _place(self) -> str:
         return f"slimrec-ledger-{self._born}-{self.name}"
 
-    def _renamed(self):
+    def _renamed(self) -> Experiment | None:
         """The ledger that this model began under another name."""
         places = self._server.search_experiments(filter_string=f"name LIKE 'slimrec-ledger-{self._born}-%'")
         return places[0] if len(places) == 1 else None
 
-    def _of_0_1_0(self):
+    def _of_0_1_0(self) -> Experiment | None:
         """The ledger by name alone, if it is not that of a model that was deleted before this one was made."""
         found = self._server.get_experiment_by_name(f"slimrec-ledger-{self.name}")
         return found if found is not None and found.creation_time >= self._born else None

@@ -208,7 +208,8 @@ def _champions(entries: list[Entry]) -> list[str]:
 
 def _previous(server: Server, ledger: Ledger, entries: list[Entry], champion: str) -> tuple[str, str, list[str]]:
     """The version to go back to, its digest, and which ones were passed over for what reason."""
-    name, remarks = ledger.name, []
+    name = ledger.name
+    remarks: list[str] = []
     for version in reversed(_champions(entries)):
         if version == champion:
             continue

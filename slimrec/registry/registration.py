@@ -178,13 +178,13 @@ def _create_version(server: Server, name: str, model: ModelInfo, run_id: str, ta
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     made = server.create_model_version(name, model.model_uri, run_id=run_id, tags=tags, model_id=model.model_id)
-    oldest = _version_of(server, name, tags[DIGEST])
+    oldest = _version_of(server, name, tags[DIGEST]) or str(made.version)
     if oldest != str(made.version):
         server.delete_model_version(name, made.version)
     return oldest
 
 
-def _tags(decision: dict, version: str) -> dict[str, str]:
+def _tags(decision: dict[str, Any], version: str) -> dict[str, str]:
     """What a person wants to know of a version at a glance, and what it was judged against."""
     auc, size, champion = decision["auc"], decision["size"], decision["champion"]
     judged = {JUDGED: NONE, JUDGED_DIGEST: NONE, JUDGEMENT: decision["verdict"]}
