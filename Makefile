@@ -45,7 +45,7 @@ mlflow: setup ## Serve the runs and models of this folder at PORT, for a browser
 	@mkdir -p runs/mlflow
 	@MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
 		$(BIN)/mlflow server --backend-store-uri sqlite:///runs/mlflow/mlflow.db \
-		--no-serve-artifacts --default-artifact-root $(CURDIR)/runs/mlflow/artifacts --host 127.0.0.1 --port $(PORT) --workers 1
+		--no-serve-artifacts --default-artifact-root "$(CURDIR)/runs/mlflow/artifacts" --host 127.0.0.1 --port $(PORT) --workers 1
 
 # As many processes as there are processors, each with one thread: two that share one by turns wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile

@@ -1,6 +1,7 @@
 """The audit on this machine: kfp.local runs each step as a process or a container; the screen shows what matters."""
 
 import contextlib
+import fcntl
 import io
 import os
 import re
@@ -18,7 +19,7 @@ from typing import TextIO
 from kfp import local
 from rich.console import Console
 from slimrec.pipelines.audit import arguments, audit, build
-from slimrec.pipelines.summary import near, show
+from slimrec.pipelines.summary import near, show, writable
 
 from slimrec import track
 from slimrec.artifacts import failures
@@ -26,6 +27,7 @@ from slimrec.config import Recipe, read_recipe
 from slimrec.errors import BY_EXIT_CODE, ConfigError, InputError, SlimrecError
 from slimrec.registry.store import RUNS, STORE
 
+INTERRUPTED = 130  # exit code, as of every program that Ctrl-C ended
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
 _BEGINS = re.compile(r"Executing task '(.+)'")
@@ -53,12 +55,19 @@ def run(path: Path, output: Path, runner: str = "process", memory: str = "4g") -
         check_engine(memory)
         steps = containers(recipe, output, memory)
     labels = _labels()
+    with _alone(output):
+        _run(path, recipe, output, steps, labels)
+
+
+def _run(path: Path, recipe: Recipe, output: Path, steps: AbstractContextManager, labels: dict[str, str]) -> None:
     _prepare(output, labels)
     if not track.enabled():
         database = output.parent / STORE
         database.parent.mkdir(exist_ok=True)
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{database}"
     os.environ["SLIMREC_AUDIT"] = f"a{uuid.uuid4().hex[:8]}-{_UNSAFE.sub('_', output.name)[:80]}"
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # what a terminal's encoding lacks must not end an audit
     console = Console(file=sys.stdout, highlight=False)  # not the screen's redirected one
     console.print(f"slimrec audit of [bold]{recipe.ingest.source}[/], recipe {path}")
     try:
@@ -66,7 +75,8 @@ def run(path: Path, output: Path, runner: str = "process", memory: str = "4g") -
             _execute(recipe, output, steps, Screen(console, log, labels))
     except KeyboardInterrupt:
         track.end_audit(failed="interrupted")
-        raise
+        print("slimrec: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     finally:
         _link(output, labels)
     if (output / "evaluate").exists():  # else this window was audited before
@@ -112,6 +122,24 @@ def _labels() -> dict[str, str]:
         for step, name in names.items()
         if f"comp-{step}" in spec.components and spec.components[f"comp-{step}"].executor_label
     }
+
+
+@contextlib.contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Two audits must not share a folder: each clears what an earlier one left. The lock ends with its process."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        lock = (output / ".lock").open("a")
+    except OSError as error:
+        raise ConfigError(f"cannot use {output} for a run: {error}; give another --output") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"an audit is running in {near(output)}: wait for its end, or give another --output"
+            ) from None
+        yield
 
 
 def _prepare(output: Path, labels: dict[str, str]) -> None:
@@ -198,7 +226,10 @@ class Screen(io.TextIOBase):
             self._transient(self.label)
         elif ends := _ENDS.search(line):
             self._transient("")
-            mark = "[green]✓[/]" if ends[2] == "SUCCESS" else "[red]✗[/]"
+            good = ends[2] == "SUCCESS"
+            mark = "[green]✓[/]" if good else "[red]✗[/]"
+            if not writable("✓✗", self.console):
+                mark = "ok" if good else "[red]failed[/]"
             self.console.print(f" {mark} {self.label:<10} {time.monotonic() - self.began:6.1f} s")
         elif line.startswith("slimrec: "):
             self._transient("")

@@ -1,8 +1,11 @@
 """What a local run says at its end: before and after in a table, the verdict, and where to look further."""
 
+import io
 import os
+import re
 import sys
 from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,6 +17,7 @@ from slimrec.verdict.report import against_champion, before_after, changes, head
 
 def show(console: Console, output: Path, name: str) -> None:
     """Print the summary of a run that ended well; `name` is the registered model's."""
+    console = _plain(console)
     facts = read_json(output / "evaluate" / "report" / "report.json")
     table = Table("", "full", "slim", "change")
     for column in table.columns[1:]:
@@ -34,6 +38,49 @@ def show(console: Console, output: Path, name: str) -> None:
     store = os.environ["MLFLOW_TRACKING_URI"]
     opener = near(Path(sys.executable).parent / "mlflow")
     console.print(f"MLflow    {opener} ui --backend-store-uri {store}", markup=False, soft_wrap=True)
+
+
+def writable(text: str, console: Console) -> bool:
+    """Whether the console's encoding has these characters."""
+    try:
+        text.encode(getattr(console.file, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+# What a summary may hold beyond ASCII, and what stands for it where that cannot be written.
+_SIMPLE = str.maketrans({"−": "-", "–": "-", "—": "-", "\u00a0": " ", "\u202f": " ", "·": "*", "×": "x", "…": "...", "≥": ">=", "≤": "<=",
+                         "→": "->", "µ": "u", "±": "+/-"})  # fmt: skip
+
+
+class _Simple(io.TextIOBase):
+    """Passes text on with what the encoding lacks replaced; box lines become what ASCII has."""
+
+    def __init__(self, file: TextIO):
+        self._file = file
+
+    @property
+    def encoding(self) -> str:
+        return self._file.encoding
+
+    def write(self, text: str) -> int:
+        simple = re.sub("[\u2500-\u257f]", lambda line: "|" if line[0] in "│┃║" else "-", text.translate(_SIMPLE))
+        self._file.write(simple.encode(self.encoding, "replace").decode(self.encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def isatty(self) -> bool:
+        return self._file.isatty()
+
+
+def _plain(console: Console) -> Console:
+    """The console, or one that writes the same in what its encoding has."""
+    if writable("│−✓\u202f", console):
+        return console
+    return Console(file=_Simple(console.file), highlight=False, width=console.width)
 
 
 def near(path: Path) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -109,11 +112,30 @@ def write(path: str | Path, rows: int, seed: int = 0, drift: float = 0.0) -> Sch
     log = Log(rows, seed, drift)
     pieces = batches(log)
     first = next(pieces)
-    with pq.ParquetWriter(path, first.schema) as writer:
+    with _whole(Path(path)) as scratch, pq.ParquetWriter(scratch, first.schema) as writer:
         writer.write_batch(first)
         for piece in pieces:
             writer.write_batch(piece)
     return schema(log)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A file beside `path` that takes its name once it is whole; `path` itself where that is a device or a pipe."""
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    target = path.resolve()  # what a link leads to, not the link
+    scratch = target.with_name(f".{target.name[:200]}.{uuid4().hex}.partial")
+    try:
+        yield scratch
+        scratch.replace(target)
+    except OSError as error:  # Arrow does not name the file, nor would a person know this one
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def starts(log: Log) -> range:
