@@ -52,6 +52,7 @@ class IngestConfig(_Config):
     batch_rows: int = Option(65_536, ge=1)  # rows held at once while reading
     max_vocabulary: int = Option(20_000_000, ge=1)  # distinct values a field may have before `hash_rows` is demanded
     max_rows: int | None = Option(None, ge=1)  # read no further
+    trusted: tuple[str, ...] = ()  # fields that look like a leak and are none (see `slimrec.verdict.leaks`)
     audit_date: str | None = None  # day the audit stands for, as YYYY-MM-DD; auto: the day (UTC) on which it begins
     parts: int = Option(1, ge=1)  # of the files, each read by a pod of its own on a cluster; the dataset is the same
 

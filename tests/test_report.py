@@ -72,6 +72,8 @@ def facts(count=12, verdict="certified", names=None, threshold=None):
         "pairs": None,
         "hidden": {"full": [64, 32], "slim": [64, 32]},
         "threshold": threshold,
+        "leaks": [],
+        "self_test": {"failed": "", "same": 0.0, "mixed": -0.29, "field": "field_000", "shuffled": -0.04, "told": True},
         "training": {"full": None, "slim": None, "longer": "", "said": ""},
         "champion": None,
         "diff": None,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from slimrec.errors import ConfigError
+
+LOOKED_AT = 100_000  # rows, for leaks
 
 
 def schema(
@@ -19,11 +22,31 @@ def schema(
     from slimrec.data.draft import draft
 
     text = draft(log, label)
+    text = "".join(f"# {line}\n" for line in _leaking(log, text)) + text
     if output is None:
         typer.echo(text, nl=False)
     else:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(text, encoding="utf-8")
+
+
+def _leaking(log: str, text: str) -> list[str]:
+    """What looks like a leak in the first rows of a log, read by a drafted schema."""
+    from slimrec.config import IngestConfig, SplitConfig
+    from slimrec.errors import InputError
+    from slimrec.stages import ingest
+    from slimrec.track import Tracker
+    from slimrec.verdict import leaks
+
+    with tempfile.TemporaryDirectory(prefix="slimrec-") as scratch:
+        drafted = Path(scratch) / "schema.yaml"
+        drafted.write_text(text, encoding="utf-8")
+        config = IngestConfig(source=log, fields=str(drafted), max_rows=LOOKED_AT, split=SplitConfig(by="random"))
+        try:
+            ingest.run(config, Tracker(), Path(scratch) / "dataset")
+        except (InputError, ConfigError) as error:
+            return [f"Leaks were not looked for: {error}"]
+        return [f"LOOKS LIKE A LEAK: {leak.said}." for leak in leaks.read(Path(scratch) / "dataset")]
 
 
 def predict(

@@ -6,21 +6,39 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from slimrec.batch import Batch
 from slimrec.model.model import Model
 
 if TYPE_CHECKING:
     from slimrec.data.dataset import Split
 
 
-def score(model: Model, split: Split, batch_size: int = 16_384, device: str | torch.device = "cpu") -> np.ndarray:
-    """Logits (n,) float64 of all rows of a split, in stored order."""
+def score(
+    model: Model, split: Split, batch_size: int = 16_384, device: str | torch.device = "cpu", shuffled: str = ""
+) -> np.ndarray:
+    """Logits (n,) float64 of all rows of a split, in stored order; one field `shuffled` among the rows of each batch."""
     model = model.to(device).eval()
     logits = np.empty(len(split), dtype=np.float64)
     start = 0
     with torch.inference_mode():
         for batch in split.batches(batch_size, shuffle="none"):
-            part = model(batch.ids.to(device), batch.dense.to(device))
+            ids, dense = _shuffle(model, shuffled, batch) if shuffled else (batch.ids, batch.dense)
+            part = model(ids.to(device), dense.to(device))
             logits[start : start + len(part)] = part.double().cpu().numpy()
             start += len(part)
     return logits
+
+
+def _shuffle(model: Model, name: str, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Ids and dense columns of a batch with a field's in the wrong rows."""
+    field = model.schema[name]
+    source, owners = (batch.ids, model.schema.embedded) if field.embedded else (batch.dense, model.schema.dense)
+    sizes = [owner.slots or owner.dense_width for owner in owners]
+    place = [owner.name for owner in owners].index(name)
+    start, stop = sum(sizes[:place]), sum(sizes[: place + 1])
+    wrong = source.clone()
+    order = torch.randperm(len(source), generator=torch.Generator().manual_seed(0))
+    wrong[:, start:stop] = source[order, start:stop]
+    return (wrong, batch.dense) if field.embedded else (batch.ids, wrong)

@@ -22,12 +22,13 @@ from slimrec.registry.champion import judge, reigning
 from slimrec.schema import Schema
 from slimrec.selection import Selection
 from slimrec.track import Tracker
-from slimrec.verdict import certify, cost, fairness, reaudit
+from slimrec.verdict import certify, cost, fairness, leaks, reaudit, selftest
 from slimrec.verdict.report import Facts
 from slimrec.verdict.report import write as write_report
 
 CONFIG = EvaluateConfig
 LATENCY_BATCHES = (1, 4096)
+DAMAGED = 3  # fields that are shuffled, one after the other, to see whether that is noticed
 
 
 def run(
@@ -46,15 +47,25 @@ def run(
     tests = {name: part.split("test") for name, part in data.items()}
     logits = {name: score(models[name], test) for name, test in tests.items()}
     test = tests["slim"]
-    compared = (test.label, logits["full"], logits["slim"], test.weight, test.group)
-    comparison = certify.compare(*compared, config.confidence, content=contents(tests["full"]))
+    content = contents(tests["full"])
+
+    def compare(one: np.ndarray, other: np.ndarray) -> certify.Comparison:
+        return certify.compare(test.label, one, other, test.weight, test.group, config.confidence, content)
+
+    comparison = compare(logits["full"], logits["slim"])
     outcome, reason = certify.verdict(comparison, config.allowed_auc_loss)
+    leaking = leaks.read(dataset)
+    tested = selftest.check(compare, logits["slim"], _damaged(models["slim"], chosen, test))
+    if outcome == "certified" and (doubt := leaks.suspicion(leaking) or tested["failed"]):
+        outcome, reason = "inconclusive", doubt
     training = fairness.weigh(*(fairness.recorded(read_manifest(folder)) for folder in (full, slim)))
     if training["longer"] == "slim":
         reason += "; the slim model trained longer than the full one"
     facts = {
         **_judged(config, comparison, outcome, reason, test),
         "training": training,
+        "leaks": [leak.model_dump() for leak in leaking],
+        "self_test": tested,
         **_measured(config, models, tests, logits),
         **_made(chosen, models, data["full"], digest(slim)),
         **_since(config, chosen, dataset, test, logits["slim"]),
@@ -69,6 +80,12 @@ def run(
             write_json(folder / "diff.json", facts["diff"])
     tracker.artifact(report)
     return _summary(facts)
+
+
+def _damaged(slim: Model, chosen: Selection, test: Split) -> dict[str, np.ndarray]:
+    """Logits (n,) of the slim model on rows where one field stands in the wrong row, for the fields of highest score."""
+    best = sorted(chosen.kept, key=lambda name: (-chosen.fields[name].score, name))[:DAMAGED]
+    return {name: score(slim, test, shuffled=name) for name in best}
 
 
 def _since(config: EvaluateConfig, chosen: Selection, dataset: Path, test: Split, slim: np.ndarray) -> Facts:

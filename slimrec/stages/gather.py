@@ -13,6 +13,7 @@ from slimrec.data.shards import ShardWriter, read_shards
 from slimrec.data.split import SPLITS, Tally
 from slimrec.stages.encode import Found
 from slimrec.stages.ingest import summary, told
+from slimrec.verdict import leaks
 
 CONFIG = PlannedConfig
 
@@ -35,4 +36,6 @@ def run(config: PlannedConfig, tracker, plan: Path, encoding: Path, encoded: lis
                     writer.add(batch)
             writer.close()
         schema = told(encoder.schema, found.novelty, folder)
-    return summary(schema, Tally.joined(about["tallies"]), dataset, about["remarks"], found.repeats)
+        leaking = [leak.remark for leak in leaks.write(folder, schema, settled.config.trusted)]
+    remarks = [*about["remarks"], *leaking]
+    return summary(schema, Tally.joined(about["tallies"]), dataset, remarks, found.repeats)

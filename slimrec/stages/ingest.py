@@ -19,6 +19,7 @@ from slimrec.data.split import SPLITS, Tally
 from slimrec.schema import Schema
 from slimrec.stages.count import count
 from slimrec.stages.encode import encode
+from slimrec.verdict import leaks
 
 CONFIG = IngestConfig
 
@@ -26,6 +27,7 @@ CONFIG = IngestConfig
 def run(config: IngestConfig, tracker, dataset: Path) -> dict:
     """Publish the dataset folder; returns rows and figures. Nothing is written before the first pass has passed."""
     source = open_source(config)
+    leaks.check_trusted(source.schema, config.trusted)
     plan = make_plan(config, source, parts=1)
     tally, fitting, files = count(plan, source)
     tally.check(config.split, plan.split_by)
@@ -35,6 +37,7 @@ def run(config: IngestConfig, tracker, dataset: Path) -> dict:
         encoder.save(folder)
         found = encode(plan, source, encoder, tally.rows.tolist(), folder)
         schema = told(encoder.schema, found.novelty, folder)
+        remarks += [leak.remark for leak in leaks.write(folder, schema, config.trusted)]
     return summary(schema, tally, dataset, remarks, found.repeats)
 
 

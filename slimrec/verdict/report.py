@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from slimrec.artifacts import write_json
-from slimrec.verdict.fairness import taken
+from slimrec.verdict.soundness import leaking, self_test, trainings, worth
 from slimrec.verdict.wording import figure, literal, signed, size, whole
 
 PROBED = "share of meaningless fields to expect among those that score as high, told by shuffled copies of the fields"
@@ -45,6 +45,7 @@ def html(facts: Facts) -> str:
         changes=changes(facts),
         trainings=trainings(facts),
         worth=worth(facts),
+        self_tested=self_test(facts),
         stoppable_title=stoppable_title(facts),
         PROBED=PROBED,
         **evidence(facts),
@@ -56,6 +57,8 @@ def markdown(facts: Facts) -> str:
     lines = [
         f"# {facts['verdict'].capitalize()}: {headline(facts)}",
         "",
+        *(f"- **{text}**" for text in leaking(facts)),
+        *([""] if facts["leaks"] else []),
         consequence(facts),
         "",
         *([] if facts["verdict"] == "certified" else [_sentence(facts["reason"]), ""]),
@@ -87,7 +90,11 @@ def markdown(facts: Facts) -> str:
         lines += ["", "## Since the champion's audit", ""]
         lines += [f"- {literal(name)}: {what}" for name, what in changes(facts)] or ["No field changed its fate."]
     made = facts["made"]
-    lines += ["", f"{worth(facts)}.", *(f"Training of the {name} model: {text}." for name, text in trainings(facts))]
+    lines += [
+        "",
+        f"{worth(facts)}. Self-test: {literal(self_test(facts))}.",
+        *(f"Training of the {name} model: {text}." for name, text in trainings(facts)),
+    ]
     lines += ["", f"Method {literal(made['method'])}, seed {made['seed']}, data `{facts['dataset'][:16]}`."]
     return "\n".join(lines) + "\n"
 
@@ -121,22 +128,6 @@ def consequence(facts: Facts) -> str:
         f"AUC goes from {auc['full']:.5f} to {auc['slim']:.5f}, a change of {signed(auc['difference'])}. "
         f"With {percent} confidence it is not below {signed(auc['low'])}, and with {percent} not above "
         f"{signed(auc['high'])}; the allowed loss is {figure(facts['allowed_auc_loss'])}."
-    )
-
-
-def trainings(facts: Facts) -> list[tuple[str, str]]:
-    """How long each model trained, where its artifact tells."""
-    return [(name, taken(facts["training"][name])) for name in ("full", "slim") if facts["training"][name]]
-
-
-def worth(facts: Facts) -> str:
-    """What the rows of the certification slice are worth as evidence."""
-    found = facts["evidence"]
-    sides = (f"{whole(round(found[f'{side}_effective']))} {side}" for side in ("positive", "negative"))
-    copies = f"; {whole(found['copies'])} rows repeat another one and do not count again" if found["copies"] else ""
-    return (
-        f"{whole(facts['rows'])} rows tell as much as {' and '.join(sides)} independent observations of equal weight"
-        f"{copies}"
     )
 
 

@@ -33,4 +33,4 @@ def signed(value: float) -> str:
 
 def literal(text: str) -> str:
     """Text that Markdown shows as it is: no markup, no HTML, no new cell."""
-    return re.sub(r"([\\`*_\[\]()#+!|~])", r"\\\1", html.escape(" ".join(text.split())))
+    return re.sub(r"([\\`*_\[\]()#+!|~])", r"\\\1", html.escape(" ".join(text.split()), quote=False))

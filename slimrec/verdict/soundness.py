@@ -1,0 +1,46 @@
+"""What a report says of how far its verdict can be trusted: leaks, evidence, training, self-test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from slimrec.verdict.fairness import taken
+from slimrec.verdict.wording import literal, signed, whole
+
+Facts = dict[str, Any]  # the content of report.json
+
+
+def leaking(facts: Facts) -> list[str]:
+    """What looks like a leak, a sentence each, what is trusted last."""
+    ranked = sorted(facts["leaks"], key=lambda leak: leak["trusted"])
+    starts = ("Looks like a leak", "Trusted")
+    return [f"{starts[leak['trusted']]}: {literal(leak['said'])}." for leak in ranked]
+
+
+def self_test(facts: Facts) -> str:
+    """What the comparison made of models whose worth is known."""
+    found = facts["self_test"]
+    if found["failed"]:
+        return f"Failed: {found['failed']}"
+    if not found["field"]:
+        return "passed"
+    told = "is told" if found["told"] else "is too small to be told on these rows"
+    return (
+        f"passed; {found['field']} shuffled, the slim model's AUC changes by {signed(found['shuffled'])}, which {told}"
+    )
+
+
+def trainings(facts: Facts) -> list[tuple[str, str]]:
+    """How long each model trained, where its artifact tells."""
+    return [(name, taken(facts["training"][name])) for name in ("full", "slim") if facts["training"][name]]
+
+
+def worth(facts: Facts) -> str:
+    """What the rows of the certification slice are worth as evidence."""
+    found = facts["evidence"]
+    sides = (f"{whole(round(found[f'{side}_effective']))} {side}" for side in ("positive", "negative"))
+    copies = f"; {whole(found['copies'])} rows repeat another one and do not count again" if found["copies"] else ""
+    return (
+        f"{whole(facts['rows'])} rows tell as much as {' and '.join(sides)} independent observations of equal weight"
+        f"{copies}"
+    )

@@ -1,0 +1,125 @@
+"""What gives the label away is named before any search, stops an approval, and is let through by name only."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import small
+from typer.testing import CliRunner
+
+from slimrec.cli import app
+from slimrec.config import EvaluateConfig, IngestConfig
+from slimrec.data.planted import generate
+from slimrec.errors import ConfigError
+from slimrec.stages import evaluate, ingest
+from slimrec.track import Tracker
+from slimrec.verdict import leaks
+from slimrec.verdict.signs import Leak
+
+ROWS = 6000
+SPLIT = {"by": "random", "train": 0.6, "gate": 0.1, "valid": 0.1, "test": 0.2}
+
+
+def planted(**changed):
+    """The clean log and its fields, changed: columns by name, None takes one away."""
+    table, schema = generate(ROWS, seed=3)
+    fields = schema.model_dump(mode="json", exclude_defaults=True)
+    for name, values in changed.items():
+        table = table.append_column(name, pa.array(values, from_pandas=True))
+    return table, fields
+
+
+def ingested(folder, table, fields, *more, split=SPLIT, trusted=()):
+    pq.write_table(table, folder / "log.parquet")
+    fields = {**fields, "fields": [*fields["fields"], *more]}
+    config = IngestConfig(source=str(folder / "log.parquet"), fields=fields, split=split, trusted=trusted)
+    figures = ingest.run(config, Tracker(), folder / "dataset")
+    return {(leak.kind, leak.name) for leak in leaks.read(folder / "dataset")}, figures
+
+
+def labels():
+    return planted()[0]["click"].to_numpy()
+
+
+def test_a_clean_log_raises_no_alarm(tmp_path):
+    assert ingested(tmp_path, *planted())[0] == set()
+
+
+def test_a_field_that_ranks_as_the_label_does_is_named_whatever_its_kind(tmp_path):
+    random, label = np.random.default_rng(0), labels()
+    noisy = np.where(random.random(ROWS) < 0.04, 1 - label, label)
+    table, fields = planted(word=noisy.astype(str), size=label * 3 + random.random(ROWS))
+    table = table.append_column("many", pa.array(list(random.normal(size=(ROWS, 4)) + np.outer(noisy, [0, 4, -4, 2]))))
+    more = [{"name": "word", "kind": "category"}, {"name": "size", "kind": "number"}]
+    found, figures = ingested(tmp_path, table, fields, *more, {"name": "many", "kind": "vector", "width": 4})
+    assert {name for _, name in found} == {"word", "size", "many"}
+    assert any("looks like a leak" in remark for remark in figures["remarks"])
+
+
+def test_an_id_whose_values_have_one_label_each_is_a_bijection(tmp_path):
+    table, fields = planted(order=[f"o{7 * i % 90 // 2 * 2 + int(c)}" for i, c in enumerate(labels())])
+    assert ("bijection", "order") in ingested(tmp_path, table, fields, {"name": "order", "kind": "category"})[0]
+
+
+@pytest.mark.parametrize("kind", ["number", "category"])
+def test_a_field_that_is_there_for_clicks_only_is_told_by_what_is_missing(kind, tmp_path):
+    random = np.random.default_rng(1)
+    there = (labels() == 1) & (random.random(ROWS) < 0.2)
+    values = [int(v) if t else None for v, t in zip(random.integers(1, 60, ROWS), there)]
+    found, _ = ingested(tmp_path, *planted(dwell=values), {"name": "dwell", "kind": kind})
+    assert found == {("missing", "dwell")}
+
+
+def test_a_time_after_the_row_s_own_is_known_too_late(tmp_path):
+    table, fields = planted()
+    later = table["time"].to_numpy() + np.random.default_rng(2).integers(1, 9000, ROWS)
+    found, _ = ingested(
+        tmp_path, table.append_column("paid", pa.array(later)), fields, {"name": "paid", "kind": "number"}
+    )
+    assert found == {("later", "paid")}
+
+
+def test_lines_that_stand_on_both_sides_of_the_split_are_copies(tmp_path):
+    table, fields = planted()
+    assert ingested(tmp_path, pa.concat_tables([table, table.slice(0, 2000)]), fields)[0] == {("copies", "copies")}
+
+
+def test_groups_of_one_label_on_both_sides_of_a_split_leak_and_a_split_by_group_does_not(tmp_path):
+    table, fields = planted(person=[f"p{i % 400 * 2 + int(c)}" for i, c in enumerate(labels())])
+    fields = {**fields, "group": "person"}
+    assert ingested(tmp_path, table, fields)[0] == {("group", "person")}
+    assert ingested(tmp_path, table, fields, split={**SPLIT, "by": "group"})[0] == set()
+
+
+def test_trusted_names_must_be_there(tmp_path):
+    with pytest.raises(ConfigError, match="ingest.trusted names 'wrod'"):
+        ingested(tmp_path, *planted(), trusted=("wrod",))
+    assert not (tmp_path / "dataset").exists()
+
+
+def test_a_leak_stops_the_certificate_is_first_in_the_report_and_is_let_through_by_name(tmp_path):
+    world = small.make(tmp_path)
+    paths = {name: getattr(world, name) for name in ("dataset", "slim", "full", "selection")}
+    found = Leak(kind="alone", name="price", figure=0.97, said="field 'price' alone has an AUC of 0.970")
+
+    def judged(trusted):
+        entry = found.model_copy(update={"trusted": trusted})
+        (world.dataset / leaks.LEAKS).write_text(json.dumps([entry.model_dump()]))
+        config = EvaluateConfig(allowed_auc_loss=0.3, latency_repeats=1)
+        figures = evaluate.run(config, Tracker(), **paths, report=tmp_path / "report")
+        return figures, (tmp_path / "report" / "report.md").read_text().splitlines()
+
+    figures, page = judged(trusted=False)
+    assert figures["verdict"] == "inconclusive" and figures["decision"] == "reject"
+    assert figures["reason"].startswith("looks like a leak") and "ingest.trusted: [price]" in figures["reason"]
+    assert page[2].startswith("- **Looks like a leak: field 'price'")
+    assert judged(trusted=True)[0]["verdict"] == "certified"
+
+
+def test_a_drafted_schema_begins_with_what_looks_like_a_leak(tmp_path):
+    table, _ = planted(answer=labels())
+    pq.write_table(table, tmp_path / "log.parquet")
+    done = CliRunner().invoke(app, ["schema", str(tmp_path / "log.parquet")])
+    assert done.exit_code == 0 and "# LOOKS LIKE A LEAK: " in done.stdout and "'answer'" in done.stdout

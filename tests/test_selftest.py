@@ -1,0 +1,42 @@
+"""The comparison is tried on models whose worth is known, in every audit; a broken comparison is caught by it."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from slimrec.verdict.certify import compare
+from slimrec.verdict.selftest import check
+
+RANDOM = np.random.default_rng(0)
+LABEL = (RANDOM.random(4000) < 0.3).astype(int)
+SCORES = LABEL + RANDOM.normal(size=4000)
+SHUFFLED = {"best": SCORES + 2 * RANDOM.normal(size=4000), "weak": SCORES + 0.01 * RANDOM.normal(size=4000)}
+
+
+def paired(one, other):
+    return compare(LABEL, one, other)
+
+
+def turned(one, other):
+    return compare(LABEL, other, one)
+
+
+def shifted(one, other):
+    found = compare(LABEL, one, other)
+    return dataclasses.replace(found, difference=found.difference + 0.001, low=found.low + 0.01, high=found.high + 0.01)
+
+
+def test_a_sound_comparison_passes_and_the_field_that_hurts_most_is_told():
+    found = check(paired, SCORES, SHUFFLED)
+    assert found["failed"] == "" and found["same"] == 0 and found["mixed"] < -0.2
+    assert found["field"] == "best" and found["told"] and found["shuffled"] < -0.05
+
+
+@pytest.mark.parametrize("mutant", [turned, shifted])
+def test_a_comparison_that_is_broken_fails(mutant):
+    assert check(mutant, SCORES, SHUFFLED)["failed"]
+
+
+def test_a_model_that_knows_nothing_has_nothing_to_lose_and_fails():
+    assert "knows too little" in check(paired, RANDOM.normal(size=4000), {})["failed"]
