@@ -25,6 +25,11 @@ def dense_schema(widths):
     return Schema(label="click", fields=fields)
 
 
+def paper(schema, embedding_dim, reference="paper", **options):
+    """A gate that learns within the training, with the distance as published."""
+    return LeapGate(schema, embedding_dim, reference=reference, **options)
+
+
 def no_ids(rows):
     return torch.zeros(rows, 0, dtype=torch.int32)
 
@@ -43,7 +48,7 @@ def search(steps=4000, **options):
     """Train a logistic head through the gate; gates step on fresh rows of their own."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
-    gate = LeapGate(dense_schema(WIDTHS), 8, learning_rate=0.01, **options)
+    gate = paper(dense_schema(WIDTHS), 8, learning_rate=0.01, **options)
     head = torch.nn.Linear(sum(WIDTHS.values()), 1)
     head_adam, gate_adam = torch.optim.Adam(head.parameters(), 0.01), torch.optim.Adam(gate.parameters(), 0.01)
     for step in range(steps):
@@ -86,7 +91,7 @@ def test_t2_the_uniform_penalty_of_the_released_code_drops_the_sparse_signal():
 
 
 def test_the_released_code_penalises_the_mean_of_the_gates_whatever_their_divergence():
-    gate = LeapGate(dense_schema({"p": 1, "q": 1, "r": 1}), 8, reference="code", fs_weight=0.3)
+    gate = paper(dense_schema({"p": 1, "q": 1, "r": 1}), 8, reference="code", fs_weight=0.3)
     gate.theta.data = torch.tensor([1.0, 0.1, -0.2])
     gate(torch.randn(64, 3) * torch.tensor([1.0, 100.0, 0.0]), no_ids(64))
     g = [1 / (1 + math.exp(-5 * theta)) for theta in (1.0, 0.1, -0.2)]
@@ -98,23 +103,23 @@ def test_the_released_code_penalises_the_mean_of_the_gates_whatever_their_diverg
 def test_probes_in_the_search_take_no_pressure_off_the_fields_of_the_released_code():
     slopes = []
     for schema in (dense_schema({"p": 1, "q": 2}), with_probes(dense_schema({"p": 1, "q": 2}), 1.0, seed=0)):
-        gate = LeapGate(schema, 8, reference="code", fs_weight=0.3)
+        gate = paper(schema, 8, reference="code", fs_weight=0.3)
         gate.penalty().backward()
         slopes.append(gate.theta.grad[0].item())
     assert slopes[0] == pytest.approx(slopes[1]) and slopes[0] > 0
 
 
 def test_the_released_code_steps_gates_slowly_at_every_step_and_yields_to_what_is_given():
-    code = LeapGate(dense_schema({"p": 1}), 8, reference="code")
+    code = paper(dense_schema({"p": 1}), 8, reference="code")
     assert (code.learning_rate, code.every, code.stream) == (0.001, 1, "gate")
-    given = LeapGate(dense_schema({"p": 1}), 8, reference="code", learning_rate=0.05, every=3)
+    given = paper(dense_schema({"p": 1}), 8, reference="code", learning_rate=0.05, every=3)
     assert (given.learning_rate, given.every) == (0.05, 3)
 
 
 @pytest.mark.parametrize("width", [1, 8, 16, 64, 256])
 def test_t3_divergence_of_normal_blocks_is_the_mean_distance_of_two_normal_vectors(width):
     torch.manual_seed(0)
-    gate = LeapGate(dense_schema({"x": width}), 8)
+    gate = paper(dense_schema({"x": width}), 8)
     for _ in range(40):
         gate(torch.randn(2048, width), no_ids(2048))
     expected = 2 * math.gamma((width + 1) / 2) / math.gamma(width / 2) if width < 100 else 22.61
@@ -123,7 +128,7 @@ def test_t3_divergence_of_normal_blocks_is_the_mean_distance_of_two_normal_vecto
 
 def test_t3_divergence_of_a_rare_indicator_is_twice_p_times_one_minus_p():
     torch.manual_seed(0)
-    gate = LeapGate(dense_schema({"x": 1}), 8)
+    gate = paper(dense_schema({"x": 1}), 8)
     for _ in range(400):
         gate((torch.rand(2048, 1) < 0.01).float(), no_ids(2048))
     assert float(gate.divergence()) == pytest.approx(2 * 0.01 * 0.99, rel=0.05)
@@ -131,7 +136,7 @@ def test_t3_divergence_of_a_rare_indicator_is_twice_p_times_one_minus_p():
 
 def test_the_first_observation_is_not_shrunk_by_the_moving_average():
     torch.manual_seed(0)
-    gate = LeapGate(dense_schema({"x": 1}), 8)
+    gate = paper(dense_schema({"x": 1}), 8)
     gate(torch.randn(20_000, 1), no_ids(20_000))
     assert float(gate.divergence()) == pytest.approx(1.128, rel=0.03)
 
@@ -139,7 +144,7 @@ def test_the_first_observation_is_not_shrunk_by_the_moving_average():
 def gradient_case():
     """A batch of two fields, the gate's own permutation replayed from the same random state, a fixed backbone."""
     torch.manual_seed(3)
-    gate = LeapGate(dense_schema({"p": 2, "q": 3}), 8, alpha=0.7).double()
+    gate = paper(dense_schema({"p": 2, "q": 3}), 8, alpha=0.7).double()
     gate.theta.data = torch.tensor([0.1, -0.2], dtype=torch.double)
     x = torch.randn(32, 5, dtype=torch.double, requires_grad=True)
     weights = torch.randn(5, dtype=torch.double)
@@ -173,7 +178,7 @@ def test_t4_no_gradient_flows_through_the_shuffled_copy_nor_through_the_penalty(
 
 def test_t5_each_field_keeps_its_rows_whole_and_only_reorders_them():
     torch.manual_seed(0)
-    gate = LeapGate(dense_schema({"p": 2, "q": 3}), 8)
+    gate = paper(dense_schema({"p": 2, "q": 3}), 8)
     gate.theta.data.fill_(-1e9)
     x = torch.randn(64, 5)
     out = gate(x, no_ids(64)).detach()
@@ -183,7 +188,7 @@ def test_t5_each_field_keeps_its_rows_whole_and_only_reorders_them():
 
 def test_t5_two_equal_fields_become_uncorrelated_because_no_two_share_a_permutation():
     torch.manual_seed(0)
-    gate = LeapGate(dense_schema({"p": 1, "q": 1}), 8)
+    gate = paper(dense_schema({"p": 1, "q": 1}), 8)
     gate.theta.data.fill_(-1e9)
     column = torch.randn(4096, 1)
     out = gate(column.repeat(1, 2), no_ids(4096)).detach()
@@ -193,7 +198,7 @@ def test_t5_two_equal_fields_become_uncorrelated_because_no_two_share_a_permutat
 
 def test_t5_every_fields_permutation_is_uniform_over_the_rows():
     torch.manual_seed(0)
-    gate = LeapGate(dense_schema({"p": 1, "q": 1, "r": 1}), 8)
+    gate = paper(dense_schema({"p": 1, "q": 1, "r": 1}), 8)
     counts = torch.zeros(3, 4, 4)
     for _ in range(4000):
         rows = gate.permutations(4, 4)
@@ -204,7 +209,7 @@ def test_t5_every_fields_permutation_is_uniform_over_the_rows():
 
 def test_t6_an_open_gate_passes_bits_unchanged_and_a_closed_one_is_a_permutation():
     torch.manual_seed(0)
-    gate = LeapGate(dense_schema({"p": 2, "q": 3}), 8)
+    gate = paper(dense_schema({"p": 2, "q": 3}), 8)
     x = torch.randn(64, 5)
     gate.theta.data.fill_(1e9)
     assert torch.equal(gate(x, no_ids(64)), x)
@@ -216,7 +221,7 @@ def test_t7_the_cut_model_is_the_gated_one_with_noise_at_its_batch_mean_before_a
     torch.manual_seed(0)
     schema = dense_schema({"p": 2, "q": 3, "r": 1})
     model = build(schema, ModelConfig(backbone="widedeep", embedding_dim=8, options={"hidden": []}), seed=1)
-    with_gate(model, "leap", {}, seed=1).train()
+    with_gate(model, "leap", {"reference": "paper"}, seed=1).train()
     model.gate.theta.data = torch.tensor([1e9, -1e9, 1e9])
     rows = torch.randn(512, 6) + torch.arange(6.0)
     with torch.no_grad():
@@ -232,7 +237,7 @@ def test_t7_the_cut_model_is_the_gated_one_with_noise_at_its_batch_mean_before_a
 
 def test_a_selection_drops_what_scores_below_one_half_and_carries_the_mean_of_the_noise():
     torch.manual_seed(0)
-    gate = LeapGate(dense_schema({"p": 2, "q": 1}), 8)
+    gate = paper(dense_schema({"p": 2, "q": 1}), 8)
     gate.theta.data = torch.tensor([1.0, -1.0])
     for _ in range(50):
         gate(torch.randn(4096, 3) + torch.tensor([1.0, 2.0, 3.0]), no_ids(4096))
@@ -260,7 +265,7 @@ def grouped_batches(gate, table, count, users_per_batch):
 def test_batches_of_few_users_are_noticed_because_shuffling_within_them_changes_little():
     torch.manual_seed(0)
     table = torch.randn(1000, 8)
-    gate = LeapGate(category_schema(1000), 8)
+    gate = paper(category_schema(1000), 8)
     grouped_batches(gate, table, 40, users_per_batch=2)
     assert float(gate.effective_shuffle_rates()) == pytest.approx(0.5, abs=0.06)
     with pytest.raises(ConfigError, match="reservoir"):
@@ -271,7 +276,7 @@ def test_batches_of_few_users_are_noticed_because_shuffling_within_them_changes_
 def test_a_field_that_is_seldom_active_raises_no_alarm_about_shuffling(share):
     for seed in range(20):
         torch.manual_seed(seed)
-        gate = LeapGate(category_schema(5), 8)
+        gate = paper(category_schema(5), 8)
         for _ in range(40):
             ids = (torch.rand(512, 1) < share).int() + 3
             gate(torch.eye(8)[ids[:, 0].long()], ids)
@@ -281,7 +286,7 @@ def test_a_field_that_is_seldom_active_raises_no_alarm_about_shuffling(share):
 def test_a_reservoir_of_earlier_batches_restores_the_effective_shuffle_rate():
     torch.manual_seed(0)
     table = torch.randn(1000, 8)
-    gate = LeapGate(category_schema(1000), 8, reservoir=8192)
+    gate = paper(category_schema(1000), 8, reservoir=8192)
     grouped_batches(gate, table, 120, users_per_batch=2)
     assert float(gate.effective_shuffle_rates()) > 0.9
     gate.step(0.5)
@@ -293,7 +298,7 @@ def test_a_reservoir_of_earlier_batches_restores_the_effective_shuffle_rate():
 )
 def test_an_option_outside_its_range_is_refused(options):
     with pytest.raises(ValueError, match="got"):
-        LeapGate(dense_schema({"p": 1}), 8, **options)
+        paper(dense_schema({"p": 1}), 8, **options)
 
 
 def test_a_cut_model_is_tuned_on_a_fraction_of_the_rows_the_same_for_the_same_seed(tmp_path):
@@ -303,7 +308,7 @@ def test_a_cut_model_is_tuned_on_a_fraction_of_the_rows_the_same_for_the_same_se
 
     def numbers(rows, fraction, seed=0):
         config = FinetuneConfig(rows=rows, fraction=fraction, train=TrainConfig(seed=seed))
-        return finetune._rows(config, data, tmp_path / "subset").row.tolist()
+        return finetune.rows_of(config, data, tmp_path / "subset").row.tolist()
 
     for rows in ("all", "rest", "subset"):
         whole, drawn = numbers(rows, 1.0), numbers(rows, 0.1)

@@ -43,7 +43,8 @@ def trainer(data, checkpoint=None, method="leap", options=None, backbone="mlp", 
     network = ModelConfig(
         backbone=backbone, embedding_dim=4, options={"hidden": [8], "dropout": 0.2, "batch_norm": True}
     )
-    model = with_gate(build(data.schema, network, seed=3), method, options or {}, seed=3)
+    options = options or ({"alpha": 0.001} if method == "leap" else {})  # a gate that learns within the training
+    model = with_gate(build(data.schema, network, seed=3), method, options, seed=3)
     return Trainer(model, TrainConfig(**settings), *(data.split(n) for n in ("train", "valid", "gate")), checkpoint)
 
 
@@ -71,7 +72,7 @@ def test_a_stopped_and_resumed_run_ends_with_the_bits_of_an_undisturbed_one(data
 def test_a_resumed_run_takes_the_gate_rows_of_an_undisturbed_one_when_the_warm_up_ends_within_an_epoch(
     data, tmp_path, steps
 ):
-    options = {"warmup": 0.2, "every": 1}
+    options = {"alpha": 0.001, "warmup": 0.2, "every": 1}
     undisturbed = trainer(data, options=options)
     undisturbed.fit()
     assert 0 < undisturbed._warmup() < undisturbed.steps_per_epoch

@@ -96,6 +96,12 @@ class Split:
     def __len__(self) -> int:
         return self._count
 
+    def some(self, count: int, seed: int) -> Split:
+        """At most `count` of these rows, drawn at random, in stored order."""
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
+        rows = chosen if self._rows is None else self._rows[chosen]
+        return Split(self.schema, self._batches, rows, self._probe_seed)
+
     @cached_property
     def label(self) -> np.ndarray:
         """float32 (n,), 0 or 1."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -31,7 +31,9 @@ class Gate(nn.Module):
     `settled` the share before which no epoch may count as the best one: the gate is not where it is going yet,
     `shared` the buffers that hold running averages, which ranks average after a gate step,
     `surveys` whether its scores come from `survey`, which needs a gate slice,
+    `overruled` whether what a constant in the place of a field costs on held-out rows overrules its scores,
     `weighs_pairs` whether it gates meetings of fields, which only backbones with `meets_pairs` have.
+    A gate without parameters that learn leaves the training alone: the network is then that of a plain training.
     """
 
     method = "none"
@@ -42,6 +44,7 @@ class Gate(nn.Module):
     settled = 0.0
     shared: tuple[str, ...] = ()
     surveys = False
+    overruled = False
     weighs_pairs = False
 
     def __init__(self, schema: Schema, embedding_dim: int):
@@ -50,6 +53,7 @@ class Gate(nn.Module):
         self.embedding_dim = embedding_dim
         self.options: dict = {}  # as given by the recipe, so that an artifact can rebuild the gate
         self.frozen = False
+        self.row_weight: Tensor | None = None  # (B,) of the batch under way, told by the training loop
         self.blocks: tuple[Block, ...] = blocks_of(schema, embedding_dim)
         widths = torch.tensor([block.width for block in self.blocks])
         self.register_buffer("owner", torch.repeat_interleave(torch.arange(len(widths)), widths), persistent=False)
@@ -94,6 +98,9 @@ class Gate(nn.Module):
             )
         if self.weighs_pairs and len(self.blocks) < 2:
             raise ConfigError(f"method '{self.method}' selects meetings of fields, which takes two fields at least")
+
+    def alike(self, groups: Sequence[Sequence[str]]) -> None:
+        """Called before the training with groups of fields that say the same; for methods that judge such as one."""
 
     def forward(self, x: Tensor, ids: Tensor) -> Tensor:
         """Gate the concatenated blocks: `x` (B, W) and the ids (B, S) they came from -> (B, W)."""

@@ -1,208 +1,201 @@
-"""LeAP (arXiv 2606.01111): each field is mixed with a shuffled copy of itself; the mixing weight says how much it is needed."""
+"""LeAP (arXiv 2606.01111): each field is mixed with a shuffled copy of itself; what the mixing costs says what it is worth."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from slimrec.errors import ConfigError
-from slimrec.gates.base import Gate
+from slimrec.gates.path import ROWS, Rows, relative_distance, walk
+from slimrec.gates.shuffle import ShuffleGate
+from slimrec.gates.survey import Batches
 from slimrec.probes import is_probe
 from slimrec.schema import Schema
+from slimrec.selection import Budget, Selection
 
-_MEMORY_ROWS = 1024  # past rows that the effective shuffle rate is measured against
-_RATE_FLOOR = 0.9
-_RATE_PATIENCE = 20  # gate steps before the rate is believed
-_LEARNING_RATE, _EVERY = {"paper": 0.02, "code": 0.001}, {"paper": 4, "code": 1}
+_FLOOR = 0.05  # of a field's relative distance, for constants: without it nothing would move their gates
+_BELOW = 20  # the path starts so many times below the worth that the own rule asks for
+_MOST = 262_144  # rows of the gate slice that the path looks at
+# alpha, learning rate and `every` of a gate that learns within the training
+_WITHIN = {None: (0.001, 0.02, 4), "paper": (0.005, 0.02, 4), "code": (0.0, 0.001, 1)}
 
 
-class LeapGate(Gate):
+class LeapGate(ShuffleGate):
     """g = sigmoid(theta / temperature), one a field; x_i -> g_i x_i + (1 - g_i) sg(x_i[permutation_i]).
 
-    The penalty is sum_i alpha * max(divergence_i, floor) * g_i, where the divergence is the exponential moving average
-    (bias-corrected) of the mean distance between a row's block and its replacement (paper, eq. "adaptive
-    regularisation"). The paper gives neither `temperature`, `start`, `floor` nor `decay`; the first two follow the
-    released base version, the others and `alpha` were chosen by measurement on planted logs and MovieLens-1M.
+    By default the network trains as if there were no gate. Then, the network as it came out, gates step on held-out
+    rows while the price alpha of an open gate grows (see `slimrec.gates.path`): the loss has alpha * D_i * g_i added,
+    where D_i is the relative distance of a row's block and its replacement, E|x - x'| / sqrt(E|x - x'|^2). A field's
+    score is alpha * D_i where its gate falls for good: nats of log-loss that it is worth while all that is worth less
+    is gone. One path ranks the fields for every budget; without a budget those stay that are worth `least` of the
+    entropy of the label. What the path cannot settle does the cost of a constant (`overruled`): harmful fields go, and
+    fields present on too few held-out rows stay. Twins known before the training share one gate and one permutation.
+    Ours, in that the paper has one alpha, the distance itself, which grows with width and embeddings, and a network
+    that trains on the mix. Growing alpha on a finished network lets no early stop cut the path short, and what falls
+    early says nothing of the network's age.
 
-    Permutations: one random permutation of the rows, rotated by another amount for each field, the amounts distinct
-    as long as there are no more fields than rows. Every field's own permutation is uniform, whole rows move, and no two
-    fields share one; the paper draws them independently, at twice the cost.
+    With `alpha` or `stream` the price is fixed and gates learn within the training, which sees the mix (score g,
+    threshold 1/2); all options but `least` are for such gates, and say nothing of the path.
+    `reference: paper` is that with the distance as published: the penalty is sum_i alpha * max(distance_i, floor) * g_i
+    with a moving average (paper, eq. "adaptive regularisation"). It gives neither `temperature`, `start`, `floor`,
+    `decay` nor alpha: no pair of alpha and floor serves all logs.
 
-    `reference: code` is the released base version instead: one penalty for all fields, `fs_weight` times the mean of g,
-    whatever their divergence, gates stepped by 0.001 on a held-out batch at every step (`learning_rate` and `every`, when
-    given, still hold). Validation sees the mean of the noise and not draws of it, as in the default. Its weight is .1
-    for MovieLens-1M, .00125 for AliCCP, .005 for Avazu and .02 for Criteo.
+    `reference: code` is the released base version: one penalty for all fields, `fs_weight` times the mean of g,
+    gates stepped by 0.001 on a held-out batch at every step (`learning_rate` and `every`, when given, still hold).
+    Validation sees the mean of the noise and not draws of it. Its weight is .1 for MovieLens-1M, .00125 for AliCCP,
+    .005 for Avazu and .02 for Criteo.
 
     Both protocols of the paper are the recipe's: search and retrain is `finetune.start: fresh`, cut and fine-tune is
-    `finetune.start: warm`, which starts from the cut model with the mean of the noise folded in, on few rows with
-    `finetune.fraction`.
+    `finetune.start: warm`, on few rows with `finetune.fraction`.
 
-    `stream` is "gate" (step on the held-out slice at every `every`-th step) or "train" (single pass only): on rows
-    that the network has memorised, a gate keeps memorised noise. `reservoir` rows of earlier batches join the
-    shuffle, for logs whose batches hold few users.
+    `stream` is "gate" (step on the held-out slice at every `every`-th step) or "train" (single pass only): on rows that
+    the network has memorised, a gate keeps memorised noise.
     """
 
     method = "leap"
-    shared = ("divergence_sum", "mean_sum", "changed", "compared")
+    overruled = True
 
     def __init__(
         self,
         schema: Schema,
         embedding_dim: int,
         *,
-        reference: Literal["paper", "code"] = "paper",
+        reference: Literal["paper", "code"] | None = None,
+        least: float = 0.002,
+        alpha: float | None = None,  # with no reference: the path; of the paper 0.005
         fs_weight: float = 0.02,
-        alpha: float = 0.002,
-        floor: float = 0.5,
+        floor: float = 0.05,
         decay: float = 0.99,
         temperature: float = 0.2,
         start: float = 1.0,
         learning_rate: float | None = None,  # 0.02; of the code 0.001
-        stream: Literal["gate", "train"] = "gate",
+        stream: Literal["gate", "train"] | None = None,
         every: int | None = None,  # 4; of the code 1
         warmup: float = 0.0,
         reservoir: int = 0,
     ):
-        super().__init__(schema, embedding_dim)
-        if reference not in ("paper", "code"):
-            raise ValueError(f"`reference` must be 'paper' or 'code', got '{reference}'")
-        learning_rate = _LEARNING_RATE[reference] if learning_rate is None else learning_rate
-        self.drive(stream, _EVERY[reference] if every is None else every, learning_rate, warmup)
-        for name, value in {"alpha": alpha, "floor": floor, "fs_weight": fs_weight}.items():
+        super().__init__(schema, embedding_dim, decay, reservoir)
+        if reference not in (None, "paper", "code"):
+            raise ValueError(f"`reference` must be 'paper' or 'code', or not be there, got '{reference}'")
+        usual_alpha, usual_rate, usual_every = _WITHIN[reference]
+        learning_rate = usual_rate if learning_rate is None else learning_rate
+        self.drive(stream or "gate", usual_every if every is None else every, learning_rate, warmup)
+        given = {"alpha": alpha or 0.0, "floor": floor, "fs_weight": fs_weight}
+        for name, value in given.items():
             if value < 0:
                 raise ValueError(f"`{name}` must not be negative, got {value}")
-        if not 0 <= decay < 1 or temperature <= 0 or reservoir < 0:
-            raise ValueError(
-                f"needs 0 <= decay < 1, temperature > 0 and reservoir >= 0, got {decay=}, {temperature=}, {reservoir=}"
-            )
-        self.reference, self.fs_weight = reference, fs_weight
-        self.alpha, self.floor, self.decay, self.temperature = alpha, floor, decay, temperature
-        self.reservoir = int(reservoir)
-        fields, width = len(self.blocks), len(self.owner)
+        if temperature <= 0 or not 0 < least < 1:
+            raise ValueError(f"needs temperature > 0 and 0 < least < 1, got {temperature=}, {least=}")
+        self.walks = reference is None and alpha is None and stream is None
+        self.reference, self.fs_weight, self.least = reference, fs_weight, least
+        self.alpha, self.floor, self.temperature = usual_alpha if alpha is None else alpha, floor, temperature
+        fields = len(self.blocks)
         self.real = sum(not is_probe(block.name) for block in self.blocks)  # probes take no pressure off the fields
-        self.theta = nn.Parameter(torch.full((fields,), float(start)))
-        membership = torch.zeros(width, fields)
-        membership[torch.arange(width), self.owner] = 1
-        self.register_buffer("membership", membership, persistent=False)
-        self.register_buffer("observed", torch.zeros(()))  # gate steps so far
-        self.register_buffer("divergence_sum", torch.zeros(fields))  # uncorrected moving averages
-        self.register_buffer("mean_sum", torch.zeros(width))
-        self.register_buffer("changed", torch.zeros(2, fields))  # rows that changed: by shuffling, against the past
-        self.register_buffer("compared", torch.zeros(()))  # rows looked at for that
-        self.register_buffer("past", torch.zeros(self.reservoir, width))
-        self.register_buffer("past_marks", torch.zeros(max(self.reservoir, _MEMORY_ROWS), fields, dtype=torch.double))
-        self.register_buffer("past_rows", torch.zeros((), dtype=torch.long))
-        self._add_mark_weights()
+        if not self.walks:
+            self.theta = nn.Parameter(torch.full((fields,), float(start)))
+        self.register_buffer("group", torch.arange(fields))  # fields of one number share a gate on the path
+        self.register_buffer("first", torch.zeros(fields, dtype=torch.double))  # nats where a gate fell first
+        self.register_buffer("fallen", torch.zeros(fields, dtype=torch.bool))
+        self.register_buffer("apart", torch.zeros(fields))  # relative distance
+        self.register_buffer("entropy", torch.zeros((), dtype=torch.double))  # of the label, nats a row
 
-    def _add_mark_weights(self) -> None:
-        """Weights that turn a field's ids or dense columns into one number, equal where and only where they are."""
-        generator = torch.Generator().manual_seed(0)
-        slots = [i for i, block in enumerate(self.blocks) for _ in range(self.schema[block.name].slots)]
-        marks_ids = torch.zeros(len(slots), len(self.blocks), dtype=torch.double)
-        marks_ids[torch.arange(len(slots)), slots] = torch.rand(len(slots), generator=generator, dtype=torch.double) + 1
-        dense = torch.tensor([not self.schema[block.name].embedded for block in self.blocks])[self.owner]
-        weights = torch.rand(len(self.owner), generator=generator, dtype=torch.double) + 1
-        self.register_buffer("marks_ids", marks_ids, persistent=False)
-        self.register_buffer("marks_dense", self.membership.double() * (weights * dense)[:, None], persistent=False)
+    def alike(self, groups: Sequence[Sequence[str]]) -> None:
+        names = list(self.schema.names)
+        for group in groups:
+            self.group[[names.index(name) for name in group]] = min(names.index(name) for name in group)
 
     def gates(self) -> Tensor:
-        """g (F,), in 0..1."""
+        """g (F,), in 0..1, of a gate that learns within the training."""
         return torch.sigmoid(self.theta / self.temperature)
 
     def forward(self, x: Tensor, ids: Tensor) -> Tensor:
+        if self.walks:
+            return x
         if not self.training:
             scale, shift = self.affine()
             return torch.addcmul(shift, x, scale)
-        pool = x.detach()
-        if self.reservoir:
-            pool = torch.cat([pool, self.past[: int(self.past_rows.clamp(max=self.reservoir))].to(pool.dtype)])
-        rows = self.permutations(len(x), len(pool))
-        noise = pool.gather(0, rows[:, self.owner])
-        if self.theta.requires_grad:
-            self._observe(x.detach(), noise, ids, rows)
+        noise = self.shuffled(x, ids, watch=self.theta.requires_grad)
         return torch.lerp(noise, x, self.gates().to(x.dtype)[self.owner].expand_as(x))
 
-    def permutations(self, rows: int, pool: int) -> Tensor:
-        """Which row of the pool replaces each row of the batch, by field: (rows, F), drawn anew."""
-        device, fields = self.theta.device, len(self.blocks)
-        base = torch.randperm(pool, device=device)
-        turns = torch.randperm(pool, device=device)[torch.arange(fields, device=device) % pool]
-        return base[(torch.arange(rows, device=device)[:, None] + turns) % pool]
-
-    @torch.no_grad()
-    def _observe(self, x: Tensor, noise: Tensor, ids: Tensor, rows: Tensor) -> None:
-        """Update the moving averages of divergence, block means and changed rows."""
-        distance = ((x - noise).to(self.membership.dtype).square() @ self.membership).sqrt().mean(0)
-        self.observed += 1
-        self.divergence_sum.lerp_(distance, 1 - self.decay)
-        self.mean_sum.lerp_(x.to(self.mean_sum.dtype).mean(0), 1 - self.decay)
-        marks = ids.double() @ self.marks_ids + x.double() @ self.marks_dense
-        filled = int(self.past_rows.clamp(max=len(self.past_marks)))
-        pool = torch.cat([marks, self.past_marks[: min(filled, self.reservoir)]]) if self.reservoir else marks
-        if filled:
-            against = self.past_marks[torch.randint(filled, (len(marks),), device=marks.device)]
-            self.changed += torch.stack([(marks != pool.gather(0, rows)).sum(0), (marks != against).sum(0)])
-            self.compared += len(marks)
-        self._remember(x, marks)
-
-    def _remember(self, x: Tensor, marks: Tensor) -> None:
-        """Overwrite the oldest remembered rows with a share of this batch, so that the past spans many batches."""
-        share = max(1, min(len(x), len(self.past_marks) // 16))
-        chosen = torch.randperm(len(x), device=x.device)[:share]
-        places = (self.past_rows + torch.arange(share, device=x.device)) % len(self.past_marks)
-        self.past_marks[places] = marks[chosen]
-        if self.reservoir:
-            fit = places < self.reservoir
-            self.past[places[fit]] = x[chosen][fit].to(self.past.dtype)
-        self.past_rows += share
-
-    def _corrected(self, average: Tensor) -> Tensor:
-        return average / (1 - self.decay**self.observed).clamp(min=1e-12)
-
     def divergence(self) -> Tensor:
-        """Bias-corrected moving average (F,) of the mean distance between a block and its replacement."""
-        return self._corrected(self.divergence_sum)
+        """What a gate's penalty is proportional to (F,): the distance, or the relative one where no paper is asked for."""
+        return self.distance() if self.reference else self.relative_distance()
 
     def penalty(self) -> Tensor:
+        if self.walks:
+            return super().penalty()
         if self.reference == "code":
             return self.fs_weight * self.gates().sum() / self.real
         return (self.alpha * self.divergence().clamp(min=self.floor) * self.gates()).sum()
 
-    def step(self, progress: float) -> None:
-        rates = self.effective_shuffle_rates()
-        # three standard deviations of a ratio of counts; the past that a rate rests on is no larger than what was
-        # remembered, however often it is compared with
-        seen = self.changed[1] / self.compared.clamp(min=1) * self.past_rows
-        doubt = 3 * (2 / seen.clamp(min=1)).sqrt()
-        if self.observed >= _RATE_PATIENCE and (rates + doubt).min() < _RATE_FLOOR:
-            worst = int((rates + doubt).argmin())
-            raise ConfigError(
-                f"shuffling within a batch changes field '{self.blocks[worst].name}' in only {rates[worst]:.0%} of the "
-                f"rows it should (batches hold few groups): use shuffle: window, a larger batch, or "
-                f"reservoir: {16 * _MEMORY_ROWS} in the method's options"
-            )
+    def measure(self, model: nn.Module, batches: Batches) -> Tensor:
+        """Nats (F,) at which each field's gate falls on the path; g where gates have learnt within the training."""
+        if not self.walks:
+            return self.gates().detach().double()
+        ids, dense, label, weight = self.draw(batches, _MOST)
+        rate = float((weight * label).sum() / weight.sum())
+        self.entropy.fill_(-sum(p * math.log(p) for p in (rate, 1 - rate) if p > 0))
+        generator = torch.Generator().manual_seed(int(self.seed) + 2)
 
-    def effective_shuffle_rates(self) -> Tensor:
-        """By field, rows that a shuffle changes over those that rows from other batches would change; at most 1."""
-        within, against = self.changed
-        return torch.where(against > 0, within / against.clamp(min=1), torch.ones_like(within)).clamp(max=1)
+        def blocks(rows: Tensor) -> Rows:
+            with torch.no_grad():
+                x = model.arena(ids[rows].to(self.owner.device), dense[rows].to(self.owner.device))
+            return x, label[rows].to(x.device), weight[rows].to(x.device)
+
+        def endless() -> Iterator[Rows]:
+            while True:
+                order = torch.randperm(len(label), generator=generator)
+                yield from (blocks(rows) for rows in order.split(ROWS) if len(rows) == min(ROWS, len(label)))
+
+        gates, place = self.group.unique(return_inverse=True)
+        owner = place[self.owner]
+        whole = (blocks(rows) for rows in torch.randperm(len(label), generator=generator).split(ROWS))
+        apart = relative_distance(whole, owner, len(gates), generator)
+        price = max(self.least * float(self.entropy), 1e-9) / _BELOW
+        path = walk(model.backbone, endless(), owner, apart.clamp(min=_FLOOR), price, generator)
+        self.apart.copy_(apart[place])
+        self.fallen.copy_(path.fallen[place])
+        self.first.copy_((path.first * apart)[place])
+        return (path.last * apart)[place].double()
 
     def scores(self) -> dict[str, float]:
-        return dict(zip(self.schema.names, self.gates().tolist()))
+        """Nats, twins in the order of what their tables cost: which of them is kept is then no accident of names."""
+        if not self.walks:
+            return dict(zip(self.schema.names, self.gates().tolist()))
+        costs, group = self.field_bytes(), self.group.tolist()
+        scores = dict(zip(self.schema.names, self.importance.tolist()))
+        for one in set(group):
+            members = [name for name, each in zip(scores, group) if each == one]
+            for place, name in enumerate(sorted(members, key=lambda name: (costs[name], name))):
+                scores[name] *= 1 - 1e-6 * place
+        return scores
 
     def evidence(self) -> dict[str, float]:
-        divergence = self.divergence().tolist()
-        return {
-            "effective_shuffle_rate": float(self.effective_shuffle_rates().min()),
-            **{f"divergence/{block.name}": value for block, value in zip(self.blocks, divergence)},
-        }
+        names = self.schema.names
+        if not self.walks:
+            divergence = dict(zip(names, self.divergence().tolist()))
+            shuffle = {"effective_shuffle_rate": float(self.effective_shuffle_rates().min())}
+            return shuffle | {f"divergence/{name}": value for name, value in divergence.items()}
+        asked = {"rows": float(self.rows), "least_nats": self.least * float(self.entropy)}
+        fell = {f"fell_first/{name}": value for name, value in zip(names, self.first.tolist())}
+        beyond = {f"beyond/{name}": 1.0 for name, fallen in zip(names, self.fallen.tolist()) if not fallen}
+        return asked | fell | {f"distance/{name}": value for name, value in zip(names, self.apart.tolist())} | beyond
 
     def affine(self) -> tuple[Tensor, Tensor]:
         """Noise replaced by its mean: x -> g x + (1 - g) E[x]; exact in expectation for a linear first layer."""
+        if self.walks:
+            return super().affine()
         scale = self.gates().detach()[self.owner]
         return scale, (1 - scale) * self.fill().to(scale.device)
 
-    def fill(self) -> Tensor:
-        return self._corrected(self.mean_sum)
+    def needed(self) -> Tensor:
+        if not self.walks:
+            return self.gates().detach() >= 0.5
+        return self.importance >= self.least * self.entropy
+
+    def select(self, budget: Budget, seed: int) -> Selection:
+        given = budget.model_dump(exclude_none=True)
+        return super().select(budget if given or self.walks else Budget(threshold=0.5), seed)

@@ -52,7 +52,7 @@ class PermutationGate(Survey):
 
     @torch.no_grad()
     def measure(self, model, batches: Batches) -> Tensor:
-        ids, dense, label, weight = self._draw(batches)
+        ids, dense, label, weight = self.draw(batches, self.most)
         generator = torch.Generator().manual_seed(int(self.seed) + 1)
         before, after = [], []
         for part in torch.arange(len(label)).split(_TOGETHER):
@@ -77,19 +77,6 @@ class PermutationGate(Survey):
         falls = torch.tensor([[unshuffled - worth(logits) for logits in repeats] for repeats in after])
         self.spread.copy_(falls.std(dim=1))
         return falls.mean(dim=1)
-
-    def _draw(self, batches: Batches) -> tuple[Tensor, ...]:
-        """At most `most` rows of the slice, in random order: ids, dense, label, weight."""
-        generator = torch.Generator().manual_seed(int(self.seed))
-        chosen = torch.zeros(int(self.rows), dtype=torch.bool)
-        chosen[torch.randperm(len(chosen), generator=generator)[: self.most]] = True
-        parts, start = [], 0
-        for batch in batches():
-            here = chosen[start : start + len(batch.label)]
-            parts.append([part[here] for part in batch])
-            start += len(batch.label)
-        order = torch.randperm(int(chosen.sum()), generator=generator)
-        return tuple(torch.cat(part)[order] for part in zip(*parts))
 
     def margin(self) -> Tensor:
         """Importance (F,) that a meaningless field exceeds with probability `level`."""

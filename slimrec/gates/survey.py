@@ -64,6 +64,19 @@ class Survey(Gate):
         self.rows.fill_(rows)
         self.mean.copy_(total / worth)
 
+    def draw(self, batches: Batches, most: int) -> tuple[Tensor, ...]:
+        """At most `most` rows of the slice, in random order: ids, dense, label, weight."""
+        generator = torch.Generator().manual_seed(int(self.seed))
+        chosen = torch.zeros(int(self.rows), dtype=torch.bool)
+        chosen[torch.randperm(len(chosen), generator=generator)[:most]] = True
+        parts, start = [], 0
+        for batch in batches():
+            here = chosen[start : start + len(batch.label)]
+            parts.append([part[here] for part in batch])
+            start += len(batch.label)
+        order = torch.randperm(int(chosen.sum()), generator=generator)
+        return tuple(torch.cat(part)[order] for part in zip(*parts))
+
     def by_field(self, columns: Tensor) -> Tensor:
         """Sums (B, F) over the columns (B, W) of each field."""
         return columns.new_zeros(len(columns), len(self.blocks)).index_add_(1, self.owner, columns)

@@ -31,6 +31,8 @@ def decide(
     selection = _without_probes(gate, selection)
     if gate.weighs_pairs and budget.ranks and findings.importance:
         selection = _by_importance(gate, selection, findings)
+    selection = _settle(gate, selection, findings) if gate.overruled else selection
+    selection = _name_harm(selection, findings)
     if twins_once and budget.ranks:
         selection = _count_twins_once(gate, selection, findings)
     selection = _with_doubt(selection)
@@ -76,6 +78,50 @@ def _by_importance(gate: Gate, selection: Selection, findings: Findings) -> Sele
     return revised.model_copy(update={"fields": scored})
 
 
+def _settle(gate: Gate, selection: Selection, findings: Findings) -> Selection:
+    """What scores cannot settle, by what a constant in a field's place costs on held-out rows.
+
+    A field that does harm goes, whatever it scores: its score is what it brings then, below nothing. By a method's own
+    rule a field that is sure to cost something stays; by that and by a threshold one stays that too few rows show.
+    """
+    joint = {name: group.removed for group in findings.twins for name in group.fields if group.removed is not None}
+    cost = {name: joint.get(name, alone) for name, alone in findings.removed.items()}
+    scores = {n: cost[n].mean if n in cost and cost[n].gain else d.score for n, d in selection.fields.items()}
+    budget = selection.budget
+    if budget.ranks or budget.false_discovery is not None:
+        chosen = budget.choose(scores, _costs(gate, selection), threshold=0.0)
+    else:
+        sure = {name for name, change in cost.items() if change.certain and not is_probe(name)}
+        few = _too_few(findings)
+        more = [*few, *(sure if budget.threshold is None else ())]
+        chosen = {name for name in (*selection.kept, *more) if scores[name] >= 0}
+        chosen = chosen or {max(scores, key=lambda name: (not is_probe(name), scores[name], name))}
+    revised = gate.revise(selection, keep=chosen, drop=set(selection.fields) - chosen)
+    fields = {name: d.model_copy(update={"score": scores[name]}) for name, d in revised.fields.items()}
+    revised = revised.model_copy(update={"fields": fields})
+    for name in _too_few(findings):
+        if scores[name] >= 0:
+            rows = findings.presence[name].shuffled.rows
+            stays = "stays until more is seen" if name in chosen else "and the budget has no room to wait for more"
+            revised = _noted(revised, [name], f"inconclusive: present in only {rows} of the held-out rows, {stays}")
+    return revised
+
+
+def _too_few(findings: Findings) -> list[str]:
+    """Fields that too few held-out rows show, though what a constant costs in their place is not sure either way."""
+    sure = {name for name, change in findings.removed.items() if change.certain or change.gain}
+    return [name for name, presence in findings.presence.items() if not presence.enough and name not in sure]
+
+
+def _name_harm(selection: Selection, findings: Findings) -> Selection:
+    """A word on each field that a constant would do better than."""
+    for name, change in findings.removed.items():
+        if change.gain and name in selection.fields:
+            note = f"costs you {-change.mean:.2g} ± {change.error:.1g} nats a row today: its mean does better"
+            selection = _noted(selection, [name], note)
+    return selection
+
+
 def _costs(gate: Gate, selection: Selection) -> dict[str, int]:
     """Bytes of each field as it is kept, or whole where it is not."""
     fields = selection.fields
@@ -90,7 +136,8 @@ def _count_twins_once(gate: Gate, selection: Selection, findings: Findings) -> S
     if not back:
         return selection
     said = {name for group in findings.twins for name in group.fields}
-    matter = [n for n, change in findings.importance.items() if change.certain and n not in said.union(best)]
+    harm = {name for name, change in findings.removed.items() if change.gain}
+    matter = [n for n, change in findings.importance.items() if change.certain and n not in said.union(best, harm)]
     matter.sort(key=lambda name: (-findings.importance[name].mean, name))
     order = [*(name for name in best if name not in back), *matter, *back]
     chosen, limit = set(order[: len(best)]), selection.budget.max_bytes

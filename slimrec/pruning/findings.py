@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import NamedTuple
 
@@ -17,29 +17,17 @@ from slimrec.batch import Batch
 from slimrec.data.dataset import Split
 from slimrec.model import Model
 from slimrec.probes import is_probe
+from slimrec.pruning.change import Change, change
+from slimrec.pruning.removal import removed
 from slimrec.pruning.twins import codes, twins
-from slimrec.schema import MISSING, Field, Schema
+from slimrec.schema import MISSING, RESERVED_ROWS, Field, Schema
 
 FINDINGS = "findings.json"  # in a gated artifact
 DOMINANT = 0.75  # share of rows with one value (or none) from which a field counts as absent there
 _ROWS = 65_536  # of the gate slice, at most; fewer where there are very many fields
-_FORWARD_ROWS = 20_000_000  # rows through the network, in all
+_FORWARD_ROWS = 10_000_000  # rows through the network for each question, in all
+ENOUGH = 16.0
 _PIECE = 16_384  # rows at once, and shuffled among each other
-
-
-class Change(BaseModel):
-    """A mean change in log-loss (nats a row, positive: worse) with its standard error, over so many rows."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    mean: float
-    error: float
-    rows: int
-
-    @property
-    def certain(self) -> bool:
-        """Whether it is above zero by three standard errors."""
-        return self.mean > 3 * self.error
 
 
 class Presence(BaseModel):
@@ -50,6 +38,12 @@ class Presence(BaseModel):
     share: float  # of the rows
     shuffled: Change  # when its values are shuffled over all rows, seen on those where it is present
     missed: Change  # what one constant for the rows where it is present would win back: lost by the search already
+    information: float | None = None  # of those rows on such a constant: its error to the power of -2
+
+    @property
+    def enough(self) -> bool:
+        """Whether these rows could have shown an effect of 1 on the logit, by four standard errors."""
+        return self.information is None or self.information >= ENOUGH
 
 
 class Twins(BaseModel):
@@ -59,6 +53,7 @@ class Twins(BaseModel):
 
     fields: tuple[str, ...]
     together: Change
+    removed: Change | None = None  # when all of them stand at their means
 
 
 class Findings(BaseModel):
@@ -67,6 +62,7 @@ class Findings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     importance: dict[str, Change] = {}  # by field, when it alone is shuffled
+    removed: dict[str, Change] = {}  # by field, probes among them, when it alone stands at its mean
     presence: dict[str, Presence] = {}  # of fields that are usually absent
     twins: tuple[Twins, ...] = ()
     hidden: tuple[tuple[float, ...], ...] = ()  # by hidden layer, what each unit is worth in loss, to first order
@@ -85,11 +81,10 @@ class _Slice(NamedTuple):
 
 def find(model: Model, split: Split, seed: int, device: torch.device) -> Findings:
     """Look at a trained model with its gate in place, in eval mode, on rows that it has not trained on."""
-    fields = [field for field in model.schema.fields if not is_probe(field.name)]
-    rows = min(len(split), _ROWS, max(1000, _FORWARD_ROWS // len(fields)))
-    if rows < 2:
+    if len(split) < 2:
         return Findings()
-    batch = next(split.batches(rows, shuffle="window", seed=seed))
+    fields = [field for field in model.schema.fields if not is_probe(field.name)]
+    batch, cluster = drawn(split, seed)
     seen = _judge(model, batch, device)
     values = {field.name: field_values(model.schema, field, batch) for field in fields}
     random = np.random.default_rng(seed)
@@ -102,23 +97,67 @@ def find(model: Model, split: Split, seed: int, device: torch.device) -> Finding
     in_pairs = model.gate is not None and model.gate.weighs_pairs
     alone = {field.name: shuffled((field.name,)) for field in fields} if in_pairs else None
     changes = alone or _shuffled_alone(model, values, batch, order, device, seen)
-    absent = {field.name: usual(field, values[field.name]) for field in fields}
-    presence = {
-        name: Presence(
-            share=float(np.mean(~mask)),
-            shuffled=_change(changes[name], torch.from_numpy(~mask), batch.weight),
-            missed=_missed(seen, torch.from_numpy(~mask), batch.weight),
-        )
-        for name, mask in absent.items()
-        if mask is not None
-    }
-    groups = twins({field.name: codes(field, values[field.name]) for field in fields if field.kind != "vector"})
+    groups = _alike(model.schema, batch)
+    names = [(field.name,) for field in model.schema.fields]
+    gone = removed(model, batch, [*names, *groups], cluster, device)
+
+    def changed(difference: Tensor, where: Tensor) -> Change:
+        return change(difference, where, batch.weight, cluster)
+
     return Findings(
-        importance={name: _change(change, everywhere, batch.weight) for name, change in changes.items()},
-        presence=presence,
-        twins=tuple(Twins(fields=g, together=_change(shuffled(g), everywhere, batch.weight)) for g in groups),
+        importance={name: changed(difference, everywhere) for name, difference in changes.items()},
+        removed={name: found for (name,), found in zip(names, gone)},
+        presence=_presence(fields, values, changes, seen, changed),
+        twins=tuple(
+            Twins(fields=group, together=changed(shuffled(group), everywhere), removed=found)
+            for group, found in zip(groups, gone[len(names) :])
+        ),
         hidden=_hidden(model, batch, device),
     )
+
+
+def twins_of(split: Split, seed: int) -> list[tuple[str, ...]]:
+    """Groups of fields that say the same on the rows that `find` looks at; what takes no model to see."""
+    return _alike(split.schema, drawn(split, seed)[0]) if len(split) > 1 else []
+
+
+def _alike(schema: Schema, batch: Batch) -> list[tuple[str, ...]]:
+    """Probes and vectors belong to no group."""
+    fields = [field for field in schema.fields if field.kind != "vector" and not is_probe(field.name)]
+    return twins({field.name: codes(field, field_values(schema, field, batch)) for field in fields})
+
+
+def drawn(split: Split, seed: int) -> tuple[Batch, Tensor | None]:
+    """The rows looked at, in random order, and the number of each one's group where rows have groups."""
+    some = split.some(min(_ROWS, max(1000, _FORWARD_ROWS // len(split.schema.fields))), seed)
+    batch = next(some.batches(max(2, len(some)), shuffle="none"))
+    order = torch.from_numpy(np.random.default_rng([seed, 1]).permutation(len(some)))
+    group = None if some.group is None else torch.from_numpy(np.unique(some.group, return_inverse=True)[1])
+    told = group is not None and int(group.max()) > 0
+    return Batch(*(part[order] for part in batch)), group.reshape(-1)[order] if told else None
+
+
+def _presence(
+    fields: list[Field],
+    values: dict[str, np.ndarray],
+    changes: dict[str, Tensor],
+    seen: _Slice,
+    changed: Callable[[Tensor, Tensor], Change],
+) -> dict[str, Presence]:
+    found = {}
+    for field in fields:
+        absent = usual(field, values[field.name])
+        if absent is None:
+            continue
+        present, weight = torch.from_numpy(~absent), seen.rows.weight.double()
+        spread = float((seen.variance[present] * weight[present]).sum())
+        found[field.name] = Presence(
+            share=float(np.mean(~absent)),
+            shuffled=changed(changes[field.name], present),
+            missed=_missed(seen, present, seen.rows.weight),
+            information=float(seen.variance[present].sum()) ** 2 / spread if spread > 0 else 0.0,
+        )
+    return found
 
 
 def field_values(schema: Schema, field: Field, batch: Batch) -> np.ndarray:
@@ -134,7 +173,7 @@ def field_values(schema: Schema, field: Field, batch: Batch) -> np.ndarray:
 
 
 def usual(field: Field, values: np.ndarray) -> np.ndarray | None:
-    """Rows (n,) where the field holds its usual value or none; None where no value dominates, or nothing else is."""
+    """Rows (n,) where the field holds its usual value or none; None where no value dominates, or there is no other."""
     if field.embedded:
         empty = values[:, 0] <= MISSING
     else:
@@ -142,7 +181,8 @@ def usual(field: Field, values: np.ndarray) -> np.ndarray | None:
     if values.shape[1] == 1:
         distinct, counts = np.unique(values[:, 0], return_counts=True)
         empty |= values[:, 0] == distinct[counts.argmax()]
-    return empty if DOMINANT <= empty.mean() < 1 else None
+    other = empty.mean() < 1 or (field.embedded and field.statistics is not None and field.rows > RESERVED_ROWS + 1)
+    return empty if DOMINANT <= empty.mean() and other else None
 
 
 @torch.no_grad()
@@ -201,16 +241,6 @@ def _hidden(model: Model, batch: Batch, device: torch.device, size: int = 4096) 
 
     pieces = zip(*(part.to(device).split(size) for part in batch))
     return tuple(map(tuple, score_hidden(model.backbone, (partial(losses, *piece) for piece in pieces))))
-
-
-def _change(difference: Tensor, where: Tensor, weight: Tensor) -> Change:
-    """The mean over some rows of weighted differences, and its standard error."""
-    total = float(weight[where].double().sum())
-    if total <= 0:
-        return Change(mean=0.0, error=0.0, rows=0)
-    mean = float(difference[where].sum()) / total
-    spread = difference[where] - mean * weight[where].double()
-    return Change(mean=mean, error=float(spread.square().sum().sqrt()) / total, rows=int(where.sum()))
 
 
 def _missed(seen: _Slice, where: Tensor, weight: Tensor) -> Change:

@@ -82,24 +82,22 @@ def _start(config: FinetuneConfig, gated: Path, selection: Path, slim: Path) -> 
 
 
 def rows_of(config: FinetuneConfig, data: Dataset, subset: Path | None) -> Split:
-    """Training rows, a `fraction` of them by their number and the seed.
+    """Training rows, a `fraction` of them by their number and the seed; never those of the gate slice.
 
-    Those of the gate slice are among them again, now that the search is over.
+    A network that trains without a gate, before the cut or after it, sees the same rows as one that has one.
     """
-    name, rows = "train+gate", None
+    rows = None
     if config.rows != "all":
         if subset is None:
             raise ConfigError(f"finetune.rows is '{config.rows}', which needs the subset of the sample stage")
-        rows = read_subset(subset)
-        if config.rows == "subset":
-            name = "train"
-        elif len(rows) == len(data.split("train")):
+        rows, total = read_subset(subset), len(data.split("train"))
+        if config.rows == "rest":
+            rows = rest_of(rows, total)
+        if not len(rows):
             raise ConfigError("finetune.rows is 'rest', but the subset took every training row: lower sample.fraction")
-        else:
-            rows = rest_of(rows, len(data.split(name)))
-    chosen = data.split(name, rows)
+    chosen = data.split("train", rows)
     if config.fraction == 1:
         return chosen
     order = np.argsort(hash_numbers(chosen.row, config.train.seed, 0xF7), kind="stable")
     drawn = np.sort(order[: max(1, round(config.fraction * len(chosen)))])
-    return data.split(name, drawn if rows is None else rows[drawn])
+    return data.split("train", drawn if rows is None else rows[drawn])

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
-
-from slimrec.artifacts import publish, write_json
-from slimrec.config import PretrainConfig
-from slimrec.data.dataset import Dataset, read_subset
+from slimrec.artifacts import publish, read_json, read_manifest, write_json
+from slimrec.config import PretrainConfig, TrainConfig
+from slimrec.data.dataset import Dataset, Split, read_subset
 from slimrec.data.encode import Encoder
-from slimrec.model import build, with_gate
-from slimrec.model.files import save_model
-from slimrec.pruning.findings import FINDINGS, Findings, find
+from slimrec.model import Model, build, with_gate
+from slimrec.model.files import load_model, save_model
+from slimrec.pruning.findings import FINDINGS, Findings, find, twins_of
 from slimrec.selection import Budget
 from slimrec.stages.finetune import rows_of
 from slimrec.track import Tracker
 from slimrec.training.checkpoint import checkpoint_path
 from slimrec.training.loop import Trainer
-from slimrec.verdict.fairness import Phase
+from slimrec.verdict.fairness import Phase, recorded
 
 CONFIG = PretrainConfig
 
@@ -30,6 +29,7 @@ def run(
     dataset: Path,
     gated: Path,
     subset: Path | None = None,
+    search: Path | None = None,
     checkpoints: Path | None = None,
 ) -> dict:
     """Train the model with the method's gate in it; writes the artifact `gated`.
@@ -37,86 +37,113 @@ def run(
     A search may hold probes, and may be repeated: the first repeat's weights go on, the others give scores only.
     Probes are the same rows in every repeat, as noise fields are. Without a method, `config.after` lets the full model
     have the passes of a slim one: those of a search, then those after the cut, or the latter alone from new weights.
+    A training of those that the artifact `search` has been through, to the bit, is taken from there.
     """
     data = Dataset.open(dataset)
     data = data.probed(config.probes, config.train.seed) if config.searches else data
-    rows = None if subset is None else read_subset(subset)
-    scores, kept, done, phases = [], [], [], []
-    for trainer in _trainers(config, tracker, data, rows, subset, checkpoints):
-        figures = trainer.fit()
+    work = _Work(
+        config, tracker, data, data.split("train", None if subset is None else read_subset(subset)), checkpoints
+    )
+    phases, model, figures = _taken(work, search, subset)
+    slice_, scores, kept, done, first = data.split("gate"), [], [], [], True
+    for trainer in _trainers(work, subset, model, phases):
+        figures, model, first = trainer.fit(), trainer.model, trainer.ranks.rank == 0
         done.append(trainer.checkpoint)
         phases.append(Phase.of(trainer.config, figures, len(trainer.stream.split)))
-        if trainer.ranks.rank:  # the first rank alone is sure to have the whole model
-            continue
-        gate, slice_ = trainer.model.eval().gate, data.split("gate")
-        gate.survey(trainer.model, lambda s=slice_: s.batches(config.train.batch_size, shuffle="none"))
-        scores.insert(0, gate.scores())
-        kept.insert(0, gate.select(Budget(), config.train.seed).kept)
-    if trainer.ranks.rank == 0:
-        found = find(trainer.model, slice_, config.train.seed, trainer.device) if config.searches else Findings()
+        if first:  # the first rank alone is sure to have the whole model
+            model.eval().gate.survey(model, lambda: slice_.batches(config.train.batch_size, shuffle="none"))
+            scores.insert(0, model.gate.scores())
+            kept.insert(0, model.gate.select(Budget(), config.train.seed).kept)
+    if first:
+        found = find(model, slice_, config.train.seed, trainer.device) if config.searches else Findings()
         found = found.model_copy(update={"repeats": tuple(scores), "kept": tuple(kept)})
         facts = {"seed": config.train.seed, "method": config.method, "dataset": data.fingerprint}
+        facts["plain"] = not (model.gate.learns or config.probes)  # the network of a training without a gate
         facts["training"] = [phase.model_dump() for phase in (phases[-1:] if config.searches else phases)]
         with publish(gated, "gated", **facts, figures=figures) as folder:
-            save_model(trainer.model, folder, Encoder.load(dataset).over(data.schema))
+            save_model(model, folder, Encoder.load(dataset).over(data.schema))
             write_json(folder / FINDINGS, found.model_dump(mode="json"))
         for checkpoint in done:
             checkpoint.remove()
     return figures
 
 
-def _trainers(
-    config: PretrainConfig,
-    tracker: Tracker,
-    data: Dataset,
-    rows: np.ndarray | None,
-    subset: Path | None,
-    checkpoints: Path | None,
-) -> Iterator[Trainer]:
-    """One after the other, the one whose model stays last: the repeats of a search, or the phases of a full model."""
-    if config.after is None:
-        for repeat in reversed(range(config.repeats if config.searches else 1)):  # the first last
-            yield _trainer(config, repeat, tracker, data, rows, subset, checkpoints)
+class _Work(NamedTuple):
+    """What all trainings of a step share."""
+
+    config: PretrainConfig
+    tracker: Tracker
+    data: Dataset
+    train: Split
+    checkpoints: Path | None
+
+    def phases(self, subset: Path | None) -> list[tuple[TrainConfig, Split, bool]]:
+        """The trainings of a full model one after the other: settings, rows, and whether it begins with what there is."""
+        after, before = self.config.after, (self.config.train, self.train, False)
+        if after is None:
+            return [before]
+        own = (after.train, rows_of(after, self.data, subset), after.start == "warm")
+        return [before, own] if after.start == "warm" else [own]
+
+
+def _taken(work: _Work, search: Path | None, subset: Path | None) -> tuple[list[Phase], Model | None, dict]:
+    """The first training of a full model, its model and figures, where a search has been through it already."""
+    if search is None or work.config.searches or not (facts := read_manifest(search)).get("plain"):
+        return [], None, {}
+    config, (train, rows, _) = work.config, work.phases(subset)[0]
+    past, weights = recorded(facts), read_json(search / "model.json")["config"]
+    first = config.train.seed if config.after is None or config.after.start != "fresh" else train.seed
+    told = Phase.of(train, facts["figures"], len(rows)).offered
+    same = past is not None and [each.offered for each in past] == [told] and facts["seed"] == first == train.seed
+    if not (same and facts["dataset"] == work.data.fingerprint and weights == config.model.model_dump(mode="json")):
+        return [], None, {}
+    return past, with_gate(load_model(search, "gated"), config.method, config.options, first), facts["figures"]
+
+
+def _trainers(work: _Work, subset: Path | None, model: Model | None, phases: list[Phase]) -> Iterator[Trainer]:
+    """One after the other, the one whose model stays last: the repeats of a search, or the phases of a full model.
+
+    `phases` and `model` are what the full model has been through already.
+    """
+    config, data = work.config, work.data
+    if config.searches:
+        groups = twins_of(data.split("gate"), config.train.seed)
+        for repeat in reversed(range(config.repeats)):  # the first last
+            yield _search(work, repeat, groups, subset)
         return
-    after, first = config.after, None
-    if after.start == "warm":
-        yield (first := _trainer(config, 0, tracker, data, rows, subset, checkpoints))
-        model = first.model
-    else:
-        seed = after.train.seed if after.start == "fresh" else config.train.seed
-        model = with_gate(build(data.schema, config.model, seed), config.method, config.options, seed)
-    done = first.step if first else 0
-    yield Trainer(
-        model,
-        after.train,
-        train=rows_of(after, data, subset),
-        valid=data.split("valid"),
-        checkpoint=checkpoint_path(checkpoints, "after", config, data.fingerprint, subset),
-        log=lambda values, step: tracker.metrics(values, done + step),
-        warm=after.start == "warm",
-    )
+    done = sum(phase.steps for phase in phases)
+    for number, (train, rows, warm) in enumerate(work.phases(subset)):
+        if number < len(phases):
+            continue
+        if not warm:
+            seed = config.train.seed if config.after is not None and config.after.start == "initial" else train.seed
+            model = with_gate(build(data.schema, config.model, seed), config.method, config.options, seed)
+        trainer = Trainer(
+            model,
+            train,
+            train=rows,
+            valid=data.split("valid"),
+            checkpoint=checkpoint_path(work.checkpoints, f"full{number + 1}", config, data.fingerprint, subset),
+            log=lambda values, step, done=done: work.tracker.metrics(values, done + step),
+            warm=warm,
+        )
+        yield trainer
+        model, done = trainer.model, done + trainer.step
 
 
-def _trainer(
-    config: PretrainConfig,
-    repeat: int,
-    tracker: Tracker,
-    data: Dataset,
-    rows: np.ndarray | None,
-    subset: Path | None,
-    checkpoints: Path | None,
-) -> Trainer:
+def _search(work: _Work, repeat: int, twins: list[tuple[str, ...]], subset: Path | None) -> Trainer:
     """The training of one repeat: initial weights, order of rows and noise of its own."""
-    seed = config.train.seed + repeat
+    config, data, seed = work.config, work.data, work.config.train.seed + repeat
     model = with_gate(build(data.schema, config.model, seed), config.method, config.options, seed)
+    model.gate.alike(twins)
     stage = "pretrain" if not repeat else f"pretrain{repeat + 1}"
     prefix = "" if not repeat else f"repeat{repeat + 1}/"
     return Trainer(
         model,
         config.train.model_copy(update={"seed": seed}),
-        train=data.split("train", rows) if config.searches or subset else data.split("train+gate"),
+        train=work.train,
         valid=data.split("valid"),
         gate=data.split("gate"),
-        checkpoint=checkpoint_path(checkpoints, stage, config, data.fingerprint, subset),
-        log=lambda values, step: tracker.metrics({prefix + name: v for name, v in values.items()}, step),
+        checkpoint=checkpoint_path(work.checkpoints, stage, config, data.fingerprint, subset),
+        log=lambda values, step: work.tracker.metrics({prefix + name: v for name, v in values.items()}, step),
     )

@@ -173,6 +173,8 @@ class Trainer:
     def _loss(self, batch: Batch) -> Tensor:
         """Weighted mean log-loss; a rank's share of it under torchrun (gradients are summed over ranks)."""
         ids, dense, label, weight = (part.to(self.device, non_blocking=True) for part in batch)
+        if self.model.gate is not None:
+            self.model.gate.row_weight = weight
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             logits = self.model(ids, dense)
         losses = F.binary_cross_entropy_with_logits(logits.float(), label, reduction="none")
@@ -193,8 +195,9 @@ class Trainer:
             self._alike()
 
     def _gate_step(self, batch: Batch) -> None:
-        """Step only the gate, on rows that the network never trains on."""
+        """Step only the gate, on rows that the network never trains on; nothing of the network moves, averages included."""
         torch.manual_seed(self._seed(1))
+        averages = [(buffer, buffer.clone()) for buffer in self.model.backbone.buffers()]
         self.model.gate.requires_grad_(True)
         others = [*self.model.arena.parameters(), *self.model.backbone.parameters()]
         for parameter in others:
@@ -202,6 +205,8 @@ class Trainer:
         (self._loss(batch) + self.model.gate.penalty() / self.ranks.world).backward()
         for parameter in others:
             parameter.requires_grad_(True)
+        for buffer, before in averages:
+            buffer.copy_(before)
         self._update(*GATE_OPTIMIZERS)
         self._after_gate_step()
 

@@ -1,0 +1,43 @@
+"""A mean change in log-loss and its standard error, over rows that may come in groups."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+_SURE, _LIKELY = 3.0, 1.96  # standard errors
+
+
+class Change(BaseModel):
+    """A mean change in log-loss (nats a row, positive: worse) with its standard error, over so many rows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    mean: float
+    error: float
+    rows: int
+
+    @property
+    def certain(self) -> bool:
+        """Whether it is above zero by three standard errors."""
+        return self.mean > _SURE * self.error
+
+    @property
+    def gain(self) -> bool:
+        """Whether it is below zero with its whole 95 % interval."""
+        return self.mean < -_LIKELY * self.error
+
+
+def change(difference: Tensor, where: Tensor, weight: Tensor, cluster: Tensor | None = None) -> Change:
+    """The mean over the rows `where` of weighted differences (n,); `cluster` (n,) numbers rows that belong together.
+
+    Rows of a cluster may move together, so the error is that of a ratio of sums over clusters.
+    """
+    total = float(weight[where].double().sum())
+    if total <= 0:
+        return Change(mean=0.0, error=0.0, rows=0)
+    mean = float(difference[where].sum()) / total
+    spread = difference[where] - mean * weight[where].double()
+    if cluster is not None:
+        spread = spread.new_zeros(int(cluster.max()) + 1).index_add_(0, cluster[where], spread)
+    return Change(mean=mean, error=float(spread.square().sum().sqrt()) / total, rows=int(where.sum()))
