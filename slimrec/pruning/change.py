@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-_SURE, _LIKELY = 3.0, 1.96  # standard errors
+_SURE, _LIKELY = 3.0, 1.645  # standard errors; the second leaves 5 % on one side
 
 
 class Change(BaseModel):
@@ -24,7 +24,7 @@ class Change(BaseModel):
 
     @property
     def gain(self) -> bool:
-        """Whether it is below zero with its whole 95 % interval."""
+        """Whether its upper bound of 95 % is below zero."""
         return self.mean < -_LIKELY * self.error
 
 

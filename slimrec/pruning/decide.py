@@ -136,15 +136,24 @@ def _count_twins_once(gate: Gate, selection: Selection, findings: Findings) -> S
     if not back:
         return selection
     said = {name for group in findings.twins for name in group.fields}
-    harm = {name for name, change in findings.removed.items() if change.gain}
-    matter = [n for n, change in findings.importance.items() if change.certain and n not in said.union(best, harm)]
-    matter.sort(key=lambda name: (-findings.importance[name].mean, name))
+    matter = [name for name in _mattering(gate, selection, findings) if name not in said.union(best)]
     order = [*(name for name in best if name not in back), *matter, *back]
     chosen, limit = set(order[: len(best)]), selection.budget.max_bytes
     if limit is not None:
         chosen = within_budget({name: -float(i) for i, name in enumerate(order)}, _costs(gate, selection), limit)
     revised = gate.revise(selection, keep=chosen, drop=set(back) - chosen)
     return _noted(revised, set(back) - chosen, "a field that matters took its place, as its twin stays")
+
+
+def _mattering(gate: Gate, selection: Selection, findings: Findings) -> list[str]:
+    """Fields that matter, first those that matter most: by the scores where these are in nats, else by importance."""
+    if gate.overruled:
+        own = gate.select(Budget(), selection.seed).kept
+        worth = {name: selection.fields[name].score for name in own if not is_probe(name)}
+    else:
+        worth = {name: change.mean for name, change in findings.importance.items() if change.certain}
+    harm = {name for name, change in findings.removed.items() if change.gain}
+    return sorted(worth.keys() - harm, key=lambda name: (-worth[name], name))
 
 
 def _with_doubt(selection: Selection) -> Selection:

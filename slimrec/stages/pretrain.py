@@ -45,10 +45,11 @@ def run(
         config, tracker, data, data.split("train", None if subset is None else read_subset(subset)), checkpoints
     )
     phases, model, figures = _taken(work, search, subset)
-    slice_, scores, kept, done, first = data.split("gate"), [], [], [], True
+    slice_, scores, kept, done, first, mixed = data.split("gate"), [], [], [], True, False
     for trainer in _trainers(work, subset, model, phases):
         figures, model, first = trainer.fit(), trainer.model, trainer.ranks.rank == 0
         done.append(trainer.checkpoint)
+        mixed = trainer.gate_learns
         phases.append(Phase.of(trainer.config, figures, len(trainer.stream.split)))
         if first:  # the first rank alone is sure to have the whole model
             model.eval().gate.survey(model, lambda: slice_.batches(config.train.batch_size, shuffle="none"))
@@ -58,7 +59,7 @@ def run(
         found = find(model, slice_, config.train.seed, trainer.device) if config.searches else Findings()
         found = found.model_copy(update={"repeats": tuple(scores), "kept": tuple(kept)})
         facts = {"seed": config.train.seed, "method": config.method, "dataset": data.fingerprint}
-        facts["plain"] = not (model.gate.learns or config.probes)  # the network of a training without a gate
+        facts["plain"] = not (mixed or config.probes)  # the network of a training without a gate
         facts["training"] = [phase.model_dump() for phase in (phases[-1:] if config.searches else phases)]
         with publish(gated, "gated", **facts, figures=figures) as folder:
             save_model(model, folder, Encoder.load(dataset).over(data.schema))
