@@ -192,9 +192,9 @@ def test_t6_no_row_of_the_subset_is_trained_on_again_and_the_seed_fixes_the_subs
     monkeypatch.undo()
     data = Dataset.open(dataset)
     chosen = data.split("train", read_subset(tmp_path / "subset")).row
-    trained_on = [found for name, found in seen if name == "train+gate"][-1].row
+    trained_on = [found for name, found in seen if name == "train"][-1].row
     assert len(chosen) == 2000 and not np.isin(chosen, trained_on).any()
-    assert len(trained_on) + len(chosen) == len(data.split("train")) + len(data.split("gate"))
+    assert len(trained_on) + len(chosen) == len(data.split("train"))
     train = data.split("train")
     for seed, same in ((0, True), (1, False)):
         again = sample.choose(SampleConfig(rows=2000, seed=seed), train)

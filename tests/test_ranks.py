@@ -53,7 +53,7 @@ def test_both_ranks_end_with_the_same_bits_running_averages_included(left, name)
     first, second = both(left, name)
     if name == "noisy":  # a rank's memory of past rows is its own
         first, second = ({n: t for n, t in end.items() if "past" not in n} for end in (first, second))
-        assert any("running_var" in n for n in first) and "gate.divergence_sum" in first
+        assert any("running_var" in n for n in first) and "gate.distance_sum" in first
     assert equal(first, second)
 
 
