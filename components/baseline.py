@@ -8,6 +8,7 @@ from slimrec.components import IMAGE
 def baseline(
     dataset: dsl.Input[dsl.Dataset],
     subset: dsl.Input[dsl.Dataset],
+    search: dsl.Input[dsl.Model],
     gated: dsl.Output[dsl.Model],
     config: dict,
     workspace: str = "",
@@ -17,6 +18,8 @@ def baseline(
     Args:
         dataset: From ingest.
         subset: From sample.
+        search: From pretrain: where its network is that of a training without a gate, what it has been through is
+            not trained again.
         config: The recipe's section `pretrain` for the full model: no method, and a training of its own.
         workspace: Folder that outlives the step; checkpoints lie there.
 
@@ -26,6 +29,12 @@ def baseline(
     from slimrec.stages import execute_or_exit
 
     figures = execute_or_exit(
-        "pretrain", config, workspace=workspace, dataset=dataset.path, subset=subset.path, gated=gated.path
+        "pretrain",
+        config,
+        workspace=workspace,
+        dataset=dataset.path,
+        subset=subset.path,
+        search=search.path,
+        gated=gated.path,
     )
     gated.metadata.update(figures)

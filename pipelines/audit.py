@@ -111,7 +111,7 @@ def _stages(step: Step, in_parts: bool, told: dict[str, Any], seen: Any, shared:
     selection = cut.outputs["selection"]
     before = {"subset": subset, "gated": gated, "selection": selection, "slim": cut.outputs["slim"]}
     tuned = step("finetune", finetune(config=told["finetune"], **before, **given)).outputs["tuned"]
-    full = step("baseline", baseline(config=told["baseline"], subset=subset, **given)).outputs["gated"]
+    full = step("baseline", baseline(config=told["baseline"], subset=subset, search=gated, **given)).outputs["gated"]
     verdict = step("evaluate", evaluate(config=told["evaluate"], slim=tuned, full=full, selection=selection, **given))
     report, decision = verdict.outputs["report"], verdict.outputs["Output"]
     judged = {"slim": tuned, "report": report, "selection": selection, "window": seen, **shared}

@@ -9,7 +9,7 @@ from slimrec.stages import execute
 
 pytestmark = pytest.mark.battery
 TRAIN = {"epochs": 3, "patience": 0, "batch_size": 256, "embedding_learning_rate": 0.003, "threads": 1}
-SEARCH = {"method": "leap", "options": {"warmup": 0.3, "every": 1, "learning_rate": 0.03}, "train": TRAIN}
+SEARCH = {"method": "leap", "train": TRAIN}
 SEARCH["model"] = {"backbone": "widedeep", "options": {"hidden": [32]}, "embedding_std": 0.05}
 
 

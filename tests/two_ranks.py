@@ -32,7 +32,9 @@ def noisy(dataset: Path) -> Trainer:
     model = build(data.schema, ModelConfig(embedding_dim=4, options=options), seed=3)
     config = TrainConfig(epochs=2, batch_size=128, seed=3, patience=0, device="cpu")
     rows = data.split("train", np.arange(514))
-    return Trainer(with_gate(model, "leap", {"alpha": 0.001}, seed=3), config, rows, data.split("valid"), data.split("gate"))
+    return Trainer(
+        with_gate(model, "leap", {"alpha": 0.001}, seed=3), config, rows, data.split("valid"), data.split("gate")
+    )
 
 
 def stop_after(one: Trainer, steps: int) -> None:

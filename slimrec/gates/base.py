@@ -131,6 +131,9 @@ class Gate(nn.Module):
         """One figure a field, in 0..1, higher for more useful."""
         return dict.fromkeys(self.schema.names, 1.0)
 
+    def bar(self) -> float | None:
+        """The score that the own rule asks for, where scores are nats of log-loss a row; None where they are not."""
+
     def evidence(self) -> dict[str, float]:
         """Figures of the method's own for logs and reports."""
         return {}

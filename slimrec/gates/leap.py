@@ -173,13 +173,16 @@ class LeapGate(ShuffleGate):
                 scores[name] *= 1 - 1e-6 * place
         return scores
 
+    def bar(self) -> float | None:
+        return self.least * float(self.entropy) if self.walks else None
+
     def evidence(self) -> dict[str, float]:
         names = self.schema.names
         if not self.walks:
             divergence = dict(zip(names, self.divergence().tolist()))
             shuffle = {"effective_shuffle_rate": float(self.effective_shuffle_rates().min())}
             return shuffle | {f"divergence/{name}": value for name, value in divergence.items()}
-        asked = {"rows": float(self.rows), "least_nats": self.least * float(self.entropy)}
+        asked = {"rows": float(self.rows), "least_nats": self.bar()}
         fell = {f"fell_first/{name}": value for name, value in zip(names, self.first.tolist())}
         beyond = {f"beyond/{name}": 1.0 for name, fallen in zip(names, self.fallen.tolist()) if not fallen}
         return asked | fell | {f"distance/{name}": value for name, value in zip(names, self.apart.tolist())} | beyond

@@ -23,9 +23,14 @@ class Change(BaseModel):
         return self.mean > _SURE * self.error
 
     @property
+    def doubt(self) -> float:
+        """How far from its mean the bound of 95 % on one side lies."""
+        return _LIKELY * self.error
+
+    @property
     def gain(self) -> bool:
         """Whether its upper bound of 95 % is below zero."""
-        return self.mean < -_LIKELY * self.error
+        return self.mean < -self.doubt
 
 
 def change(difference: Tensor, where: Tensor, weight: Tensor, cluster: Tensor | None = None) -> Change:

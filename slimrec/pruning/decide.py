@@ -82,7 +82,8 @@ def _settle(gate: Gate, selection: Selection, findings: Findings) -> Selection:
     """What scores cannot settle, by what a constant in a field's place costs on held-out rows.
 
     A field that does harm goes, whatever it scores: its score is what it brings then, below nothing. By a method's own
-    rule a field that is sure to cost something stays; by that and by a threshold one stays that too few rows show.
+    rule a field has to be worth more than the rule asks by as much as its cost is in doubt, or be sure to cost
+    something. By that and by a threshold one stays that too few rows show.
     """
     joint = {name: group.removed for group in findings.twins for name in group.fields if group.removed is not None}
     cost = {name: joint.get(name, alone) for name, alone in findings.removed.items()}
@@ -91,10 +92,12 @@ def _settle(gate: Gate, selection: Selection, findings: Findings) -> Selection:
     if budget.ranks or budget.false_discovery is not None:
         chosen = budget.choose(scores, _costs(gate, selection), threshold=0.0)
     else:
-        sure = {name for name, change in cost.items() if change.certain and not is_probe(name)}
-        few = _too_few(findings)
-        more = [*few, *(sure if budget.threshold is None else ())]
-        chosen = {name for name in (*selection.kept, *more) if scores[name] >= 0}
+        clear = set(selection.kept)
+        if budget.threshold is None:
+            bar = gate.bar()
+            doubtful = {n for n in clear if bar is not None and n in cost and scores[n] < bar + cost[n].doubt}
+            clear = clear - doubtful | {n for n, change in cost.items() if change.certain and not is_probe(n)}
+        chosen = {name for name in (*clear, *_too_few(findings)) if scores[name] >= 0}
         chosen = chosen or {max(scores, key=lambda name: (not is_probe(name), scores[name], name))}
     revised = gate.revise(selection, keep=chosen, drop=set(selection.fields) - chosen)
     fields = {name: d.model_copy(update={"score": scores[name]}) for name, d in revised.fields.items()}
@@ -147,7 +150,7 @@ def _count_twins_once(gate: Gate, selection: Selection, findings: Findings) -> S
 
 def _mattering(gate: Gate, selection: Selection, findings: Findings) -> list[str]:
     """Fields that matter, first those that matter most: by the scores where these are in nats, else by importance."""
-    if gate.overruled:
+    if gate.bar() is not None:
         own = gate.select(Budget(), selection.seed).kept
         worth = {name: selection.fields[name].score for name in own if not is_probe(name)}
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -45,9 +46,10 @@ def run(
         config, tracker, data, data.split("train", None if subset is None else read_subset(subset)), checkpoints
     )
     phases, model, figures = _taken(work, search, subset)
-    slice_, scores, kept, done, first, mixed = data.split("gate"), [], [], [], True, False
+    slice_, scores, kept, done, mixed = data.split("gate"), [], [], [], False
+    first = os.environ.get("RANK", "0") == "0"
     for trainer in _trainers(work, subset, model, phases):
-        figures, model, first = trainer.fit(), trainer.model, trainer.ranks.rank == 0
+        figures, model = trainer.fit(), trainer.model
         done.append(trainer.checkpoint)
         mixed = trainer.gate_learns
         phases.append(Phase.of(trainer.config, figures, len(trainer.stream.split)))
