@@ -51,7 +51,7 @@ def world(tmp_path_factory):
 
 def test_repeats_give_mean_scores_their_deviation_and_how_alike_the_kept_sets_are(world):
     prune.run(
-        PruneConfig(budget=Budget(fields=4)), Tracker(),
+        PruneConfig(budget=Budget(fields=4), twins_once=False), Tracker(),
         gated=world / "gated", selection=world / "selection", slim=world / "slim",
     )  # fmt: skip
     each = Findings.model_validate_json((world / "gated" / "findings.json").read_text()).repeats
