@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from slimrec import __version__, faults
-from slimrec.cli import artifacts, audit, cluster, data, registry
+from slimrec.cli import artifacts, audit, cluster, data, registry, verdict
 from slimrec.errors import ConfigError, SlimrecError
 
 FAMILIES = {
@@ -21,7 +21,12 @@ FAMILIES = {
         "list": cluster.list_all,
         "compile": cluster.compile_pipeline,
     },
-    "A log and a model": {"schema": data.schema, "predict": data.predict, "planted": data.planted},
+    "A log and a model": {
+        "schema": data.schema,
+        "predict": data.predict,
+        "certify": verdict.certify,
+        "planted": data.planted,
+    },
     "The registry": {"promote": registry.promote, "rollback": registry.rollback, "history": registry.history},
     "Artifacts and single stages": {
         "verify": artifacts.verify,
