@@ -57,7 +57,7 @@ def compare(
 ) -> Comparison:
     """Compare two scores (n,) of the same rows by weighted AUC; rows of one `group` value count as one observation.
 
-    So do copies of a row, told by `content` (n,), a key of what a row holds, or by both scores. Raises InputError for
+    So do copies of a row, told by `content` (n,), a uint64 key of what a row holds, or by both scores. Raises InputError for
     labels other than 0/1, non-finite scores, and weights that are negative or not finite.
     """
     label, weight = np.asarray(label), np.ones(len(label)) if weight is None else np.asarray(weight, np.float64)
@@ -65,7 +65,7 @@ def compare(
     used = weight > 0
     label, weight, full, slim = label[used] == 1, weight[used], np.asarray(full)[used], np.asarray(slim)[used]
     group, content = (None if key is None else np.asarray(key)[used] for key in (group, content))
-    found = clusters(label, weight, np.column_stack([full, slim]), group, content)
+    found = clusters(label, weight, np.column_stack([full, slim]).astype(np.float64), group, content)
     facts: dict[str, Any] = {
         "confidence": confidence,
         "clusters": found.count,

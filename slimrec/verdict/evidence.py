@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, special, stats
 
+from slimrec.data.hashing import splitmix64
+
 FEWEST = 20.0  # effective clusters of either class; below that no interval of ours deserves trust
 _SURE = 0.01  # how seldom chance may give so few mixed labels, before alike rows count as copies
 _TELLING = 5.0  # mixed sets that chance gives, from which their absence tells
@@ -31,7 +33,8 @@ def clusters(
 ) -> Clusters:
     """The clusters of rows (n,) with weights above zero: groups, and copies of a row that stands in no group with others.
 
-    `scores` are float (n, 2); `content` is a key of what a row holds, told by its scores where None.
+    `scores` and `weight` are float64, scores (n, 2); `content` is a uint64 key of what a row holds, told by its scores
+    where None.
     """
     rows = np.arange(len(label))
     of_row = rows if group is None else np.unique(group, return_inverse=True)[1].reshape(-1)
@@ -62,16 +65,17 @@ def _copies(
     among = rows[single]
     if len(among) < 2:
         return rows, 0
-    keys = [weight[among], scores[among, 0], scores[among, 1]] if content is None else [weight[among], content[among]]
-    order = np.lexsort((label[among], *keys))
-    change = np.zeros(len(order), bool)
-    for key in keys:
-        change[1:] |= key[order[1:]] != key[order[:-1]]
-    alike = np.cumsum(change)  # number of the set of rows that hold the same, in order
-    sizes = np.bincount(alike)
-    if not _repeated(label[among][order], scores[among, 0][order], alike, sizes):
+    key = np.zeros(len(among), np.uint64)
+    for part in (weight, *(scores.T if content is None else [content])):
+        number = part[among] if part.dtype == np.uint64 else (part[among] + 0.0).view(np.uint64)  # -0 becomes 0
+        key = splitmix64(key ^ number)
+    key = key & ~np.uint64(1) | label[among].astype(np.uint64)  # one hash a row: one sort, the labels in its last bit
+    order = np.argsort(key)
+    key = key[order]
+    start = np.append(True, key[1:] != key[:-1])
+    alike = np.cumsum(np.append(False, key[1:] >> np.uint64(1) != key[:-1] >> np.uint64(1)))  # the set of each row
+    if not _repeated(label[among][order], scores[among, 0][order], alike, np.bincount(alike)):
         return rows, 0
-    start = change | np.append(True, label[among][order][1:] != label[among][order][:-1])
     first = rows.copy()
     first[among[order]] = among[order][np.flatnonzero(start)[np.cumsum(start) - 1]]
     return first, int((~start).sum())
