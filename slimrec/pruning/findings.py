@@ -133,8 +133,8 @@ def drawn(split: Split, seed: int) -> tuple[Batch, Tensor | None]:
     batch = next(some.batches(max(2, len(some)), shuffle="none"))
     order = torch.from_numpy(np.random.default_rng([seed, 1]).permutation(len(some)))
     group = None if some.group is None else torch.from_numpy(np.unique(some.group, return_inverse=True)[1])
-    told = group is not None and int(group.max()) > 0
-    return Batch(*(part[order] for part in batch)), group.reshape(-1)[order] if told else None
+    rows = Batch(*(part[order] for part in batch))
+    return rows, None if group is None or int(group.max()) <= 0 else group.reshape(-1)[order]
 
 
 def _presence(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +52,7 @@ def removed(
     return [change(losses - before, everywhere, batch.weight, cluster) for losses in after]
 
 
-def _pieces(model: Model, batch: Batch, device: torch.device):
+def _pieces(model: Model, batch: Batch, device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Ids, gated blocks and weights, piece by piece."""
     for ids, dense, weight in zip(batch.ids.split(_PIECE), batch.dense.split(_PIECE), batch.weight.split(_PIECE)):
         ids, dense = ids.to(device), dense.to(device)
