@@ -41,10 +41,10 @@ RECIPE = {  # of a whole audit, as short as it gets
     "pretrain": {
         "method": "random",
         "model": {"backbone": "widedeep", "options": {"hidden": [8]}, "embedding_dim": 4},
-        "train": {"epochs": 1, "batch_size": 128, "threads": 1, "device": "cpu"},
+        "train": {"epochs": 1, "batch_size": 128, "learning_rate": 0.01, "threads": 1, "device": "cpu"},
     },
     "prune": {"budget": {"keep": 0.75}},
-    "finetune": {"train": {"epochs": 1, "batch_size": 128, "threads": 1, "device": "cpu"}},
+    "finetune": {"train": {"epochs": 1, "batch_size": 128, "learning_rate": 0.01, "threads": 1, "device": "cpu"}},
     "evaluate": {"allowed_auc_loss": 0.4, "latency_repeats": 2},
     "register": {"name": "small"},
 }

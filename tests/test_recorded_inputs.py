@@ -80,7 +80,7 @@ class Audit:
         self.step("sample", sent={"dataset": "ingest.dataset"}, config=self.section("sample"))
         data = {"dataset": "ingest.dataset", "subset": "sample.subset"}
         self.step("pretrain", sent=data, config=self.section("pretrain"))
-        self.step("baseline", sent=data, config=self.section("baseline"))
+        self.step("baseline", sent={**data, "search": "pretrain.gated"}, config=self.section("baseline"))
         self.step("prune", sent={"gated": "pretrain.gated"}, config=self.section("prune"))
         cut = {"gated": "pretrain.gated", "selection": "prune.selection", "slim": "prune.slim"}
         self.step("finetune", sent={**data, **cut}, config=self.section("finetune"))
@@ -167,6 +167,7 @@ class Recorded:
                 one["uri"] = audit.sent(self._made(one["uri"], number))["uri"]
         if self.step == "baseline":
             artifacts["subset"] = {"artifacts": [audit.sent("sample.subset")]}
+            artifacts["search"] = {"artifacts": [audit.sent("pretrain.gated")]}
         self.input["inputs"]["parameterValues"] = {**self._now(), "workspace": audit.workspace}
         return self.input
 
