@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from slimrec.artifacts import write_json
+from slimrec.verdict.path import path
 from slimrec.verdict.soundness import leaking, self_test, trainings, worth
 from slimrec.verdict.wording import figure, literal, signed, size, whole
 
@@ -39,7 +40,8 @@ def html(facts: Facts) -> str:
         before_after=before_after(facts),
         ranked=ranked(facts),
         probed=probed(facts),
-        top_score=max(1.0, *(field["score"] for field in facts["fields"])),
+        path=path(facts),
+        top_score=max(1.0 if path(facts) is None else 0.0, *(field["score"] for field in facts["fields"])) or 1.0,
         axis=axis(facts),
         against_champion=against_champion(facts),
         changes=changes(facts),
@@ -239,7 +241,8 @@ def axis(facts: Facts) -> dict[str, float] | None:
 def scored(field: Facts) -> str:
     """A field's score, with its deviation where the search was repeated."""
     spread = "" if field["spread"] is None else f" ± {field['spread']:.3f}"
-    return f"{field['score']:.3f}{spread}"
+    small = field["score"] and abs(field["score"]) < 0.01  # nats
+    return f"{field['score']:{'.2g' if small else '.3f'}}{spread}"
 
 
 def _ratio(full: float, slim: float, text: Callable[[Any], str]) -> tuple[str, str, str]:
