@@ -2,8 +2,8 @@
 
 DeLong's structural components (DeLong, DeLong & Clarke-Pearson 1988), with row weights, summed within clusters as in
 Obuchowski (1997): the interval of a paired AUC difference in O(n log n). Both bounds leave room for a fault that no row
-happens to show: of m independent observations none shows what befalls a share of -ln(1 - confidence) / m (the rule of
-three), and such a fault may cost its whole share of the AUC.
+happens to show: of m rows of a class (even ones that would weigh as much, copies once) none shows what befalls a share of
+-ln(1 - confidence) / m of them (the rule of three), and such a fault may cost its whole share of the AUC.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def compare(
     if min(found.present.values()) < 2:
         return Comparison(full_auc, slim_auc, difference, None, None, None, unseen=None, **facts)
     sums = _sums(slim_influence - full_influence, label, found)
-    unseen = -math.log(1 - confidence) / min(found.effective.values())
+    unseen = -math.log(1 - confidence) / min(found.worth.values())
     error, down, up = _reach(sums, min(found.present.values()) - 1, confidence)
     low, high = max(difference - max(down, unseen), -1.0), min(difference + max(up, unseen), 1.0)
     return Comparison(full_auc, slim_auc, difference, error, low, high, unseen=unseen, **facts)
@@ -187,7 +187,7 @@ def _scarce(c: Comparison, allowed_loss: float) -> str:
     if c.difference >= -allowed_loss > c.low and c.difference - c.low <= c.unseen and allowed_loss:
         return (
             f"the models agree on what these rows show, but a fault that costs {allowed_loss:.5f} may be so rare that "
-            f"{sides[side]:,.0f} independent {side} observations do not show it; "
+            f"{-math.log(1 - c.confidence) / c.unseen:,.0f} rows of a class do not show it; "
             f"about {rows_needed(c, allowed_loss) or math.inf:,} rows would be enough"
         )
     return ""

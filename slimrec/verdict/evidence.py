@@ -26,6 +26,7 @@ class Clusters:
     share: dict[bool, np.ndarray]  # (count,) by class: share of the class's weight
     effective: dict[bool, float]  # 1 / sum of squared shares: the number of even clusters that would tell as much
     present: dict[bool, int]  # clusters with such a row
+    worth: dict[bool, float]  # by class: even rows, copies once, that would weigh as much
 
 
 def clusters(
@@ -43,14 +44,29 @@ def clusters(
     if copies:
         of_row = np.unique(of_row[first], return_inverse=True)[1].reshape(-1)
     count = int(of_row.max()) + 1 if len(of_row) else 0
-    share, effective, present = {}, {}, {}
+    showing = first if group is None else _alike_in_clusters(of_row, scores)
+    share, effective, present, worth = {}, {}, {}, {}
     for own in (True, False):
         mass = np.bincount(of_row[label == own], weight[label == own], count)
         share[own] = mass / max(mass.sum(), np.finfo(float).tiny)
-        squares = float(np.square(share[own]).sum())
-        effective[own] = 1 / squares if squares else 0.0
+        effective[own] = _even(mass)
         present[own] = int(np.count_nonzero(mass))
-    return Clusters(of_row, count, copies, share, effective, present)
+        worth[own] = _even(np.bincount(showing[label == own], weight[label == own]))
+    return Clusters(of_row, count, copies, share, effective, present, worth)
+
+
+def _alike_in_clusters(of_row: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """A number for each row, the same for rows of one cluster that score alike."""
+    order = np.lexsort((scores[:, 0], scores[:, 1], of_row))
+    keys = np.column_stack([of_row, scores])[order]
+    numbers = np.empty(len(order), np.int64)
+    numbers[order] = np.cumsum(np.append(False, (keys[1:] != keys[:-1]).any(1)))
+    return numbers
+
+
+def _even(mass: np.ndarray) -> float:
+    """How many even parts would tell as much as these (n,): 1 / sum of squared shares; 0 of nothing."""
+    return float(mass.sum() ** 2 / np.square(mass).sum()) if mass.any() else 0.0
 
 
 def _copies(
