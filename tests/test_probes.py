@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from slimrec.probes import discoveries, false_discovery_share, is_probe, p_value
 from slimrec.pruning.decide import decide
 from slimrec.pruning.findings import Findings
 from slimrec.schema import Schema
-from slimrec.selection import Budget, Selection
+from slimrec.selection import Budget, Decision, Selection
 from slimrec.stages import finetune, pretrain, prune
 from slimrec.track import Tracker
 from tests.small import ingest_rows
@@ -233,3 +234,11 @@ def test_a_search_with_probes_leaves_a_model_a_selection_and_initial_weights_wit
     )
     assert load_model(tmp_path / "tuned").schema.names == selection.kept
     assert sorted((p, p.stat().st_size) for p in dataset.rglob("*") if p.is_file()) == before
+
+
+def test_of_the_pairs_that_meet_none_with_a_probe_is_left():
+    names = ("a", "b", "probe0:a", "probe0:b")
+    fields = {name: Decision(columns=(0,), width=1, score=1.0, bytes=4) for name in names}
+    met = tuple(combinations(names, 2))
+    selection = Selection(method="by hand", seed=0, budget=Budget(), fields=fields, pairs=met).without_probes()
+    assert selection.pairs == (("a", "b"),) and tuple(selection.fields) == ("a", "b")

@@ -11,8 +11,10 @@ from mlflow import MlflowClient
 from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
+from slimrec import track
 from slimrec.artifacts import publish, read_json, verify
 from slimrec.cli import app
+from slimrec.config import RegisterConfig
 from slimrec.data.dataset import Dataset
 from slimrec.data.encode import Encoder
 from slimrec.data.planted import generate
@@ -59,6 +61,17 @@ def test_a_field_that_turned_by_less_than_scores_usually_move_is_unstable():
     diff = compare(before, after)
     assert kinds(diff) == {"a": "unstable"}
     assert diff.changes["a"].margin == pytest.approx(0.48 - (0.85 + 0.48) / 2)
+
+
+def test_names_are_those_of_one_kind_of_change():
+    diff = compare(selection(a=0.9, b=0.1, c=0.8, e=0.9), selection(a=0.1, b=0.9, c=0.8, d=0.2, e=0.05))
+    assert [diff.names(what) for what in ("died", "revived", "born", "gone")] == [["a", "e"], ["b"], ["d"], []]
+
+
+@pytest.mark.parametrize(("moved", "what"), [(2.5, "unstable"), (3.5, "died")])
+def test_a_turn_is_chance_below_three_times_the_noise(moved, what):
+    after = selection(spread=0.1, a=0.6 - 0.1 * moved, b=0.95, c=0.1)
+    assert kinds(compare(selection(spread=0.1, a=0.6, b=0.95, c=0.1), after)) == {"a": what}
 
 
 def test_repeats_of_the_search_say_better_what_is_chance():
@@ -213,6 +226,70 @@ def test_the_same_window_again_points_to_the_first_audit_as_long_as_its_judgemen
     client.set_registered_model_alias("drifting", "champion", "1")
     assert "version 1" in audit_windows.audited("drifting", "key0")
     client.set_registered_model_alias("drifting", "champion", "2")
+
+
+@pytest.fixture
+def shop(store):
+    """A registered model with two versions, the first of them champion."""
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    client.create_registered_model("shop")
+    for i in (1, 2):
+        client.create_model_version("shop", f"file:///nowhere/{i}")
+    client.set_registered_model_alias("shop", "champion", "1")
+    yield client
+    client.delete_registered_model("shop")
+
+
+def ended(window: str, version: str, champion: str) -> str:
+    """The MLflow run of an audit of `shop` that ended."""
+    with track.run("register", RegisterConfig(name="shop")) as tracker:
+        audit_windows.record(tracker.run_id, "shop", window, version, champion)
+    return tracker.run_id
+
+
+def test_a_window_that_registered_nothing_is_audited_as_long_as_the_champion_stays(shop):
+    run = ended("nothing", "", "1")
+    said = audit_windows.audited("shop", "nothing")
+    assert said == f"this window was audited already, by MLflow run {run}: it registered nothing"
+    shop.set_registered_model_alias("shop", "champion", "2")
+    assert audit_windows.audited("shop", "nothing") == ""
+
+
+def test_a_window_whose_version_became_champion_or_that_was_audited_again_is_audited(shop):
+    run = ended("won", "2", "1")
+    shop.set_registered_model_alias("shop", "champion", "2")
+    assert audit_windows.audited("shop", "won") == (
+        f"this window was audited already, by MLflow run {run}: it registered version 2 of 'shop'"
+    )
+    ended("twice", "", "1")  # does not hold any more
+    assert audit_windows.audited("shop", "twice") == ""
+    again = ended("twice", "", "2")
+    assert again in audit_windows.audited("shop", "twice")
+
+
+def test_a_window_whose_version_was_deleted_is_audited_again(shop):
+    ended("deleted", "2", "1")
+    assert "version 2" in audit_windows.audited("shop", "deleted")
+    shop.delete_model_version("shop", "2")
+    assert audit_windows.audited("shop", "deleted") == ""
+
+
+def test_a_window_of_a_dead_model_of_the_same_name_is_audited_again(shop):
+    run = ended("dead", "", "1")
+    shop.set_tag(run, audit_windows.MODEL, "1")  # made in 1970
+    assert audit_windows.audited("shop", "dead") == ""
+    shop.set_tag(run, audit_windows.MODEL, "")  # there was none yet when it was judged
+    assert run in audit_windows.audited("shop", "dead")
+
+
+def test_an_audit_is_named_by_the_run_that_holds_all_of_its_steps(shop):
+    run = ended("whole", "", "1")
+    shop.set_tag(run, "mlflow.parentRunId", "the-audit")
+    assert "by MLflow run the-audit:" in audit_windows.audited("shop", "whole")
+
+
+def test_an_audit_of_no_day_is_not_written_down(shop):
+    assert audit_windows.KEY not in shop.get_run(ended("", "", "1")).data.tags
 
 
 def test_a_window_is_data_day_and_recipe():

@@ -230,6 +230,29 @@ def test_a_bag_counts_as_one_of_its_values_and_a_vector_as_its_best_column():
     assert found["number"] == found["category"] == 0
 
 
+def test_the_best_of_many_columns_has_to_be_as_many_times_less_likely_by_chance():
+    """Bonferroni, over the columns of a vector that says nothing; by hand from SciPy's p of each."""
+    random = np.random.default_rng(2)
+    schema = Schema(label="click", fields=[Field(name="vector", kind="vector", width=6, statistics=Statistics())])
+    dense, label = random.integers(0, 2, (500, 6)), random.integers(0, 2, 500)
+    batch = Batch(torch.zeros(500, 0).int(), torch.tensor(dense).float(), torch.tensor(label).float(), torch.ones(500))
+    tables = [np.histogram2d(column, label, bins=2)[0] for column in dense.T]
+    least = min(chi2_contingency(table, correction=False).pvalue for table in tables)
+    assert 0.01 < 6 * least < 1
+    for method in ("mutual_information", "chi2"):
+        assert surveyed(method, [batch], schema, bins=2).gate.chance.tolist() == pytest.approx([6 * least], rel=1e-5)
+
+
+def test_a_value_on_a_quantile_boundary_counts_above_it():
+    """The median of 0 1 1 1 is 1: told apart, the field tells the label; thrown together, nothing."""
+    schema = Schema(label="click", fields=[Field(name="number", kind="number", statistics=NUMBER)])
+    label = torch.tensor([0.0, 1.0, 1.0, 1.0])
+    gate = surveyed(
+        "mutual_information", [Batch(torch.zeros(4, 0).int(), label[:, None], label, torch.ones(4))], schema, bins=2
+    ).gate
+    assert gate.importance.tolist() == pytest.approx([-(0.25 * np.log(0.25) + 0.75 * np.log(0.75))])
+
+
 def test_a_value_unique_to_each_row_tops_mutual_information_yet_is_not_needed():
     random = np.random.default_rng(0)
     fields = [
@@ -325,6 +348,13 @@ def test_a_survey_of_nothing_is_refused(method):
         surveyed(method, [])
     with pytest.raises(ConfigError, match="weight 0"):
         surveyed(method, [rows(10)._replace(weight=torch.zeros(10))])
+
+
+def test_what_chance_may_do_in_a_few_repeats_is_read_from_the_table_of_students_t():
+    """One more draw beside 5 whose deviation is s lies above their mean by 3.747 s sqrt(6/5) once in a hundred times."""
+    gate = surveyed("permutation", pieces(rows(300), 128), repeats=5, level=0.01).gate
+    assert gate.spread.min() > 0
+    assert (gate.margin() / gate.spread).tolist() == pytest.approx([3.747 * np.sqrt(6 / 5)] * 5, rel=1e-4)
 
 
 def test_permutation_needs_both_classes_only_for_auc():

@@ -1,0 +1,268 @@
+"""The rules of the ledger and of who may follow whom, on versions without files: what these rules decide needs none."""
+
+import json
+import time
+
+import pytest
+import services
+from mlflow import MlflowClient
+
+from slimrec.errors import ConfigError, ConflictError, InputError, SecurityError
+from slimrec.registry import ledger as ledgers
+from slimrec.registry import promotion, versions
+from slimrec.registry.ledger import LONGEST_REASON, Entry, Ledger, Registered
+from slimrec.registry.versions import CHAMPION, DIGEST, JUDGED, JUDGED_DIGEST, JUDGEMENT, NONE
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    with services.mlflow_on_sqlite(tmp_path_factory.mktemp("mlflow"), MLFLOW_TRACKING_USERNAME="ann") as folder:
+        yield MlflowClient(f"sqlite:///{folder}/mlflow.db")
+
+
+def model(client, name: str, count: int = 0, champion: str = "") -> Ledger:
+    """A registered model with versions 1 to `count`, of contents `content 1` and so on, and its ledger."""
+    client.create_registered_model(name)
+    for i in range(1, count + 1):
+        client.create_model_version(name, f"file:///nowhere/{name}/{i}", tags={DIGEST: f"content {i}"})
+    if champion:
+        client.set_registered_model_alias(name, CHAMPION, champion)
+    return Ledger(client, name)
+
+
+def champion_of(client, name: str) -> str:
+    return str(client.get_registered_model(name).aliases.get(CHAMPION, ""))
+
+
+def write(ledger: Ledger, kind: str, before: str, after: str, action: str = "promote", why: str = "") -> Entry | None:
+    what = {"action": action, "before": before, "after": after, "digest": f"content {after}", "why": why}
+    return ledger.append(len(ledger.entries()) + 1, kind=kind, **what)
+
+
+def entry(told: str) -> Entry:
+    """`commit promote 1 2` as an entry; a version of 0 is none."""
+    kind, action, *moved = told.split()
+    before, after = (version.replace("0", "") for version in moved)
+    about = {"number": 1, "digest": "", "by": "", "at": "", "why": "", "token": ""}
+    return Entry(kind=kind, action=action, before=before, after=after, **about)
+
+
+@pytest.mark.parametrize(
+    ("told", "champions"),
+    [
+        ([], ""),
+        (["commit promote 0 1", "commit promote 1 2"], "12"),
+        (["commit promote 0 1", "intent promote 1 2", "revert promote 1 2"], "1"),
+        (["commit promote 0 1", "commit promote 1 2", "commit rollback 2 1"], "1"),
+        (["commit promote 0 1", "commit promote 1 2", "commit promote 2 1", "commit promote 1 3"], "1213"),
+        ([f"commit promote {a} {b}" for a, b in ("01", "12", "21", "13")] + ["commit rollback 3 1"], "121"),
+        ([f"commit promote {a} {b}" for a, b in ("01", "12", "23")] + ["commit rollback 3 1"], "1"),
+        (["commit promote 1 2"], "12"),  # version 1 was made champion by other means
+        (["commit promote 0 1", "commit promote 2 3"], "123"),  # and here version 2
+        (["commit promote 0 1", "commit promote 2 3", "commit rollback 3 2"], "12"),
+    ],
+)
+def test_champions_are_those_that_were_promoted_or_found_in_place_and_not_rolled_back(told, champions):
+    assert promotion._champions([entry(each) for each in told]) == list(champions)
+
+
+@pytest.mark.parametrize(
+    ("champion", "tags", "objection"),
+    [
+        ("", {JUDGED: NONE, JUDGEMENT: "certified"}, ""),
+        ("1", {JUDGED: "1", JUDGEMENT: "certified"}, ""),
+        ("1", {JUDGED: "1", JUDGEMENT: "inconclusive"}, ""),  # a person may: nothing speaks against it
+        ("1", {JUDGED: "1", JUDGED_DIGEST: "content 1", JUDGEMENT: "certified"}, ""),
+        ("1", {JUDGED: "1", JUDGED_DIGEST: "another", JUDGEMENT: "certified"}, "judged against another model than"),
+        ("1", {JUDGED: "1", JUDGEMENT: "rejected"}, "was rejected against version 1: it is worse"),
+        ("1", {}, "does not say what it was judged against"),
+        ("1", {JUDGED: NONE}, "judged against no champion, but the champion is version 1"),
+        ("", {JUDGED: "1"}, "judged against version 1, but the champion is no champion"),
+    ],
+)
+def test_a_version_follows_the_champion_that_it_was_judged_against_and_not_rejected(
+    client, champion, tags, objection, tmp_path
+):
+    name = tmp_path.name  # one that no other has
+    model(client, name, 2, champion)
+    for tag, value in tags.items():
+        client.set_model_version_tag(name, "2", tag, value)
+    client.update_model_version(name, "2", description="it is worse")
+    found = promotion._objection(client, name, "2", champion)
+    assert objection in found and bool(found) == bool(objection)
+    if objection:
+        with pytest.raises(ConflictError, match=objection):
+            promotion.promote(name, "2")
+        assert champion_of(client, name) == champion and Ledger(client, name).entries() == []
+
+
+def test_an_open_intent_is_carried_out_by_whoever_finds_it(client):
+    ledger = model(client, "open", 2, champion="1")
+    write(ledger, "intent", "1", "2", why="it is better")
+    entries = promotion._settle(client, ledger)
+    assert champion_of(client, "open") == "2"
+    assert [(e.number, e.kind, e.action, e.before, e.after, e.digest, e.why) for e in entries] == [
+        (i, kind, "promote", "1", "2", "content 2", "it is better") for i, kind in ((1, "intent"), (2, "commit"))
+    ]
+    assert promotion._settle(client, ledger) == entries
+
+
+def test_an_intent_is_reverted_where_the_champion_is_neither_the_old_nor_the_new_one(client):
+    ledger = model(client, "other-means", 3, champion="3")
+    write(ledger, "intent", "1", "2", why="it is better")
+    assert [e.kind for e in promotion._settle(client, ledger)] == ["intent", "revert"]
+    assert "the champion became version 3 by other means" in ledger.entries()[-1].why
+    assert champion_of(client, "other-means") == "3"
+
+
+def test_an_intent_is_reverted_where_its_version_is_gone(client):
+    ledger = model(client, "gone", 2, champion="1")
+    write(ledger, "intent", "1", "2")
+    client.delete_model_version("gone", "2")
+    assert promotion._settle(client, ledger)[-1].why == "version 2 was deleted"
+    assert champion_of(client, "gone") == "1"
+
+
+def test_nobody_who_has_moved_nothing_puts_an_alias_back(client):
+    ledger = model(client, "by-hand", 2)
+    write(ledger, "commit", "", "1")
+    client.set_registered_model_alias("by-hand", CHAMPION, "2")
+    promotion._settle(client, ledger)
+    assert champion_of(client, "by-hand") == "2"
+
+
+def test_the_history_tells_where_ledger_and_alias_part(client):
+    ledger = model(client, "told", 3)
+    assert promotion.history("told") == promotion.History([], "", [])
+    write(ledger, "commit", "", "1")
+    client.set_registered_model_alias("told", CHAMPION, "1")
+    assert promotion.history("told").remarks == []
+    client.set_registered_model_alias("told", CHAMPION, "3")
+    (remark,) = promotion.history("told").remarks
+    assert remark == "the alias is at version 3, moved by other means; the ledger says version 1"
+    write(ledger, "intent", "3", "2")
+    (remark,) = promotion.history("told").remarks
+    assert remark == "entry 2 is under way or was cut off: the next command ends it"
+    promotion._settle(client, ledger)
+    client.delete_model_version("told", "2")
+    (remark,) = promotion.history("told").remarks
+    assert "the champion, version 2, was deleted" in remark
+    assert promotion.history("told").champion == "" and len(promotion.history("told").entries) == 3
+
+
+def test_what_was_champion_is_told_by_number_and_content_and_only_once_it_is_done(client):
+    ledger = model(client, "was", 3)
+    write(ledger, "commit", "", "1")
+    write(ledger, "intent", "1", "2")
+    assert [promotion.was_champion(client, "was", version) for version in "123"] == [True, False, False]
+    client.set_model_version_tag("was", "1", DIGEST, "content that came later")
+    assert not promotion.was_champion(client, "was", "1")
+
+
+def test_entries_stand_in_the_order_of_their_numbers_and_each_number_is_taken_once(client):
+    ledger = model(client, "numbers")
+    assert ledger.entries() == []
+    for i in range(1, 12):
+        assert write(ledger, "commit", str(i - 1), str(i)).number == i
+    other = Ledger(client, "numbers")
+    assert [e.after for e in other.entries()] == [str(i) for i in range(1, 12)]
+    what = {"action": "promote", "before": "", "after": "9", "digest": "", "why": "too late"}
+    assert other.append(11, kind="commit", **what) is None
+    assert other.entries()[10].after == "11" and {e.by for e in other.entries()} == {"ann"}
+    assert len({e.token for e in other.entries()}) == 11
+
+
+def test_a_reason_is_cut_to_what_fits_and_the_rest_of_the_entry_is_whole(client):
+    ledger = model(client, "long")
+    written = write(ledger, "commit", "", "1", why="x" * (LONGEST_REASON + 5))
+    assert written == ledger.entries()[0] and written.why == "x" * LONGEST_REASON
+
+
+def test_a_ledger_with_a_hole_or_with_what_is_no_entry_is_not_believed(client):
+    ledger = model(client, "holed")
+    written = write(ledger, "commit", "", "1")
+    client.log_param(ledger._run, "00000003", written.model_copy(update={"number": 3}).model_dump_json())
+    with pytest.raises(SecurityError, match="not one unbroken sequence"):
+        ledger.entries()
+    for text, said in (("not JSON", "holds what is no entry"), (json.dumps({"number": 2}), "kind")):
+        other = model(client, f"strange-{len(text)}")
+        write(other, "commit", "", "1")
+        client.log_param(other._run, "00000002", text)
+        with pytest.raises(SecurityError, match=said):
+            other.entries()
+
+
+def test_what_a_version_is_stands_beside_the_entries_once_and_for_all(client):
+    ledger = model(client, "noted", 2)
+    assert ledger.registered("1") is None
+    ledger.note("1", "content 1", "")
+    ledger.note("1", "content 1", "")
+    assert Ledger(client, "noted").registered("1") == Registered(digest="content 1", code="")
+    assert ledger.registered("2") is None and ledger.entries() == []
+    for told in (("content 2", ""), ("content 1", "code")):
+        with pytest.raises(SecurityError, match="another content or other code"):
+            ledger.note("1", *told)
+
+
+def test_who_comes_second_to_begin_a_ledger_goes_on_in_the_first_and_leaves_no_run(client):
+    first = model(client, "begun")
+    second = Ledger(client, "begun")
+    write(first, "commit", "", "1")
+    assert write(second, "commit", "1", "2") is None  # number 1, which is taken: it had not looked
+    assert second._run == first._run and len(second.entries()) == 1
+    place = client.get_experiment_by_name(ledgers.RUNS).experiment_id
+    (run,) = client.search_runs([place], f"tags.`{ledgers.RUN}` = 'begun'")
+    assert run.info.run_id == first._run and run.info.status == "FINISHED"
+
+
+def test_a_ledger_whose_experiment_was_deleted_is_not_begun_anew(client):
+    ledger = model(client, "thrown-away")
+    write(ledger, "commit", "", "1")
+    client.delete_experiment(client.get_experiment_by_name(ledger._place()).experiment_id)
+    with pytest.raises(ConflictError, match="was deleted: restore it"):
+        Ledger(client, "thrown-away")
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["of this model", "of a dead one of its name"])
+def test_a_ledger_that_0_1_0_began_by_name_is_read_if_it_is_this_models(client, older):
+    name = f"from-0-1-0-{older}"
+    run = client.create_run(client.create_experiment(f"runs-{older}")).info.run_id
+    client.log_param(run, "00000001", entry("commit promote 0 1").model_dump_json())
+    if older:
+        client.create_experiment(f"slimrec-ledger-{name}", tags={ledgers.RUN: run})
+        time.sleep(0.01)  # MLflow counts milliseconds
+        ledger = model(client, name)
+    else:
+        client.create_registered_model(name)
+        client.create_experiment(f"slimrec-ledger-{name}", tags={ledgers.RUN: run})
+        ledger = Ledger(client, name)
+    assert [e.after for e in ledger.entries()] == ([] if older else ["1"])
+
+
+def test_without_a_name_of_the_server_the_author_is_who_runs_the_process(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "")
+    monkeypatch.setenv("LOGNAME", "bob")
+    assert ledgers.author() == "bob"
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann")
+    assert ledgers.author() == "ann"
+
+
+def test_what_is_not_in_the_registry_is_nothing_and_what_is_there_says_what_it_is(client):
+    model(client, "here", 1, champion="1")
+    assert versions.version_at(client, "nowhere", CHAMPION) == "" == versions.born(client, "nowhere")
+    assert versions.version_at(client, "here", CHAMPION) == "1" and versions.version_at(client, "here", "other") == ""
+    assert versions.born(client, "here") == str(client.get_registered_model("here").creation_timestamp)
+    assert versions.exists(client, "here", "1") and not versions.exists(client, "here", "2")
+    assert versions.content(client, "here", "1") == "content 1" and versions.content(client, "here", "2") == ""
+    assert versions.judged_against(versions.read(client, "here", "1")) is None
+    for told, meant in ((NONE, ""), ("3", "3")):
+        client.set_model_version_tag("here", "1", JUDGED, told)
+        assert versions.judged_against(versions.read(client, "here", "1")) == meant
+    with pytest.raises(InputError, match="'here' has no version 2; `slimrec history here`"):
+        versions.read(client, "here", "2")
+
+
+def test_without_a_registry_the_variable_to_set_is_named(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    with pytest.raises(ConfigError, match="set MLFLOW_TRACKING_URI"):
+        versions.connect("any")
