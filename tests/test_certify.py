@@ -4,11 +4,12 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.verdict import measure
 from slimrec.errors import InputError
-from slimrec.verdict.certify import compare, influence, rows_needed, verdict
+from slimrec.verdict.certify import _reach, compare, influence, rows_needed, verdict
 
 
 def world(seed, rows=400, lift=1.0, noise=0.5, ties=True):
@@ -121,6 +122,48 @@ def test_each_bound_covers_the_true_difference_as_often_as_it_says():
         outside_high += found.high < 0
     assert 0.03 < outside_low / worlds < 0.07  # 5 % within three errors of the simulation
     assert 0.03 < outside_high / worlds < 0.07
+
+
+def test_bounds_are_students_with_one_degree_of_freedom_less_than_the_rarer_class_has_rows():
+    """Written out from the influences of 12 positive and 30 negative rows."""
+    label = np.arange(42) < 12
+    full = np.random.default_rng(0).normal(size=42) + label
+    found = compare(label, full, -full)
+    paired = influence(label, -full, np.ones(42))[1] - influence(label, full, np.ones(42))[1]
+    size = np.where(label, 12, 30)
+    parts = paired * np.sqrt((size - 1) / size) / (1 - 1 / size)
+    squares, skew = (parts**2).sum(), (parts**3).sum()
+    assert 2 / ((parts**4).sum() / squares**2 - 39 / (42 * 41)) > 12  # their kurtosis would leave more
+    halves = [max(sign * skew / squares, 0) * stats.norm.ppf(0.95) ** 2 / 2 for sign in (-1, 1)]
+    down, up = (half + np.hypot(half, stats.t.ppf(0.95, 11) * np.sqrt(squares)) for half in halves)
+    assert down > found.unseen and found.error == pytest.approx(np.sqrt(squares))
+    assert found.low == pytest.approx(max(found.difference - down, -1))
+    assert found.high == pytest.approx(found.difference + up)
+
+
+def test_few_large_parts_leave_as_many_degrees_of_freedom_as_their_kurtosis_tells():
+    even = np.tile([1.0, -1.0], 6)
+    assert _reach(even, 7, 0.95) == pytest.approx((np.sqrt(12), *[1.8946 * np.sqrt(12)] * 2), rel=1e-4)  # t of 7
+    uneven = np.append(even, [9.0, -9.0])
+    excess = (uneven**4).sum() / (uneven**2).sum() ** 2 - 11 / (14 * 13)
+    reach = stats.t.ppf(0.95, 2 / excess) * np.sqrt(12 + 162)
+    assert 2 / excess < 6 and _reach(uneven, 7, 0.95)[1:] == pytest.approx((reach, reach))
+
+
+def test_a_count_of_like_losses_is_bounded_as_wilson_bounds_a_poisson_count():
+    """The largest rate L with (L - 400)^2 = z^2 L; the other way, where nothing is skewed, plain Student."""
+    error, down, up = _reach(np.where(np.arange(10**6) < 400, -1.0, 0.0), 1e6, 0.95)
+    z = stats.norm.ppf(0.95)
+    assert down**2 == pytest.approx(z**2 * (400 + down), rel=0.005) and error == 20
+    assert up == pytest.approx(z * 20, rel=0.005)
+
+
+def test_a_gain_is_not_counted_on_where_rows_are_planned_and_a_loss_is():
+    pilot = compare(*world(16, rows=4000, noise=0.3)[:3])
+    none, gain, loss = (dataclasses.replace(pilot, difference=change) for change in (0.0, 0.01, -0.0025))
+    assert rows_needed(none, 0.005) == rows_needed(gain, 0.005)
+    assert rows_needed(loss, 0.005) == pytest.approx(4 * rows_needed(none, 0.005), abs=4)
+    assert rows_needed(dataclasses.replace(pilot, difference=-0.005), 0.005) is None
 
 
 def test_verdict_is_read_off_the_bounds():

@@ -17,7 +17,7 @@ from slimrec.model import build, with_gate
 from slimrec.model.files import load_model
 from slimrec.pruning.decide import decide, jaccard
 from slimrec.pruning.findings import Change, Findings, Presence, Twins, _judge, _missed, find, usual
-from slimrec.pruning.twins import agreement, twins
+from slimrec.pruning.twins import agreement, codes, twins
 from slimrec.schema import Field
 from slimrec.selection import Budget
 from slimrec.stages import pretrain, prune
@@ -94,9 +94,31 @@ def test_twins_are_what_tells_each_other_and_neither_constants_nor_near_unique_f
     assert twins(fields) == [("a", "nearly", "renamed")]
 
 
+def test_two_fields_are_twins_however_seldom_they_differ_from_their_usual_value():
+    rare = (np.arange(5000) % 97 == 0).astype(int)
+    assert twins({"rare": rare, "renamed": 1 - rare, "shifted": np.roll(rare, 1)}) == [("rare", "renamed")]
+
+
+def test_a_number_is_compared_by_64_quantiles_and_a_value_on_a_boundary_counts_above_it():
+    number, values = Field(name="n", kind="number"), np.random.default_rng(3).permutation(6400)[:, None]
+    found = codes(number, values)
+    assert np.unique(found, return_counts=True)[1].tolist() == [100] * 64
+    assert (codes(number, values**3) == found).all() and (np.diff(found[np.argsort(values[:, 0])]) >= 0).all()
+    seldom = (np.arange(1000) > 4).astype(float)[:, None]  # all 63 boundaries are 1
+    assert np.unique(codes(number, seldom), return_counts=True)[1].tolist() == [5, 995]
+
+
+def test_bags_of_the_same_values_are_the_same_and_categories_are_their_ids():
+    bag, category = Field(name="b", kind="bag", max_length=2), Field(name="c", kind="category")
+    first, turned, part, other = codes(bag, np.array([[3, 4], [4, 3], [4, 0], [3, 5]]))
+    assert first == turned and len({first, part, other}) == 3
+    assert codes(category, np.array([[7], [3], [7]])).tolist() == [1, 0, 1]
+
+
 def test_agreement_is_what_counting_pairs_of_rows_by_hand_gives():
     random = np.random.default_rng(1)
     of, given = random.integers(0, 3, 60), random.integers(0, 9, 60)
+    given[7] = 9  # once only, which tells nothing
     right = [np.mean([of[i] == of[j] for j in range(60) if j != i and given[j] == given[i]]) for i in range(60)
              if (given == given[i]).sum() > 1]  # fmt: skip
     chance = np.mean([of[i] == of[j] for i, j in combinations(range(60), 2)])

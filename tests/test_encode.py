@@ -154,6 +154,11 @@ def test_quantiles_share_out_the_training_rows_and_ties_stay_together():
     ids = fit(table, {"name": "x", "kind": "number", "discretise": "quantile", "bins": 8}).encode(table)[0][:, 0]
     assert np.abs(np.bincount(ids)[RESERVED_ROWS:] / 4000 - 1 / 8).max() < 0.002
     assert (np.diff(ids[np.argsort(x)]) >= 0).all()
+    halves = fit(
+        pa.table({"x": [1.0, 2.0, 3.0, 4.0, 5.0]}), {"name": "x", "kind": "number", "discretise": "quantile", "bins": 2}
+    )
+    below, on, above = halves.encode(pa.table({"x": [2.999, 3.0, 3.001]}))[0][:, 0]
+    assert (below, on, above) == (RESERVED_ROWS, RESERVED_ROWS + 1, RESERVED_ROWS + 1)  # the median counts above it
     tied = pa.table({"x": [0.0] * 90 + list(range(1, 11)) + [None]})
     encoder = fit(tied, {"name": "x", "kind": "number", "discretise": "quantile", "bins": 20})
     ids = encoder.encode(tied)[0][:, 0]

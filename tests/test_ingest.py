@@ -16,14 +16,14 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from slimrec import artifacts
-from slimrec.config import IngestConfig, SampleConfig, parse
+from slimrec.config import IngestConfig, SampleConfig, SplitConfig, parse
 from slimrec.data import planted
 from slimrec.data.dataset import Dataset, read_subset
 from slimrec.data.encode import Encoder
 from slimrec.data.order import rest_of
 from slimrec.data.plan import make_plan
 from slimrec.data.source import open_source
-from slimrec.data.split import SPLITS
+from slimrec.data.split import SPLITS, Tally
 from slimrec.data.storage import filesystem
 from slimrec.errors import ConfigError, InputError
 from slimrec.stages import ingest, sample
@@ -256,6 +256,18 @@ def test_bad_rows_give_one_sentence_and_leave_nothing(tmp_path, name, sentence):
         run(tmp_path, damage(name, rows()), {"weight": "worth", "time": "hour"})
     assert caught.value.exit_code == 10 and "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["raw.parquet"]
+
+
+@pytest.mark.parametrize("of_one_class", SPLITS)
+def test_a_gate_slice_may_be_of_one_class_and_no_other_split(of_one_class):
+    """Methods that need both classes there say so themselves; many do not."""
+    positive = [10 if name == of_one_class else 4 for name in SPLITS]
+    tally = Tally.joined([{"rows": [10] * 4, "positive": positive, "weight": [10.0] * 4}])
+    if of_one_class == "gate":
+        tally.check(SplitConfig(gate=0.1, train=0.7), "time")
+        return
+    with pytest.raises(InputError, match=f"all 10 labels of the split '{of_one_class}' are 1; both classes are needed"):
+        tally.check(SplitConfig(gate=0.1, train=0.7), "time")
 
 
 def test_a_bad_value_outside_the_training_rows_stops_the_second_pass_and_leaves_nothing(tmp_path):

@@ -207,11 +207,24 @@ def test_a_gate_on_training_rows_does_not_move_before_its_warm_up_is_over(data, 
     one = trainer(data, method=method, options={"stream": "train", "warmup": 0.5}, backbone="pnn", epochs=1)
     start = {name: tensor.detach().clone() for name, tensor in one.model.gate.named_parameters()}
     batch = next(one.stream.epoch(0))
-    half = one.steps_per_epoch // 2
-    for step, still in ((0, True), (half - 1, True), (half + 1, False)):
+    first = -(-one.steps_per_epoch // 2)  # at which half of all is over
+    for step, still in ((0, True), (first - 1, True), (first, False)):
         one.step = step
         one._train_step(batch)
         assert all(torch.equal(start[name], p) for name, p in one.model.gate.named_parameters()) == still
+
+
+@pytest.mark.parametrize(("warmup", "every"), [(0.0, 1), (0.5, 1), (0.0, 3), (0.5, 4)])
+def test_a_gate_steps_after_every_so_many_steps_once_its_warm_up_is_over_and_is_told_how_far_the_training_is(
+    data, warmup, every
+):
+    one = trainer(data, options={"alpha": 0.001, "warmup": warmup, "every": every})
+    told, step = [], one.model.gate.step
+    one.model.gate.step = lambda progress: (told.append(progress), step(progress))
+    one.fit()
+    total = 2 * one.steps_per_epoch
+    after = range(total // 2 if warmup else 0, total)  # the second epoch, or all of it
+    assert told == [(i + 1) / total for i in after if i % every == every - 1] != []
 
 
 def test_a_gate_on_an_empty_gate_slice_is_refused(data):
