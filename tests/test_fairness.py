@@ -55,7 +55,7 @@ def test_a_cut_that_drops_nothing_leaves_the_full_model_to_the_bit(alike, tmp_pa
     facts, page = judge(alike, tmp_path / "report")
     assert facts["auc"]["difference"] == 0 and facts["training"]["longer"] == "" and "longer" not in page
     assert [p["epochs_allowed"] for p in facts["training"]["slim"]] == [2, 1]
-    assert "Training of the full model: 2 + 1 epochs, 13 steps." in page
+    assert "Training of the full model: 2 + 1 epochs, 10 steps." in page
 
 
 @pytest.mark.parametrize("start", ["fresh", "initial"])
@@ -73,7 +73,7 @@ def test_a_slim_model_that_trained_longer_is_called_so_beside_the_verdict(tmp_pa
 
 
 def test_a_finetuning_that_makes_the_model_worse_keeps_its_start(tmp_path):
-    ruinous = TrainConfig(epochs=2, batch_size=64, learning_rate=0.5, embedding_learning_rate=0.5, device="cpu")
+    ruinous = TrainConfig(epochs=2, batch_size=64, learning_rate=4.0, embedding_learning_rate=4.0, device="cpu")
     folder = train_both(tmp_path, after=ruinous)
     before, after = (load_model(folder / name, "slim").state_dict() for name in ("slim", "tuned"))
     assert all(torch.equal(before[name], after[name]) for name in before)
