@@ -29,7 +29,7 @@ def evaluate(
         workspace: Folder that outlives the step.
 
     Returns:
-        report: report.html, report.md, report.json, contract.json, roc.json, and diff.json where there is a champion.
+        report: report.html, report.md, report.json, contract.json, roc.json, sketch.json, and diff.json where there is a champion.
         page: The report for the Kubeflow UI.
         summary: The report in short for the Kubeflow UI.
         metrics: The figures of both models.

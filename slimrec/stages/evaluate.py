@@ -23,6 +23,7 @@ from slimrec.schema import Schema
 from slimrec.selection import Selection
 from slimrec.track import Tracker
 from slimrec.verdict import certify, cost, fairness, leaks, reaudit, selftest
+from slimrec.verdict.decision import decide
 from slimrec.verdict.report import Facts
 from slimrec.verdict.report import write as write_report
 
@@ -34,8 +35,9 @@ DAMAGED = 3  # fields that are shuffled, one after the other, to see whether tha
 def run(
     config: EvaluateConfig, tracker: Tracker, dataset: Path, slim: Path, full: Path, selection: Path, report: Path
 ) -> dict:
-    """Write the artifact `report`: report in .html, .md and .json, contract.json, roc.json; diff.json if there is a champion.
+    """Write the artifact `report`: report in .html, .md and .json, contract.json, roc.json, sketch.json, maybe diff.json.
 
+    The sketch is what the verdict can be replayed from; the diff is there if there is a champion.
     Each model reads only its own fields of the split `test`, which no search and no early stop has seen.
     """
     verify(selection, "selection")
@@ -52,15 +54,12 @@ def run(
     def compare(one: np.ndarray, other: np.ndarray) -> certify.Comparison:
         return certify.compare(test.label, one, other, test.weight, test.group, config.confidence, content)
 
-    comparison = compare(logits["full"], logits["slim"])
-    outcome, reason = certify.verdict(comparison, config.allowed_auc_loss)
+    found = certify.gather(test.label, logits["full"], logits["slim"], test.weight, test.group, content).folded()
+    comparison = certify.conclude(found, config.confidence)
     leaking = leaks.read(dataset)
     tested = selftest.check(compare, logits["slim"], _damaged(models["slim"], chosen, test))
-    if outcome == "certified" and (doubt := leaks.suspicion(leaking) or tested["failed"]):
-        outcome, reason = "inconclusive", doubt
     training = fairness.weigh(*(fairness.recorded(read_manifest(folder)) for folder in (full, slim)))
-    if training["longer"] == "slim":
-        reason += "; the slim model trained longer than the full one"
+    outcome, reason = decide(comparison, config.allowed_auc_loss, leaking, tested, training)
     facts = {
         **_judged(config, comparison, outcome, reason, test),
         "training": training,
@@ -74,6 +73,7 @@ def run(
     facts["stoppable"] = [entry["column"] for entry in contract["safe_to_stop_computing"] or contract["candidates"]]
     with publish(report, "report", slim=digest(slim), dataset=data["slim"].fingerprint) as folder:
         write_report(folder, facts)
+        write_json(folder / "sketch.json", found.plain())
         write_json(folder / "contract.json", contract)
         write_json(folder / "roc.json", metrics.roc(test.label, logits["slim"], test.weight))
         if facts["diff"] is not None:

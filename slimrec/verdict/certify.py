@@ -17,6 +17,7 @@ from scipy import stats
 
 from slimrec.errors import InputError
 from slimrec.verdict.evidence import FEWEST, Clusters, clusters
+from slimrec.verdict.sketch import Sketch, sketch
 
 POWER = 0.9  # for the estimate of rows needed
 ROOM = (
@@ -63,35 +64,55 @@ def compare(
     So do copies of a row, told by `content` (n,), a uint64 key of what a row holds, or by both scores. Raises InputError for
     labels other than 0/1, non-finite scores, and weights that are negative or not finite.
     """
+    return conclude(gather(label, full, slim, weight, group, content), confidence)
+
+
+def gather(
+    label: np.ndarray,
+    full: np.ndarray,
+    slim: np.ndarray,
+    weight: np.ndarray | None = None,
+    group: np.ndarray | None = None,
+    content: np.ndarray | None = None,
+) -> Sketch:
+    """All that `conclude` asks of the rows, a fold a cluster; arguments and errors are those of `compare`."""
     label, weight = np.asarray(label), np.ones(len(label)) if weight is None else np.asarray(weight, np.float64)
     _check(label, weight, full, slim)
     used = weight > 0
     label, weight, full, slim = label[used] == 1, weight[used], np.asarray(full)[used], np.asarray(slim)[used]
     group, content = (None if key is None else np.asarray(key)[used] for key in (group, content))
     found = clusters(label, weight, np.column_stack([full, slim]).astype(np.float64), group, content)
+    if not min(found.present.values()):
+        return sketch(found, label, {}, {}, np.zeros(found.count))
+    (full_auc, full_influence), (slim_auc, slim_influence) = (influence(label, each, weight) for each in (full, slim))
+    sums = _sums(slim_influence - full_influence, label, found)
+    influences = {"full": full_influence, "slim": slim_influence}
+    return sketch(found, label, {"full": full_auc, "slim": slim_auc}, influences, sums)
+
+
+def conclude(found: Sketch, confidence: float) -> Comparison:
+    """The comparison that a sketch of the rows comes to."""
+    present, effective = found.present, found.effective
     facts: dict[str, Any] = {
         "confidence": confidence,
         "clusters": found.count,
-        "rows": len(label),
-        "positive_clusters": found.present[True],
-        "negative_clusters": found.present[False],
-        "positive_effective": found.effective[True],
-        "negative_effective": found.effective[False],
-        "largest_share": float(max(share.max(initial=0.0) for share in found.share.values())),
+        "rows": found.rows,
+        "positive_clusters": present[True],
+        "negative_clusters": present[False],
+        "positive_effective": effective[True],
+        "negative_effective": effective[False],
+        "largest_share": found.largest_share,
         "copies": found.copies,
     }
-    if not min(found.present.values()):
+    if found.full_auc is None or found.slim_auc is None:
         return Comparison(None, None, None, None, None, None, unseen=None, **facts)
-    full_auc, full_influence = influence(label, full, weight)
-    slim_auc, slim_influence = influence(label, slim, weight)
-    difference = slim_auc - full_auc
-    if min(found.present.values()) < 2:
-        return Comparison(full_auc, slim_auc, difference, None, None, None, unseen=None, **facts)
-    sums = _sums(slim_influence - full_influence, label, found)
-    unseen = -math.log(1 - confidence) / min(found.worth.values())
-    error, down, up = _reach(sums, min(found.present.values()) - 1, confidence)
+    difference = found.slim_auc - found.full_auc
+    if min(present.values()) < 2:
+        return Comparison(found.full_auc, found.slim_auc, difference, None, None, None, unseen=None, **facts)
+    unseen = -math.log(1 - confidence) / min(found.positive_worth, found.negative_worth)
+    error, down, up = _reach(found, min(present.values()) - 1, confidence)
     low, high = max(difference - max(down, unseen), -1.0), min(difference + max(up, unseen), 1.0)
-    return Comparison(full_auc, slim_auc, difference, error, low, high, unseen=unseen, **facts)
+    return Comparison(found.full_auc, found.slim_auc, difference, error, low, high, unseen=unseen, **facts)
 
 
 def _sums(paired: np.ndarray, label: np.ndarray, found: Clusters) -> np.ndarray:
@@ -108,19 +129,19 @@ def _sums(paired: np.ndarray, label: np.ndarray, found: Clusters) -> np.ndarray:
     return sums
 
 
-def _reach(sums: np.ndarray, most: float, confidence: float) -> tuple[float, float, float]:
-    """Standard error of a sum of independent parts (n,), and how far below and above it the truth may lie.
+def _reach(found: Sketch, most: float, confidence: float) -> tuple[float, float, float]:
+    """Standard error of the difference, a sum of independent parts, and how far below and above it the truth may lie.
 
     The error itself is uncertain where few parts make it: degrees of freedom by their kurtosis (O'Neill 2014), at most
     `most`. A few large losses among many small changes are as uncertain as a count of that few: each bound is Wilson's
     (1927) for a Poisson count of events of the size that the skewness tells, and Student's where there is no skewness.
     """
-    squares, count = float(np.square(sums).sum()), len(sums)
+    count, squares, cubes, fourths = found.count, *found.powers
     if not squares:
         return 0.0, 0.0, 0.0
-    excess = float((sums**4).sum()) / squares**2 - (count - 3) / (count * max(count - 1, 1))
+    excess = fourths / squares**2 - (count - 3) / (count * max(count - 1, 1))
     quantile = float(stats.t.ppf(confidence, max(1.0, min(most, 2 / excess)) if excess > 0 else most))
-    error, event = math.sqrt(squares), float((sums**3).sum()) / squares
+    error, event = math.sqrt(squares), cubes / squares
     down, up = (max(size, 0.0) * stats.norm.ppf(confidence) ** 2 / 2 for size in (-event, event))
     return error, *(half + math.hypot(half, quantile * error) for half in (down, up))
 

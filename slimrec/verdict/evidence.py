@@ -24,7 +24,6 @@ class Clusters:
     count: int
     copies: int  # rows that repeat another one
     share: dict[bool, np.ndarray]  # (count,) by class: share of the class's weight
-    effective: dict[bool, float]  # 1 / sum of squared shares: the number of even clusters that would tell as much
     present: dict[bool, int]  # clusters with such a row
     worth: dict[bool, float]  # by class: even rows, copies once, that would weigh as much
 
@@ -45,14 +44,13 @@ def clusters(
         of_row = np.unique(of_row[first], return_inverse=True)[1].reshape(-1)
     count = int(of_row.max()) + 1 if len(of_row) else 0
     showing = first if group is None else _alike_in_clusters(of_row, scores)
-    share, effective, present, worth = {}, {}, {}, {}
+    share, present, worth = {}, {}, {}
     for own in (True, False):
         mass = np.bincount(of_row[label == own], weight[label == own], count)
         share[own] = mass / max(mass.sum(), np.finfo(float).tiny)
-        effective[own] = _even(mass)
         present[own] = int(np.count_nonzero(mass))
         worth[own] = _even(np.bincount(showing[label == own], weight[label == own]))
-    return Clusters(of_row, count, copies, share, effective, present, worth)
+    return Clusters(of_row, count, copies, share, present, worth)
 
 
 def _alike_in_clusters(of_row: np.ndarray, scores: np.ndarray) -> np.ndarray:

@@ -1,0 +1,78 @@
+"""The sketch of a verdict: it concludes as the rows do, however few folds it has, tells nobody's rows, and cannot contradict itself."""
+
+import json
+
+import numpy as np
+import pytest
+
+from slimrec.errors import SecurityError
+from slimrec.verdict.certify import compare, conclude, gather
+from slimrec.verdict.sketch import FOLDS, read
+
+FIGURES = ("full_auc", "slim_auc", "difference", "error", "low", "high", "unseen", "positive_effective", "negative_effective",
+           "largest_share")  # fmt: skip
+COUNTS = ("clusters", "rows", "positive_clusters", "negative_clusters", "copies", "confidence")
+
+
+def world(seed, rows=3000, groups=700):
+    random = np.random.default_rng(seed)
+    label = (random.random(rows) < 0.3).astype(np.uint8)
+    full = np.round(label + random.normal(size=rows), 1)
+    slim = full + 0.4 * random.normal(size=rows)
+    return label, full, slim, random.gamma(2.0, size=rows), random.zipf(1.5, rows) % groups
+
+
+def same(one, other, tolerance=1e-12):
+    assert all(getattr(one, name) == getattr(other, name) for name in COUNTS)
+    for name in FIGURES:
+        assert getattr(one, name) == pytest.approx(getattr(other, name), abs=tolerance, rel=tolerance), name
+
+
+@pytest.mark.parametrize("most", [10**6, 300, 1])
+@pytest.mark.parametrize("grouped", [True, False])
+def test_a_sketch_of_any_number_of_folds_concludes_as_the_rows_do(most, grouped):
+    label, full, slim, weight, group = world(1)
+    group = group if grouped else None
+    found = gather(label, full, slim, weight, group).folded(most)
+    assert len(found.folds["clusters"]) <= most
+    again = read(json.loads(json.dumps(found.folded(4096).plain())))
+    same(conclude(again, 0.95), compare(label, full, slim, weight, group))
+    same(conclude(again, 0.99), compare(label, full, slim, weight, group, confidence=0.99))
+
+
+def test_a_sketch_is_the_same_whatever_the_order_of_rows_and_the_names_of_groups():
+    columns = world(2)
+    shuffle = np.random.default_rng(0).permutation(len(columns[0]))
+    renamed = np.random.default_rng(1).permutation(10**6)[columns[-1]]
+    one = gather(*columns).folded(50)
+    other = gather(*(each[shuffle] for each in (*columns[:-1], renamed))).folded(50)
+    for name in FOLDS:
+        assert np.allclose(one.folds[name], other.folds[name], rtol=1e-9, atol=1e-15), name
+
+
+def test_rows_of_one_class_and_no_rows_at_all_have_a_sketch_without_an_interval():
+    for rows in (0, 5):
+        label, score = np.ones(rows, np.uint8), np.arange(rows, dtype=float)
+        again = read(json.loads(json.dumps(gather(label, score, score).folded().plain())))
+        assert conclude(again, 0.95) == compare(label, score, score)
+
+
+@pytest.mark.parametrize(
+    "name, change",
+    [("positive_slim", 1e-6), ("negative_full", 1e-6), ("positive_share", 1e-6), ("second", 1e-9), ("fourth", 1e-9)],
+)
+def test_a_sketch_whose_parts_do_not_add_up_is_refused(name, change):
+    plain = gather(*world(3)).folded().plain()
+    plain["folds"][name][7] += change
+    with pytest.raises(SecurityError, match="contradicts itself"):
+        read(plain)
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda f: f.pop("first"), lambda f: f["first"].append(0.0), lambda f: f.update(ids=[1.0])]
+)
+def test_what_is_no_sketch_is_refused(spoil):
+    plain = gather(*world(4)).folded().plain()
+    spoil(plain["folds"])
+    with pytest.raises(SecurityError, match="each with as many figures"):
+        read(plain)
