@@ -3,17 +3,22 @@
 python -m benchmarks.rankings --data ../shared/data [--logs NAME ...] [--seeds N] [--methods M ...] [--json FILE]
 
 One setting for all logs: default options of the methods, one network, one training. Methods that score a trained network
-score the same one. Every set of fields is trained once for each seed, so that methods which choose alike are equal. A
-method is `level` where its mean AUC lies within two standard errors of the best mean, paired by seed.
+score the same one; `lightgbm` (to be installed beside) ranks by the gain of its trees. Every set of fields is trained once
+for each seed, so that methods which choose alike are equal. A method is `level` where its mean AUC lies within two standard
+errors of the best mean, paired by seed.
 """
 
 import argparse
+import hashlib
 import json
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, stdev
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
@@ -42,6 +47,7 @@ SPLIT = {"by": "random", "train": 0.6, "gate": 0.1, "valid": 0.1, "test": 0.2}
 SHARES = (0.25, 0.5, 0.75)
 RECIPES = Path(__file__).parents[1] / "pipelines" / "recipes"
 METHODS = ("leap", "permutation", "shark", "group_lasso")
+TREES = "lightgbm"  # no method of ours, but what many rank fields by
 
 
 def _categories(table: pa.Table, label: str | dict, numbers: tuple[str, ...] = (), out: tuple[str, ...] = ()) -> tuple:
@@ -107,19 +113,56 @@ def ingested(name: str, data: Path, folder: Path) -> Path:
     return made
 
 
-def ranked(method: str, dataset: Path, folder: Path, seed: int) -> dict[float, tuple[str, ...]]:
-    """The fields that stay by share; all methods that leave the network alone score that of `leap`."""
-    surveys = issubclass(GATES.load(method), Survey)
-    gated = folder / f"{'leap' if surveys else method}-{seed}"
+def searched(method: str, dataset: Path, folder: Path, seed: int) -> Path:
+    """The search of a method; all methods that leave the network alone score that of `leap`."""
+    gated = folder / f"{method}-{seed}"
     if not gated.exists():
-        config = {"method": "leap" if surveys else method, "model": MODEL, "train": {**TRAIN, "seed": seed}}
+        config = {"method": method, "model": MODEL, "train": {**TRAIN, "seed": seed}}
         stages.execute("pretrain", config, dataset=str(dataset), gated=str(gated))
+    return gated
+
+
+def network_of(method: str) -> str:
+    """Whose search a method needs."""
+    return "leap" if method == TREES or issubclass(GATES.load(method), Survey) else method
+
+
+def ranked(method: str, dataset: Path, folder: Path, seed: int) -> dict[float, tuple[str, ...]]:
+    """The fields that stay by share."""
+    if method == TREES:
+        gain = gains(dataset, seed)
+        order = sorted(gain, key=lambda name: (-gain[name], name))
+        return {share: tuple(sorted(order[: max(1, int(share * len(order)))])) for share in SHARES}
+    gated = searched(network_of(method), dataset, folder, seed)
     model, findings = load_model(gated), Findings.model_validate(read_json(gated / "findings.json"))
-    if surveys and method != "leap":
+    if issubclass(GATES.load(method), Survey) and method != "leap":
         slice_ = Dataset.open(dataset).split("gate")
         with_gate(model, method, {}, seed).eval().gate.survey(model, lambda: slice_.batches(1024, shuffle="none"))
         findings = findings.model_copy(update={"repeats": (), "kept": ()})
     return {share: decide(model.gate, findings, Budget(keep=share), False, seed).kept for share in SHARES}
+
+
+def gains(dataset: Path, seed: int) -> dict[str, float]:
+    """By field, the gain of LightGBM's trees over its columns; ids are categories."""
+    import lightgbm
+
+    data = Dataset.open(dataset)
+    columns: list[str] = [field.name for field in data.schema.fields for _ in range(field.slots)]
+    categories = list(range(len(columns)))
+    columns += [field.name for field in data.schema.fields for _ in range(field.dense_width)]
+    parts = []
+    for name in ("train", "valid"):
+        batches = list(data.split(name).batches(65_536, shuffle="none"))
+        table = np.hstack([np.concatenate([getattr(b, kind).numpy() for b in batches]) for kind in ("ids", "dense")])
+        label, weight = (np.concatenate([getattr(b, kind).numpy() for b in batches]) for kind in ("label", "weight"))
+        parts.append(lightgbm.Dataset(table.astype(np.float64), label, weight=weight, categorical_feature=categories))
+    options = {"objective": "binary", "seed": seed, "deterministic": True, "num_threads": 1, "verbosity": -1}
+    stop = lightgbm.early_stopping(20, verbose=False)
+    trees = lightgbm.train(options, parts[0], 300, valid_sets=[parts[1]], callbacks=[stop])
+    found = dict.fromkeys(data.schema.names, 0.0)
+    for column, gain in zip(columns, trees.feature_importance("gain")):
+        found[column] += float(gain)
+    return found
 
 
 def trained(kept: tuple[str, ...], dataset: Path, folder: Path, seed: int) -> float:
@@ -128,32 +171,50 @@ def trained(kept: tuple[str, ...], dataset: Path, folder: Path, seed: int) -> fl
     from slimrec.model import build
     from slimrec.training.loop import Trainer
 
-    known = folder / "trained.json"
-    found = read_json(known) if known.exists() else {}
-    key = f"{seed}:{'|'.join(kept)}"
-    if key not in found:
+    key = hashlib.sha256(f"{seed}:{'|'.join(kept)}".encode()).hexdigest()[:16]
+    known = folder / f"trained-{key}.json"
+    if not known.exists():
         data = Dataset.open(dataset, fields=kept)
         model = build(data.schema, ModelConfig(**MODEL), seed)
         Trainer(model, TrainConfig(**{**TRAIN, "seed": seed}), data.split("train"), data.split("valid")).fit()
         test = data.split("test")
-        found[key] = auc(test.label, score(model, test), test.weight)
-        known.write_text(json.dumps(found))
-    return found[key]
+        known.write_text(json.dumps(auc(test.label, score(model, test), test.weight)))
+    return json.loads(known.read_text())
 
 
-def compare(name: str, data: Path, folder: Path, seeds: int, methods: list[str]) -> dict:
-    """AUCs of a log by method and share, one a seed, and those of all fields."""
-    dataset, place = ingested(name, data, folder), folder / name
-    names = Dataset.open(dataset).schema.names
-    rows: dict[str, dict[str, list[float]]] = {method: {str(share): [] for share in SHARES} for method in methods}
-    kept: dict[str, dict[str, tuple[str, ...]]] = {method: {} for method in methods}
-    whole = [trained(names, dataset, place, seed) for seed in range(seeds)]
-    for method in methods:
-        for seed in range(seeds):
-            for share, fields in ranked(method, dataset, place, seed).items():
-                rows[method][str(share)].append(trained(fields, dataset, place, seed))
-                kept[method][str(share)] = fields
-    return {"log": name, "fields": len(names), "all": whole, "auc": rows, "kept": kept}
+def compare(names: list[str], data: Path, folder: Path, seeds: int, methods: list[str], processes: int) -> list[dict]:
+    """By log the AUCs by method and share, one a seed, and those of all fields."""
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+
+        def done(what: str, work: Callable, tasks: dict) -> dict:
+            futures = {key: pool.submit(work, *arguments) for key, arguments in tasks.items()}
+            return {key: future.result() for key, future in tqdm(futures.items(), desc=what)}
+
+        made = done("logs", ingested, {name: (name, data, folder) for name in names})
+        place = {name: (made[name], folder / name) for name in names}
+        fields = {name: Dataset.open(made[name]).schema.names for name in names}
+        runs = [(name, seed) for name in names for seed in range(seeds)]
+        wanted = {(*run, network_of(method)) for run in runs for method in methods}
+        done("searches", searched, {key: (key[2], *place[key[0]], key[1]) for key in sorted(wanted)})
+        every = {(*run, method): (method, *place[run[0]], run[1]) for run in runs for method in methods}
+        chosen = done("rankings", ranked, every)
+        sets = {(name, seed, fields[name]) for name, seed in runs}
+        sets |= {(name, seed, kept) for (name, seed, _), by_share in chosen.items() for kept in by_share.values()}
+        order = sorted(sets, key=lambda one: (names.index(one[0]), one[1:]))
+        worth = done("networks", trained, {key: (key[2], *place[key[0]], key[1]) for key in order})
+    return [
+        {
+            "log": name,
+            "fields": len(fields[name]),
+            "all": [worth[name, seed, fields[name]] for seed in range(seeds)],
+            "auc": {
+                m: {str(s): [worth[name, seed, chosen[name, seed, m][s]] for seed in range(seeds)] for s in SHARES}
+                for m in methods
+            },
+            "kept": {m: {str(s): chosen[name, 0, m][s] for s in SHARES} for m in methods},
+        }
+        for name in names
+    ]
 
 
 def level(row: dict, method: str, share: float) -> bool:
@@ -181,18 +242,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--logs", nargs="+", choices=LOGS, default=list(LOGS))
-    parser.add_argument("--methods", nargs="+", choices=[m for m in GATES.table if m != "none"], default=list(METHODS))
+    known = [method for method in GATES.table if method != "none"]
+    parser.add_argument("--methods", nargs="+", choices=[*known, TREES], default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="keep artifacts here and use again what lies there")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        rows: list[dict] = []
-        for name in tqdm(given.logs, desc="logs"):
-            rows.append(compare(name, given.data, given.folder or Path(scratch), given.seeds, given.methods))
-            if given.json:
-                given.json.write_text(json.dumps(rows, indent=1))
-            show(rows)
+        folder = given.folder or Path(scratch)
+        rows = compare(given.logs, given.data, folder, given.seeds, given.methods, given.processes)
+        if given.json:
+            given.json.write_text(json.dumps(rows, indent=1))
+        show(rows)
 
 
 if __name__ == "__main__":
