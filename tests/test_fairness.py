@@ -11,7 +11,7 @@ from slimrec.config import EvaluateConfig, FinetuneConfig, ModelConfig, Pretrain
 from slimrec.model.files import load_model
 from slimrec.stages import evaluate, finetune, pretrain, prune
 from slimrec.track import Tracker
-from slimrec.verdict.fairness import Phase, passes, taken, weigh
+from slimrec.verdict.fairness import Phase, passes, recorded, taken, weigh
 
 MODEL = ModelConfig(embedding_dim=4, options={"hidden": [8]})
 SEARCH = TrainConfig(epochs=2, batch_size=256, learning_rate=0.01, embedding_learning_rate=0.02, device="cpu")
@@ -92,8 +92,26 @@ def test_more_passes_and_other_settings_are_told_apart():
     assert weigh([phase()], [phase(learning_rate=0.1)])["longer"] == "alike"
     assert weigh([phase()], [phase(patience=3)])["longer"] == "alike"
     assert weigh(None, [phase()])["longer"] == "unknown"
-    said = weigh([phase()], [phase(), phase()])["said"]
-    assert "The slim model trained longer: it was allowed 4 + 4 epochs of 1,000 rows" in said
+    said = {longer: weigh(*phases)["said"] for longer, phases in {
+        "slim": ([phase()], [phase(), phase()]), "full": ([phase(), phase()], [phase()]),
+        "alike": ([phase()], [phase(patience=3)]), "unknown": ([phase()], None),
+    }.items()}  # fmt: skip
+    allowed = "trained longer: it was allowed 4 + 4 epochs of 1,000 rows, the"
+    assert f"The slim model {allowed} full model 4 epochs of 1,000 rows." in said["slim"]
+    assert f"The full model {allowed} slim model 4 epochs of 1,000 rows." in said["full"]
+    assert "with different settings" in said["alike"] and "is not recorded" in said["unknown"]
+
+
+@pytest.mark.parametrize(("rows", "longer"), [(1020, "alike"), (1021, "slim"), (980, "alike"), (979, "full")])
+def test_up_to_two_in_a_hundred_passes_more_are_none(rows, longer):
+    assert weigh([phase(rows=1000)], [phase(rows=rows)])["longer"] == longer
+
+
+def test_a_training_that_an_artifact_does_not_tell_is_unknown_and_not_none_at_all():
+    told = weigh(None, [])
+    assert told["full"] is None and told["slim"] == [] and told["longer"] == "unknown"
+    assert weigh([phase(3)], [phase(4)])["full"] == [phase(3).model_dump()]
+    assert recorded({}) is None and recorded({"training": [phase().model_dump()]}) == [phase()]
 
 
 def test_passes_are_written_as_people_say_them():

@@ -7,6 +7,7 @@ import pytest
 
 from slimrec.verdict.certify import compare
 from slimrec.verdict.selftest import check
+from slimrec.verdict.soundness import self_test
 
 RANDOM = np.random.default_rng(0)
 LABEL = (RANDOM.random(4000) < 0.3).astype(int)
@@ -41,3 +42,24 @@ def test_a_comparison_that_is_broken_fails(mutant):
 def test_a_model_that_knows_nothing_is_called_so():
     found = check(paired, RANDOM.normal(size=4000), {})
     assert found["failed"] == "" and not found["knows"] and check(paired, SCORES, SHUFFLED)["knows"]
+
+
+def test_what_is_not_measured_is_not_told():
+    found = check(lambda one, other: compare(np.ones(4000), one, other), SCORES, SHUFFLED)  # one class: no AUC
+    assert (found["failed"], found["field"], found["told"], found["knows"]) == ("", "", False, False)
+    assert found["same"] is found["mixed"] is found["shuffled"] is None
+
+
+def test_a_field_that_hurts_less_than_these_rows_can_tell_is_not_told():
+    found = check(paired, SCORES, {"weak": SCORES + 0.01 * RANDOM.normal(size=4000)})
+    assert found["field"] == "weak" and not found["told"]
+
+
+def test_the_report_says_what_came_of_it_in_a_sentence():
+    facts = {"failed": "", "knows": True, "field": "", "told": False, "shuffled": None}
+    assert "passed" in self_test({"self_test": facts})
+    assert "Failed: it broke" in self_test({"self_test": facts | {"failed": "it broke"}})
+    shuffled = facts | {"field": "site", "shuffled": -0.01}
+    said = self_test({"self_test": shuffled})
+    assert "site shuffled, the slim model's AUC changes by \u22120.01000" in said and "is too small to be told" in said
+    assert "which is told" in self_test({"self_test": shuffled | {"told": True}})

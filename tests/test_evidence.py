@@ -1,0 +1,91 @@
+"""What rows are worth, by hand: what counts as one observation, which rows are copies, how even the weights are."""
+
+import numpy as np
+import pytest
+
+from slimrec.verdict.evidence import _mixing, _poisson_rate, clusters
+
+
+def found(label, weight=None, scores=None, group=None, content=None):
+    label = np.asarray(label, bool)
+    weight = np.ones(len(label)) if weight is None else np.asarray(weight, float)
+    scores = np.column_stack([np.arange(len(label)) / 7.0] * 2) if scores is None else scores
+    group, content = (None if key is None else np.asarray(key) for key in (group, content))
+    return clusters(label, weight, scores, group, None if content is None else content.astype(np.uint64))
+
+
+def test_the_weight_of_each_class_lies_on_clusters_in_shares():
+    told = found([1, 1, 1, 0, 0, 0, 0], weight=[1, 1, 2, 1, 1, 1, 1], group=list("aabbccd"))
+    assert told.count == 4 and told.of_row.tolist() == [0, 0, 1, 1, 2, 2, 3] and told.copies == 0
+    assert told.share[True].tolist() == [0.5, 0.5, 0, 0] and told.share[False].tolist() == [0, 0.25, 0.5, 0.25]
+    assert told.present == {True: 2, False: 3}
+
+
+def test_without_groups_each_row_is_a_cluster_and_rows_are_worth_what_even_ones_would_weigh():
+    told = found([1, 1, 1, 0, 0], weight=[1, 1, 2, 3, 3])
+    assert told.count == 5 and told.worth == pytest.approx({True: 16 / 6, False: 2})
+    assert found([1, 1]).present == {True: 2, False: 0} and found([1, 1]).worth[False] == 0
+
+
+def lines(sets: int = 40, times: int = 3, seed: int = 0):
+    """Labels and scores of lines that each stand so many times in a log, in any order, and the line of each row."""
+    random = np.random.default_rng(seed)
+    line = random.permutation(np.repeat(np.arange(sets), times))
+    label, scores = random.random(sets) < 0.4, random.normal(size=(sets, 2))
+    return label[line], scores[line], line
+
+
+@pytest.mark.parametrize(("sets", "copies"), [(9, 0), (10, 20), (40, 80)])
+def test_lines_that_stand_three_times_are_copies_from_ten_of_them_on(sets, copies):
+    label, scores, line = lines(sets)
+    told = found(label, scores=scores)
+    assert told.copies == copies and told.count == (sets if copies else 3 * sets)
+    if copies:
+        assert all(len(np.unique(told.of_row[line == i])) == 1 for i in range(sets))
+        assert told.present[True] + told.present[False] == sets == sum(told.worth.values())
+
+
+def test_a_row_repeats_another_only_with_its_weight_its_label_and_its_content():
+    label, scores, line = lines()
+    assert found(label, scores=scores, weight=1 + np.arange(120)).copies == 0
+    assert found(label, scores=scores, content=np.arange(120)).copies == 0
+    assert found(label, scores=scores + np.arange(120)[:, None], content=line).copies == 80
+    scores[:, 0] = 0.0
+    assert found(label, scores=scores).copies == 80  # the other score still tells
+    scores[::2, 0] = -0.0
+    assert found(label, scores=scores).copies == 80
+
+
+def test_alike_rows_of_a_group_are_one_observation_already_and_no_copies():
+    label, scores, line = lines()
+    assert found(label, scores=scores, group=line).copies == 0
+    strangers = np.where(line < 20, -1, np.arange(120))  # half of the lines stand in one group
+    told = found(label, scores=scores, group=strangers)
+    assert told.copies == 40 and told.count == 1 + 20
+
+
+def test_alike_rows_whose_labels_mix_as_chance_has_it_are_no_copies():
+    random = np.random.default_rng(1)
+    line = random.integers(0, 200, 800)
+    label, scores = random.random(800) < 0.4, np.column_stack([line, line]) / 3.0
+    assert found(label, scores=scores).copies == 0
+    alike = (line * 7919 % 10 < 4).astype(bool)  # one label a line: two or more rows in nearly every set, none mixes
+    assert found(alike, scores=scores).copies == 800 - len(np.unique(line))
+
+
+def test_how_likely_labels_mix_is_read_from_sets_of_similar_score_without_the_set_itself():
+    """In 40 sets with a share of a half all about them, two rows differ half of the time, three more often."""
+    positives, sizes = np.tile([1, 1], 20), np.full(40, 2)
+    assert _mixing(positives, sizes, np.arange(40.0)) == pytest.approx(np.full(40, 0.5))
+    assert _mixing(positives, np.where(np.arange(40) == 7, 3, 2), np.arange(40.0))[7] == pytest.approx(0.75)
+    shares = np.random.default_rng(2).integers(0, 3, 40)
+    near = [range(min(max(i - 5, 0), 30), min(max(i - 5, 0), 30) + 10) for i in range(40)]  # ten sets, itself one
+    rate = np.array([np.mean([shares[j] / 2 for j in near[i] if j != i]) for i in range(40)])
+    assert _mixing(shares, sizes, np.arange(40.0)) == pytest.approx(1 - rate**2 - (1 - rate) ** 2)
+    order = np.random.default_rng(3).permutation(40)
+    assert _mixing(shares[order], sizes, order * 1.0) == pytest.approx((1 - rate**2 - (1 - rate) ** 2)[order])
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.5, 2.0, 30.0])
+def test_the_rate_of_a_count_that_is_never_zero_is_told_by_its_mean(rate):
+    assert _poisson_rate(rate / (1 - np.exp(-rate))) == pytest.approx(rate, rel=1e-4)
