@@ -134,6 +134,15 @@ def start_audit(settings: Mapping[str, Any]) -> str:
     return tracker.run_id
 
 
+def asked(name: str) -> str:
+    """A setting that `start_audit` was given, as text; "" where there is no audit, no tracking or no such setting."""
+    if not audit() or not enabled() or not (run_id := _audit_run()):
+        return ""
+    server = client()
+    with reaching():
+        return str(server.get_run(run_id).data.params.get(name, ""))
+
+
 def end_audit(failed: str = "") -> None:
     """Close the run of this audit, if there is one; `failed` is the reason if it did not go well."""
     if not audit() or not enabled():

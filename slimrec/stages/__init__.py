@@ -127,7 +127,8 @@ def _run(stage: str, config: dict, workspace: str, paths: dict[str, Path | list[
     _check_folders(stage, module.run, paths)
     if stage == STAGES[0]:
         parsed = module.settled(parsed, workspace)
-        track.start_audit(parsed.ingest.model_dump())  # the run that holds those of all stages
+        limits = parsed.evaluate.model_dump(include={"allowed_auc_loss", "confidence"})
+        track.start_audit({**parsed.ingest.model_dump(), "evaluate": limits})  # the run that holds those of all stages
     if stage in INGEST_IN_PARTS[:-1] or os.environ.get("RANK", "0") != "0":  # of many alike one is worth a run
         return module.run(parsed, track.Tracker(), **paths)
     with track.run("ingest" if stage in INGEST_IN_PARTS else stage, parsed) as tracker:

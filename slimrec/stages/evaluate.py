@@ -22,7 +22,7 @@ from slimrec.registry.champion import judge, reigning
 from slimrec.schema import Schema
 from slimrec.selection import Selection
 from slimrec.track import Tracker
-from slimrec.verdict import certify, cost, fairness, leaks, reaudit, selftest
+from slimrec.verdict import certify, cost, fairness, leaks, pilot, reaudit, selftest
 from slimrec.verdict.decision import decide
 from slimrec.verdict.report import Facts
 from slimrec.verdict.report import write as write_report
@@ -65,6 +65,7 @@ def run(
         "training": training,
         "leaks": [leak.model_dump() for leak in leaking],
         "self_test": tested,
+        "pilot": pilot.against(pilot.of(test, config.confidence), comparison, config.allowed_auc_loss),
         **_measured(config, models, tests, logits),
         **_made(chosen, models, data["full"], digest(slim)),
         **_since(config, chosen, dataset, test, logits["slim"]),

@@ -9,8 +9,9 @@ import hashlib
 import sys
 from pathlib import Path
 
-from slimrec import artifacts
+from slimrec import artifacts, track
 from slimrec.config import IngestConfig
+from slimrec.data.dataset import Dataset
 from slimrec.data.novelty import Novelty, fitted
 from slimrec.data.plan import Plan, make_plan
 from slimrec.data.repeats import Repeats
@@ -19,7 +20,7 @@ from slimrec.data.split import SPLITS, Tally
 from slimrec.schema import Schema
 from slimrec.stages.count import count
 from slimrec.stages.encode import encode
-from slimrec.verdict import leaks
+from slimrec.verdict import leaks, pilot
 
 CONFIG = IngestConfig
 
@@ -64,7 +65,7 @@ def summary(schema: Schema, tally: Tally, dataset: Path, remarks: list[str], rep
     remarks = [*remarks, *repeats.remarks()]
     for remark in remarks:
         print(f"ingest: {remark}", file=sys.stderr)
-    facts = artifacts.read_json(dataset / artifacts.MANIFEST)
+    facts, outlook = artifacts.read_json(dataset / artifacts.MANIFEST), _outlook(dataset)
     return {
         "rows": int(tally.rows.sum()),
         **{f"rows_{name}": rows for name, rows in facts["rows"].items()},
@@ -78,5 +79,17 @@ def summary(schema: Schema, tally: Tally, dataset: Path, remarks: list[str], rep
         "cut_values": facts["cut_values"],
         "split_by": facts["split_by"],
         "remarks": remarks,
+        "pilot": outlook,
         "fingerprint": artifacts.digest(dataset),
     }
+
+
+def _outlook(dataset: Path) -> str:
+    """What the certification slice can be expected to certify; the screen hears too whether that is what is allowed.
+
+    What is allowed is no setting of ingest, which another limit must not run again: the audit's run tells it.
+    """
+    allowed, confidence = track.asked("evaluate.allowed_auc_loss"), track.asked("evaluate.confidence")
+    found = pilot.of(Dataset.open(dataset).split("test"), float(confidence or 0.95))
+    print(f"slimrec: {found.outlook(float(allowed) if allowed else None)}")
+    return found.outlook()

@@ -228,8 +228,18 @@ def rows_needed(comparison: Comparison, allowed_loss: float) -> int | None:
     margin = abs(min(c.difference, 0.0) + allowed_loss)
     if margin == 0:
         return None
-    quantiles = stats.norm.ppf(c.confidence) + stats.norm.ppf(POWER)
-    return math.ceil(c.rows * max(ROOM * (quantiles * c.error / margin) ** 2, c.unseen / margin))
+    return rows_for(c.rows, c.error, c.unseen, margin, c.confidence)
+
+
+def rows_for(rows: int, error: float, unseen: float, margin: float, confidence: float) -> int:
+    """Rows that put a bound `margin` away from the truth with 90 % power, where so many rows have this error."""
+    return math.ceil(rows * max((smallest_margin(error, 0.0, confidence) / margin) ** 2, unseen / margin))
+
+
+def smallest_margin(error: float, unseen: float, confidence: float) -> float:
+    """How far from the truth a bound lies at most, with 90 % power."""
+    quantiles = float(stats.norm.ppf(confidence) + stats.norm.ppf(POWER))
+    return max(math.sqrt(ROOM) * quantiles * error, unseen)
 
 
 def _check(label: np.ndarray, weight: np.ndarray, *scores: np.ndarray) -> None:

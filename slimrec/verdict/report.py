@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from slimrec.artifacts import write_json
 from slimrec.verdict.path import path
-from slimrec.verdict.soundness import leaking, self_test, trainings, worth
+from slimrec.verdict.soundness import leaking, piloted, self_test, trainings, worth
 from slimrec.verdict.wording import figure, literal, signed, size, whole
 
 PROBED = "share of meaningless fields to expect among those that score as high, told by shuffled copies of the fields"
@@ -47,6 +47,7 @@ def html(facts: Facts) -> str:
         changes=changes(facts),
         trainings=trainings(facts),
         worth=worth(facts),
+        piloted=piloted(facts),
         self_tested=self_test(facts),
         stoppable_title=stoppable_title(facts),
         PROBED=PROBED,
@@ -95,6 +96,7 @@ def markdown(facts: Facts) -> str:
     lines += [
         "",
         f"{worth(facts)}. Self-test: {literal(self_test(facts))}.",
+        *([f"Pilot: {piloted(facts)}."] if piloted(facts) else []),
         *(f"Training of the {name} model: {text}." for name, text in trainings(facts)),
     ]
     lines += ["", f"Method {literal(made['method'])}, seed {made['seed']}, data `{facts['dataset'][:16]}`."]

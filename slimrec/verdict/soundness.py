@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from slimrec.verdict.fairness import taken
-from slimrec.verdict.wording import literal, signed, whole
+from slimrec.verdict.wording import figure, literal, signed, whole
 
 Facts = dict[str, Any]  # the content of report.json
 
@@ -35,6 +35,20 @@ def self_test(facts: Facts) -> str:
 def trainings(facts: Facts) -> list[tuple[str, str]]:
     """How long each model trained, where its artifact tells."""
     return [(name, taken(facts["training"][name])) for name in ("full", "slim") if facts["training"][name]]
+
+
+def piloted(facts: Facts) -> str:
+    """Which loss the slice was planned to certify before any training, and which it could by what was found since."""
+    told = facts["pilot"]
+    if told["planned"] is None:
+        return ""
+    needed = (
+        f", {figure(facts['allowed_auc_loss'])} with about {whole(told['rows_needed'])}" if told["rows_needed"] else ""
+    )
+    start = f"{whole(facts['rows'])} such rows were planned to certify a loss of {figure(told['planned'])}{needed}"
+    return (
+        start if told["found"] is None else f"{start}; by the error that was found they certify {figure(told['found'])}"
+    )
 
 
 def worth(facts: Facts) -> str:

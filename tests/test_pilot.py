@@ -1,0 +1,91 @@
+"""The pilot against simulation, against what duplication and weights do, and where an audit says it."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from slimrec.stages import execute
+from slimrec.verdict import pilot
+from slimrec.verdict.certify import compare, verdict
+
+
+def slice_of(seed, rows=20_000, rate=0.2):
+    """Labels, and scores of two models that are equally good and correlate within a class as the pilot assumes."""
+    random = np.random.default_rng(seed)
+    label = (random.random(rows) < rate).astype(int)
+    apart = np.sqrt(2) * stats.norm.ppf(pilot.AUC)
+    both = random.multivariate_normal([0, 0], [[1, pilot.CORRELATION], [pilot.CORRELATION, 1]], rows)
+    return label, *(both.T + apart * label)
+
+
+def test_error_is_the_one_that_delong_finds_between_models_as_they_are_assumed():
+    label, full, slim = slice_of(0, 200_000)
+    planned = pilot.plan(label, np.ones(len(label)), None)
+    assert planned.error == pytest.approx(compare(label, full, slim).error, rel=0.03)
+
+
+@pytest.mark.parametrize("rate, documented", [(0.03, 246_000), (0.17, 71_000), (0.5, 48_000)])
+def test_rows_needed_are_those_that_were_once_observed_at_this_correlation(rate, documented):
+    label = (np.arange(100_000) < rate * 100_000).astype(int)
+    needed = pilot.plan(label, np.ones(len(label)), None).rows_needed(0.001)
+    assert documented < needed < 1.8 * documented  # there without room for heavy tails
+
+
+def test_a_slice_certifies_the_loss_that_was_planned_nine_times_in_ten():
+    label = slice_of(0)[0]
+    loss = pilot.plan(label, np.ones(len(label)), None).loss
+    outcomes = [verdict(compare(*slice_of(seed)), loss)[0] for seed in range(100)]
+    assert outcomes.count("certified") >= 88
+
+
+def test_groups_and_uneven_weights_ask_for_more_rows_and_the_scale_of_weights_for_none():
+    random = np.random.default_rng(1)
+    label, weight = slice_of(1)[0], random.lognormal(0, 1, 20_000)
+    alone = pilot.plan(label, np.ones(20_000), None)
+    group = random.integers(0, 2**64, 500, dtype=np.uint64).repeat(40)
+    assert pilot.plan(label, np.ones(20_000), group).error > 1.1 * alone.error
+    assert pilot.plan(label, np.ones(20_000), np.arange(20_000, dtype=np.uint64)).error == pytest.approx(alone.error)
+    uneven = pilot.plan(label, weight, None)
+    assert uneven.error > 1.3 * alone.error and uneven.unseen > alone.unseen
+    assert pilot.plan(label, 1000 * weight, None).loss == pytest.approx(uneven.loss)
+
+
+def test_a_part_of_many_groups_stands_for_all(monkeypatch):
+    random = np.random.default_rng(2)
+    group = random.integers(0, 2**64, 20_000, dtype=np.uint64).repeat(8)
+    label = (random.random(len(group)) < 0.2).astype(int)
+    whole = pilot.plan(label, np.ones(len(group)), group)
+    monkeypatch.setattr(pilot, "LOOKED_AT", 40_000)
+    assert pilot.plan(label, np.ones(len(group)), group).error == pytest.approx(whole.error, rel=0.01)
+
+
+def test_outlook_warns_where_less_is_allowed_than_the_slice_can_certify_and_says_what_would_be_enough():
+    planned = pilot.plan(slice_of(0)[0], np.ones(20_000), None)
+    assert "warning" not in planned.outlook() + planned.outlook(1.1 * planned.loss)
+    told = planned.outlook(planned.loss / 2)
+    assert told.startswith("warning: 20,000 certification rows") and "rows would be enough" in told
+    assert planned.rows_needed(planned.loss / 2) == pytest.approx(80_000, rel=0.01)
+    assert "rows would be enough" not in planned.outlook(0.0)
+
+
+def test_a_slice_of_one_class_makes_no_promise():
+    planned = pilot.plan(np.zeros(50), np.ones(50), None)
+    assert planned.loss is None and planned.rows_needed(0.01) is None and "no verdict" in planned.outlook(0.01)
+
+
+def test_ingest_says_before_any_training_whether_what_the_audit_allows_can_be_certified(tmp_path, monkeypatch, capsys):
+    """What is allowed is no setting of ingest: what it returns, which a cache keeps, does not change with it."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    told = {}
+    for allowed in (0.2, 0.0001):
+        monkeypatch.setenv("SLIMREC_AUDIT", f"audit-{allowed}")
+        recipe = {"ingest": {"source": "planted:rows=3000,seed=0"}, "evaluate": {"allowed_auc_loss": allowed}}
+        settled = execute("fingerprint", {"recipe": recipe})
+        section = settled["sections"]["ingest"]
+        told[allowed] = (
+            execute("ingest", section, dataset=tmp_path / f"data-{allowed}")["pilot"],
+            capsys.readouterr().out,
+        )
+    assert told[0.2][0] == told[0.0001][0] and "0.0001" not in told[0.2][0]
+    assert "slimrec: warning" not in told[0.2][1] and told[0.2][0] in told[0.2][1]
+    assert "slimrec: warning" in told[0.0001][1] and "0.0001 is allowed" in told[0.0001][1]
