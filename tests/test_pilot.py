@@ -50,6 +50,13 @@ def test_groups_and_uneven_weights_ask_for_more_rows_and_the_scale_of_weights_fo
     assert pilot.plan(label, 1000 * weight, None).loss == pytest.approx(uneven.loss)
 
 
+def test_few_rows_of_one_class_certify_no_less_than_a_fault_that_none_of_them_shows():
+    """The rule of three: fifty positive rows do not show what befalls three in fifty."""
+    planned = pilot.plan(np.arange(10_000) < 50, np.ones(10_000), None)
+    assert planned.unseen == pytest.approx(0.06, rel=0.01)
+    assert planned.loss == planned.unseen and planned.rows_needed(planned.unseen / 2) == pytest.approx(20_000, abs=1)
+
+
 def test_a_part_of_many_groups_stands_for_all(monkeypatch):
     random = np.random.default_rng(2)
     group = random.integers(0, 2**64, 20_000, dtype=np.uint64).repeat(8)
