@@ -56,11 +56,13 @@ def test_rows_of_a_group_count_as_one():
 def test_rows_without_weight_say_nothing():
     difference, where, weight = rows()
     assert change(difference, where, weight * 0) == Change(mean=0, error=0, rows=0)
+    small, whole = change(difference * 1e-6, where, weight * 1e-6), change(difference, where, weight)
+    assert (small.mean, small.error, small.rows) == pytest.approx((whole.mean, whole.error, whole.rows))
 
 
 @pytest.mark.parametrize(
     ("mean", "certain", "gain"),
-    [(3.1, True, False), (2.9, False, False), (0.0, False, False), (-1.6, False, False), (-1.7, False, True)],
+    [(3.1, True, False), (3.0, False, False), (0.0, False, False), (-1.645, False, False), (-1.7, False, True)],
 )
 def test_a_cost_is_certain_above_three_errors_and_a_gain_below_the_95_percent_bound(mean, certain, gain):
     found = Change(mean=mean, error=1, rows=9)

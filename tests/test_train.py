@@ -238,9 +238,13 @@ def test_gate_rows_never_move_the_network(data):
     one.model.train()
     before = {name: t.clone() for name, t in one.model.named_parameters() if not name.startswith("gate.")}
     theta = one.model.gate.theta.detach().clone()
+    averages = {name: t.clone() for name, t in one.model.backbone.named_buffers()}
+    assert any("running_mean" in name for name in averages)
     for batch in one.gate_stream.epoch(0):
         one._gate_step(batch)
     assert all(torch.equal(before[name], t) for name, t in one.model.named_parameters() if name in before)
+    assert all(torch.equal(averages[name], t) for name, t in one.model.backbone.named_buffers())
+    assert all(t.requires_grad and t.grad is None for t in one.model.parameters())
     assert not torch.equal(theta, one.model.gate.theta)
 
 
@@ -260,3 +264,100 @@ def test_the_loss_is_the_weighted_mean_of_the_rows_losses(data):
     )
     expected = float((by_hand * batch.weight).sum() / batch.weight.sum())
     assert float(one._loss(batch).detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def recorded(owner, name: str, what) -> list:
+    """What a method is called with from now on, as `what` sees it; the method does its work all the same."""
+    seen, method = [], getattr(owner, name)
+
+    def wrapped(*values):
+        found = method(*values)
+        seen.append(what(found, *values))
+        return found
+
+    setattr(owner, name, wrapped)
+    return seen
+
+
+def test_an_epochs_loss_is_the_mean_over_its_own_steps_and_the_figures_are_those_of_the_run(data):
+    one = trainer(data, method="none")
+    losses = recorded(one, "_loss", lambda loss, batch: float(loss.detach()))
+    figures, n = one.fit(), one.steps_per_epoch
+    assert len(losses) == 2 * n == figures["steps"] and figures["epochs"] == 2
+    told = [row["train_loss"] for row in one.history]
+    assert told == pytest.approx([sum(losses[:n]) / n, sum(losses[n:]) / n], rel=1e-6)
+    assert figures["rows_per_second"] == pytest.approx(2 * n * 128 / figures["seconds"], rel=0.01)
+
+
+def test_a_resumed_run_counts_only_the_rows_that_it_trained_itself(data, tmp_path):
+    stopped = trainer(data, tmp_path / "c.safetensors", method="none")
+    stop_after(stopped, stopped.steps_per_epoch)
+    with pytest.raises(Preempted):
+        stopped.fit()
+    resumed = trainer(data, tmp_path / "c.safetensors", method="none")
+    figures = resumed.fit()
+    own = resumed.steps_per_epoch * 128
+    assert figures["rows_per_second"] == pytest.approx(own / figures["seconds"], rel=0.02)
+    assert (figures["steps"], figures["epochs"]) == (2 * resumed.steps_per_epoch, 2)
+
+
+def test_checkpoints_are_left_every_so_many_steps_and_after_each_epoch(data, tmp_path):
+    one = trainer(data, tmp_path / "c.safetensors", method="none", checkpoint_every=4)
+    saved = recorded(one.checkpoint, "save", lambda _, states, optimizers, values: values["step"])
+    one.fit()
+    total = 2 * one.steps_per_epoch
+    assert saved == sorted({*range(4, total, 4), one.steps_per_epoch, total})
+
+
+@pytest.mark.parametrize("method", ["none", "leap"])
+def test_each_epoch_is_logged_at_its_last_step_with_the_scores_of_a_gate_that_learns(data, method):
+    one = trainer(data, method=method)
+    logged = recorded(one, "log", lambda _, values, step: (step, values))
+    one.fit()
+    assert [step for step, _ in logged] == [one.steps_per_epoch, 2 * one.steps_per_epoch]
+    for (_, values), row in zip(logged, one.history, strict=True):
+        scores = {name.removeprefix("gate/") for name in values if name.startswith("gate/")}
+        assert scores == (set(data.schema.names) if method == "leap" else set())
+        assert {name: values[name] for name in row} == row and 0 < row["epoch_seconds"] < HANG
+
+
+def test_a_warm_start_that_no_epoch_makes_better_stays(data):
+    one = trainer(data, method="none", learning_rate=5.0, embedding_learning_rate=5.0)
+    trainer_of_the_start = trainer(data, method="none", learning_rate=0.02, embedding_learning_rate=0.02)
+    trainer_of_the_start.fit()
+    start = weights(trainer_of_the_start)
+    one.model.load_state_dict(start)
+    one.warm = True
+    figures = one.fit()
+    assert all(torch.equal(start[name], tensor) for name, tensor in weights(one).items())
+    assert figures["valid_auc"] == trainer_of_the_start.best_auc > max(row["valid_auc"] for row in one.history)
+
+
+def test_every_draw_of_every_step_has_a_seed_of_its_own(data):
+    one, seeds = trainer(data, method="none"), []
+    for one.step in range(3000):
+        seeds += [one._seed(0), one._seed(1)]
+    assert len(set(seeds)) == 6000 and 0 <= min(seeds) and max(seeds) < 2**63
+    other = trainer(data, method="none", seed=4)
+    assert other._seed(0) not in seeds
+
+
+def test_a_gate_slice_of_two_rows_is_enough_and_one_row_is_not(data):
+    model, others = trainer(data).model, (data.split("train"), data.split("valid"))
+    one, two = (data.split("gate", rows=torch.arange(count).numpy()) for count in (1, 2))
+    Trainer(model, TrainConfig(device="cpu"), *others, two)
+    with pytest.raises(ConfigError, match="gate slice"):
+        Trainer(model, TrainConfig(device="cpu"), *others, one)
+
+
+@pytest.mark.parametrize(("precision", "products"), [("tf32", "high"), ("float32", "highest")])
+def test_matrix_products_are_as_precise_as_was_asked_and_threads_as_many(data, precision, products):
+    threads = torch.get_num_threads()
+    try:
+        trainer(data, method="none", precision=precision, threads=threads + 1)
+        assert torch.get_float32_matmul_precision() == products and torch.get_num_threads() == threads + 1
+        trainer(data, method="none")
+        assert torch.get_num_threads() == threads + 1
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision("highest")
