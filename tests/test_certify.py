@@ -1,6 +1,7 @@
 """The verdict against oracles: all pairs, scikit-learn, the bootstrap, duplicated rows and simulated worlds."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -141,18 +142,23 @@ def test_bounds_are_students_with_one_degree_of_freedom_less_than_the_rarer_clas
     assert found.high == pytest.approx(found.difference + up)
 
 
+def reach(parts, most):
+    """Error and bounds of a sum of these parts, at 95 %."""
+    return _reach(SimpleNamespace(count=len(parts), powers=[(parts**k).sum() for k in (2, 3, 4)]), most, 0.95)
+
+
 def test_few_large_parts_leave_as_many_degrees_of_freedom_as_their_kurtosis_tells():
     even = np.tile([1.0, -1.0], 6)
-    assert _reach(even, 7, 0.95) == pytest.approx((np.sqrt(12), *[1.8946 * np.sqrt(12)] * 2), rel=1e-4)  # t of 7
+    assert reach(even, 7) == pytest.approx((np.sqrt(12), *[1.8946 * np.sqrt(12)] * 2), rel=1e-4)  # t of 7
     uneven = np.append(even, [9.0, -9.0])
     excess = (uneven**4).sum() / (uneven**2).sum() ** 2 - 11 / (14 * 13)
-    reach = stats.t.ppf(0.95, 2 / excess) * np.sqrt(12 + 162)
-    assert 2 / excess < 6 and _reach(uneven, 7, 0.95)[1:] == pytest.approx((reach, reach))
+    bound = stats.t.ppf(0.95, 2 / excess) * np.sqrt(12 + 162)
+    assert 2 / excess < 6 and reach(uneven, 7)[1:] == pytest.approx((bound, bound))
 
 
 def test_a_count_of_like_losses_is_bounded_as_wilson_bounds_a_poisson_count():
     """The largest rate L with (L - 400)^2 = z^2 L; the other way, where nothing is skewed, plain Student."""
-    error, down, up = _reach(np.where(np.arange(10**6) < 400, -1.0, 0.0), 1e6, 0.95)
+    error, down, up = reach(np.where(np.arange(10**6) < 400, -1.0, 0.0), 1e6)
     z = stats.norm.ppf(0.95)
     assert down**2 == pytest.approx(z**2 * (400 + down), rel=0.005) and error == 20
     assert up == pytest.approx(z * 20, rel=0.005)
