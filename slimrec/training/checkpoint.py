@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,31 @@ from torch import Tensor
 
 from slimrec.artifacts import digest
 
+_WHERE = {"device", "threads", "processes", "nodes", "tables", "checkpoint_seconds", "checkpoint_every"}
+SHARE = 0.05  # of the time, at most, goes into checkpoints: where one takes long they become rarer
+
 
 class Checkpoint:
-    """Named modules, optimizers and plain values <-> one file. `path` None keeps nothing."""
+    """Named modules, optimizers and plain values <-> one file. `path` None keeps nothing.
 
-    def __init__(self, path: Path | None, device: torch.device):
-        self.path, self.device = path, device
+    One is due `seconds` after the last one ended (later where writing it took more than SHARE of that), and at the latest
+    after `steps`, where those are given. Where it lies changes no bit of what is trained.
+    """
+
+    def __init__(self, path: Path | None, device: torch.device, seconds: float = 60.0, steps: int | None = None):
+        self.path, self.device, self.seconds, self.steps = path, device, seconds, steps
+        self._next = time.monotonic() + seconds
+
+    def due(self, step: int) -> bool:
+        """Whether the state after `step` steps is to be kept."""
+        if self.path is None:
+            return False
+        return time.monotonic() >= self._next or (self.steps is not None and step % self.steps == 0)
+
+    def rest(self, began: float) -> None:
+        """Put the next one off; the last one was begun at this moment of the monotonic clock."""
+        now = time.monotonic()
+        self._next = now + max(self.seconds, (now - began) / SHARE)
 
     def save(
         self, states: dict[str, dict[str, Tensor]], optimizers: dict[str, torch.optim.Optimizer], values: dict
@@ -89,13 +109,13 @@ def checkpoint_path(
 ) -> Path | None:
     """`checkpoints`/stage-KEY.safetensors, KEY over the config, the dataset and the other artifacts read.
 
-    Where the training runs is no part of the KEY: what two processes began, one may end.
+    Where the training runs, and how often it is kept, is no part of the KEY: what two processes began, one may end.
     """
     if checkpoints is None:
         return None
     parts = [
         stage,
-        config.model_dump_json(exclude={"train": {"device", "threads", "processes", "nodes", "tables"}}),
+        config.model_dump_json(exclude={"train": _WHERE}),
         fingerprint,
         *("" if a is None else digest(a) for a in artifacts),
     ]

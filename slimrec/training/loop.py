@@ -57,7 +57,8 @@ class Trainer:
         model.to(self.device)
         self.ranks.alike(tensor for name, tensor in model.state_dict().items() if not name.startswith("arena.shards"))
         self.optimizers = optimizers_for(model, config)
-        self.checkpoint = Checkpoint(checkpoint, self.device if self.shards is None else torch.device("cpu"))
+        where = self.device if self.shards is None else torch.device("cpu")
+        self.checkpoint = Checkpoint(checkpoint, where, config.checkpoint_seconds, config.checkpoint_every)
         self.stream = Stream(train, config, self.ranks)
         self.gate_stream = None if gate is None else Stream(gate, config, self.ranks)
         self.steps_per_epoch = self.stream.steps
@@ -139,14 +140,15 @@ class Trainer:
                 self._gate_step(next(gate_batches))
             self.step += 1
             bar.update()
-            due = self.step % self.config.checkpoint_every == 0
-            if self.step % self.steps_per_epoch and (self.ranks.any(self.stop.asked) or due):
+            due = self.stop.asked or self.checkpoint.due(self.step)
+            if self.step % self.steps_per_epoch and self.ranks.any(due):  # each rank has a clock of its own
                 self._save()
         self._validate(epoch, time.monotonic() - began, bar)
         self._save()
 
     def _save(self) -> None:
         """Checkpoint; leave if asked to. At the end of an epoch this comes after its validation, never between."""
+        began = time.monotonic()
         states = {"model": self.model.state_dict(), **({"best": self.best} if self.best else {})}
         if self.shards is not None:
             states = {name: self.shards.whole(state) for name, state in states.items()}
@@ -156,6 +158,7 @@ class Trainer:
             best_auc = self.best_auc if self.best else None
             values = {"step": self.step, "best_auc": best_auc, "stale": self.stale, "history": self.history}
             self.checkpoint.save(states, self.optimizers, values)
+        self.checkpoint.rest(began)
         if self.ranks.any(self.stop.asked):  # which no rank passes before the checkpoint is there
             raise Preempted(f"stopped at step {self.step} with a checkpoint: run the step again to resume")
 
