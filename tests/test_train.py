@@ -102,6 +102,30 @@ def test_a_search_by_any_method_resumes_to_the_bit(data, tmp_path, method):
     assert all(torch.equal(expected[name], tensor) for name, tensor in weights(resumed).items())
 
 
+@pytest.mark.parametrize("method", ["leap", "lpfs"])
+@pytest.mark.parametrize("steps", [2, 4, 15, 17])
+def test_a_state_kept_by_the_clock_after_every_step_changes_no_bit_wherever_the_run_stops(
+    data, tmp_path, method, steps
+):
+    undisturbed = trainer(data, method=method, backbone="pnn")
+    undisturbed.fit()
+    stopped, resumed = (
+        trainer(data, tmp_path / "c.safetensors", method, backbone="pnn", checkpoint_seconds=1e-9) for _ in range(2)
+    )
+    saved, save = [], stopped.checkpoint.save
+    stopped.checkpoint.save = lambda states, optimizers, values: (
+        saved.append(values["step"]) or save(states, optimizers, values)
+    )
+    stopped.checkpoint.rest = lambda began: None  # however long it took, the next one is due at once
+    stop_after(stopped, steps)
+    with pytest.raises(Preempted):
+        stopped.fit()
+    assert saved == list(range(1, steps + 1))
+    resumed.fit()
+    expected = weights(undisturbed)
+    assert all(torch.equal(expected[name], tensor) for name, tensor in weights(resumed).items())
+
+
 def test_what_a_killed_process_was_writing_is_swept(data, tmp_path):
     left = tmp_path / "c.partial" / ".tmpXYZ"
     left.parent.mkdir()
