@@ -118,7 +118,7 @@ class TrainConfig(_Config):
     shuffle: Literal["window", "none"] = "window"
     window_rows: int = Option(1_048_576, ge=1)  # rows shuffled and held at once
     checkpoint_seconds: float = Option(60.0, gt=0)  # of work that a lost machine costs; more where writing takes long
-    checkpoint_every: int | None = Option(500, ge=1)  # steps, at most; None: by time only
+    checkpoint_every: int | None = Option(None, ge=1)  # steps, at most; None: by time only
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
