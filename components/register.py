@@ -9,6 +9,7 @@ def register(
     slim: dsl.Input[dsl.Model],
     report: dsl.Input[dsl.Artifact],
     selection: dsl.Input[dsl.Artifact],
+    dataset: dsl.Input[dsl.Dataset],
     config: dict,
     window: str = "",
     workspace: str = "",
@@ -19,6 +20,7 @@ def register(
         slim: The trained slim model, from finetune.
         report: From evaluate.
         selection: From prune.
+        dataset: From ingest, to judge on again if another model became champion in the meantime.
         config: The recipe's section `register`.
         window: What this audit stands for, from the step window.
         workspace: Folder that outlives the step.
@@ -35,6 +37,7 @@ def register(
         slim=slim.path,
         report=report.path,
         selection=selection.path,
+        dataset=dataset.path,
     )
 
 

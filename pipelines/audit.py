@@ -117,7 +117,7 @@ def _stages(step: Step, in_parts: bool, told: dict[str, Any], seen: Any, shared:
     judged = {"slim": tuned, "report": report, "selection": selection, "window": seen, **shared}
     # two groups side by side: those of an If with its Else lie in a group that nobody can name
     with dsl.If(decision == "accept", name="accepted"):
-        step("register", register(config=told["register"], **judged))
+        step("register", register(config=told["register"], dataset=data.outputs["dataset"], **judged))
     with dsl.If(decision != "accept", name="refused"):
         step("refuse", refuse(config=told["register"], **judged))
 

@@ -92,6 +92,7 @@ class Audit:
         ended = {"slim": "finetune.tuned", "selection": "prune.selection"}
         config = {"config": self.section("register"), "window": self.returned("window")}
         self.step("refuse", sent={**ended, "report": "evaluate-strictly.report"}, **config)
+        ended["dataset"] = "ingest.dataset"
         self.step("register", sent={**ended, "report": "evaluate.report"}, **config)
 
     def section(self, name: str) -> dict:
@@ -168,6 +169,8 @@ class Recorded:
         if self.step == "baseline":
             artifacts["subset"] = {"artifacts": [audit.sent("sample.subset")]}
             artifacts["search"] = {"artifacts": [audit.sent("pretrain.gated")]}
+        if self.step == "register":
+            artifacts["dataset"] = {"artifacts": [audit.sent("ingest.dataset")]}
         self.input["inputs"]["parameterValues"] = {**self._now(), "workspace": audit.workspace}
         return self.input
 

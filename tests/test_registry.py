@@ -21,10 +21,10 @@ from slimrec import track
 from slimrec.artifacts import digest, publish
 from slimrec.config import EvaluateConfig, ModelConfig, RegisterConfig
 from slimrec.data.encode import Encoder
-from slimrec.errors import ConfigError, InputError, Preempted, TransientError
+from slimrec.errors import ConfigError, ConflictError, InputError, Preempted, TransientError
 from slimrec.model import build
 from slimrec.model.files import load_model, save_model
-from slimrec.registry import registration, versions
+from slimrec.registry import promotion, registration, versions
 from slimrec.serving.predictor import Predictor, example_rows
 from slimrec.stages import evaluate, register
 from slimrec.track import Tracker
@@ -61,14 +61,15 @@ def reports(world, tmp_path_factory):
     for name, config in (("accept", ACCEPT), ("reject", REJECT)):
         paths = {n: getattr(world, n) for n in ("dataset", "slim", "full", "selection")}
         evaluate.run(config, Tracker(), **paths, report=folder / name)
-    return folder
+    return {name: folder / name for name in ("accept", "reject")}
 
 
-def step(world, reports, name, approval="automatic", decision="accept"):
+def step(world, reports, name, approval="automatic", decision="accept", dataset=None):
     """One register step under a run of its own, as the pipeline does it."""
     config = RegisterConfig(name=name, approval=approval)
     with track.run("register", config) as tracker:
-        found = register.run(config, tracker, slim=world.slim, report=reports / decision, selection=world.selection)
+        paths = {"slim": world.slim, "report": reports[decision], "selection": world.selection, "dataset": dataset}
+        found = register.run(config, tracker, **paths)
     return found, tracker.run_id
 
 
@@ -141,7 +142,7 @@ def test_a_network_from_outside_goes_along_with_its_model(world, reports, tmp_pa
         save_model(model, scratch, Encoder.load(world.slim))
     with track.run("register", RegisterConfig(name="own")) as tracker:
         registration.register(
-            "own", tmp_path / "slim", reports / "accept", small.decision(name="own"), "manual", tracker.run_id
+            "own", tmp_path / "slim", reports["accept"], small.decision(name="own"), "manual", tracker.run_id
         )
     rows = small.raw_rows(20, seed=3).select(["device", "price", "embedding", "tags"])
     pq.write_table(rows, tmp_path / "rows.parquet")
@@ -181,6 +182,62 @@ def test_champion_stays_where_it_is_unless_asked(client, world, reports):
     assert client.get_registered_model("modest").aliases.keys() == {"challenger"}
 
 
+def reigns(world, name, folder, shift) -> str:
+    """Another audit's model, which becomes champion of `name` by a person's word."""
+    other = small.variant(world.slim, folder / f"other{shift}", shift)
+    with track.run("register", RegisterConfig(name=name)) as tracker:
+        found = registration.register(name, other, other, small.decision(name=name), "manual", tracker.run_id)
+    promotion.promote(name, found["version"], "by hand", force=True)
+    return found["version"]
+
+
+def test_a_model_whose_champion_changed_after_the_report_is_judged_again_and_the_report_stays(
+    client, world, reports, tmp_path
+):
+    said = (reports["accept"] / "report.json").read_bytes()
+    other = reigns(world, "overtaken", tmp_path, 0.3)
+    found, _ = step(world, reports, "overtaken", dataset=world.dataset)
+    assert found["version"] == "2" and found["aliases"] == ["challenger", "champion"]
+    assert f"judged again against version {other}" in found["reason"]
+    tags = client.get_model_version("overtaken", "2").tags
+    assert tags[versions.JUDGED] == other and tags[versions.JUDGEMENT] == "certified"
+    assert tags[versions.JUDGED_DIGEST] == versions.content(client, "overtaken", other)
+    assert (reports["accept"] / "report.json").read_bytes() == said
+
+
+@pytest.mark.parametrize(("races", "wins"), [(1, True), (2, True), (3, False)])
+def test_a_register_step_gives_up_only_when_it_lost_three_races(world, reports, tmp_path, monkeypatch, races, wins):
+    name, promote, lost = f"races{races}", promotion.promote, []
+
+    def late(*given, **more):
+        if given[2:] == ("approved automatically",) and len(lost) < races:
+            lost.append(reigns(world, name, tmp_path, 0.1 * (len(lost) + 1)))
+        return promote(*given, **more)
+
+    monkeypatch.setattr(promotion, "promote", late)
+    if wins:
+        found, _ = step(world, reports, name, dataset=world.dataset)
+        assert "champion" in found["aliases"] and found["reason"].count("judged again") == races
+    else:
+        with pytest.raises(ConflictError, match="judged against"):
+            step(world, reports, name, dataset=world.dataset)
+    assert len(lost) == races
+
+
+def test_without_a_dataset_a_lost_race_ends_the_step(world, reports, tmp_path):
+    reigns(world, "blind", tmp_path, 0.3)
+    with pytest.raises(ConflictError, match="run the audit again"):
+        step(world, reports, "blind")
+
+
+def test_a_model_is_judged_again_only_on_the_dataset_of_its_report(world, reports, tmp_path):
+    reigns(world, "elsewhere", tmp_path, 0.3)
+    (tmp_path / "log").mkdir()
+    small.ingest_rows(tmp_path / "log", rows=800)
+    with pytest.raises(InputError, match="is another"):
+        step(world, reports, "elsewhere", dataset=tmp_path / "log" / "dataset")
+
+
 def test_of_two_steps_that_race_only_the_older_version_stays(client, world, reports, registered):
     """Both have looked and found nothing; both create: the second withdraws its own."""
     content = digest(world.slim)
@@ -206,13 +263,13 @@ def test_a_model_that_is_not_certified_is_refused_with_its_reason(client, world,
 def test_a_report_on_another_model_does_not_register_this_one(world, reports, tmp_path):
     other = small.make(tmp_path, rows=1500)
     with pytest.raises(InputError, match="judges another model"):
-        register.run(RegisterConfig(name="other"), Tracker(), slim=other.slim, report=reports / "accept")
+        register.run(RegisterConfig(name="other"), Tracker(), slim=other.slim, report=reports["accept"])
 
 
 def test_registering_without_a_tracking_server_says_what_to_set(world, reports, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI"):
-        register.run(RegisterConfig(), Tracker(), slim=world.slim, report=reports / "accept")
+        register.run(RegisterConfig(), Tracker(), slim=world.slim, report=reports["accept"])
 
 
 def test_stage_runs_are_nested_under_the_audit_with_flat_params_and_no_secrets(client, monkeypatch):

@@ -1,0 +1,49 @@
+"""A judgement that the champion overtook: the same model, on the same rows, against the one that reigns now."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from slimrec.artifacts import digest
+from slimrec.config import EvaluateConfig
+from slimrec.data.dataset import Dataset
+from slimrec.errors import InputError
+from slimrec.model.files import load_model
+from slimrec.model.scoring import score
+from slimrec.registry import versions
+from slimrec.registry.champion import judge, reigning
+
+
+def overtaken(name: str, slim: Path, decision: dict[str, Any]) -> bool:
+    """Whether another model than `decision` (report.json) judged against is champion of `name`, and not this one itself."""
+    server = versions.connect()
+    version = versions.version_at(server, name, versions.CHAMPION)
+    content = versions.content(server, name, version) if version else ""
+    judged = decision["champion"] or {"version": "", "digest": ""}
+    same = version == judged["version"] and content == judged.get("digest", content)
+    return not same and (not version or content != digest(slim))
+
+
+def judge_again(name: str, slim: Path, dataset: Path, decision: dict[str, Any]) -> dict[str, Any]:
+    """The decision with its part about the champion judged anew, under the limits that it was made with.
+
+    The report stays as it was written; what is new is told in the reason. Raises InputError where this is not the
+    dataset that was judged on, or the source no longer is what was ingested.
+    """
+    model = load_model(slim, "slim")
+    data = Dataset.open(dataset, fields=model.schema.names, check=True)
+    if data.fingerprint != decision["dataset"]:
+        raise InputError(
+            f"the report judges on dataset {decision['dataset'][:16]}, {dataset} is another: evaluate again"
+        )
+    limits = EvaluateConfig(**{key: decision[key] for key in ("allowed_auc_loss", "confidence")})
+    with tempfile.TemporaryDirectory() as scratch:
+        champion = reigning(name, Path(scratch))
+        test = data.split("test")
+        judged = champion and judge(limits, champion, dataset, test, score(model, test))
+    said = "against " + (
+        f"version {judged['version']}, which became champion" if judged else "none, as its champion went"
+    )
+    return {**decision, "champion": judged, "reason": f"{decision['reason']}; judged again {said} after the report"}
