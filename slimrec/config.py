@@ -6,10 +6,10 @@ import codecs
 import warnings
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator, model_validator
 from pydantic import Field as Option
 
 from slimrec.errors import ConfigError, InputError, did_you_mean
@@ -186,9 +186,30 @@ class PruneConfig(_Config):
     hidden_keep: float | None = Option(None, gt=0, le=1)  # share of the hidden units that stays; None: all
 
 
+GROUP_SIZE = "group size"  # what a slice is of, beside the fields
+
+
+class SliceConfig(_Config):
+    """Rows that are protected: some values of a field, or ranges of a number; a name alone stands for its `of`."""
+
+    of: str = Option(min_length=1)  # field of the log, whether it is dropped or not; or group size: rows of it in train
+    values: tuple[
+        bool | int | float | str, ...
+    ] = ()  # of a category or bag; none: the most frequent ones, and the rest
+    parts: int = Option(4, ge=1, le=100)  # so many most frequent values, or ranges of as many rows each
+    allowed_auc_loss: float | None = Option(None, ge=0, lt=1)  # of each of them; None: what all are allowed
+
+
+def _as_slice(value: Any) -> Any:
+    return {"of": value} if isinstance(value, str) else value
+
+
 class EvaluateConfig(_Config):
     allowed_auc_loss: float = Option(0.001, ge=0, lt=0.5)
     confidence: float = Option(0.95, gt=0.5, lt=1)
+    slices: tuple[Annotated[SliceConfig, BeforeValidator(_as_slice)], ...] = ()  # see `slimrec.verdict.slices`
+    allowed_slice_loss: float = Option(0.01, ge=0, lt=1)  # AUC that each slice may lose
+    unproven_slices: Literal["veto", "remark"] = "veto"  # those with too few rows to tell such a loss
     latency_repeats: int = Option(50, ge=1)
     champion: str = ""  # registered model whose champion the slim model is compared with too; "" for none
 
@@ -343,5 +364,24 @@ def check_schema(recipe: Recipe) -> None:
         schema, per_field = read_schema(recipe.ingest.fields), recipe.pretrain.probes
         searched = with_probes(schema, per_field, seed=0) if per_field else schema
         recipe.prune.budget.check(len(schema.fields), len(searched.fields) - len(schema.fields))
+        check_slices(recipe.evaluate.slices, schema)
     elif not recipe.ingest.source.startswith("planted:"):
         raise ConfigError("IngestConfig needs 'fields': a schema YAML; `slimrec schema PATH` drafts one from the data")
+
+
+def check_slices(slices: tuple[SliceConfig, ...], schema: Schema) -> None:
+    """Raises ConfigError for a slice of something that the log has not, or that cannot be sliced so."""
+    fields = {field.name: field for field in schema.fields if field.kind != "vector"}
+    for each in slices:
+        if each.of == GROUP_SIZE and not schema.group:
+            raise ConfigError(f"evaluate.slices: '{GROUP_SIZE}' needs a `group` in the schema: the column of the user")
+        if each.of != GROUP_SIZE and each.of not in fields:
+            allowed = (*fields, GROUP_SIZE)
+            raise ConfigError(
+                f"evaluate.slices: no category, bag or number is named '{each.of}'; {did_you_mean(each.of, allowed)}"
+            )
+        field = fields.get(each.of)
+        if each.values and (field is None or field.kind == "number" or field.cross):
+            raise ConfigError(f"evaluate.slices: '{each.of}' has no `values` to name; say in how many `parts`")
+        if field and field.hash_rows and not each.values:
+            raise ConfigError(f"evaluate.slices: the values of '{each.of}' are hashed and have no names; give `values`")

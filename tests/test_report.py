@@ -75,6 +75,7 @@ def facts(count=12, verdict="certified", names=None, threshold=None):
         "hidden": {"full": [64, 32], "slim": [64, 32]},
         "threshold": threshold,
         "leaks": [],
+        "slices": [],
         "self_test": {
             "failed": "",
             "same": 0.0,
@@ -268,3 +269,24 @@ def test_the_path_goes_from_the_first_field_to_fall_to_the_last_and_tells_doubt_
     page = html(told)
     assert "Path" in Page(page).text and "costs you 0.02" in page and "-0.02" in page
     assert path(facts()) is None and "<h2>Path</h2>" not in html(facts())
+
+
+def sliced(*kinds):
+    """Facts with a slice of each of these verdicts."""
+    told = facts()
+    for kind in kinds:
+        low, high = (None, None) if kind == "scarce" else (-0.02, -0.015)
+        figures = {"full": 0.8, "slim": 0.79, "difference": -0.0175, "low": low, "high": high, "clusters": 9}
+        part = {"name": f"{kind} {HOSTILE}", "allowed": 0.01, "verdict": kind, "rows": 5012, **figures}
+        told["slices"].append({**part, "rows_needed": None if kind == "rejected" else 61_000})
+    return told
+
+
+def test_slices_stand_in_a_table_with_their_bounds_and_without_any_there_is_none():
+    told = sliced("certified", "rejected", "open", "scarce")
+    page, text = Page(html(told)).text, markdown(told)
+    for kind in ("certified", "rejected", "open", "scarce"):
+        assert f"{kind} {HOSTILE}" in page
+    assert "5\u202f012 rows of about 61\u202f000" in page and "\u22120.02000" in page and "unknown" in page
+    assert text.count("| 5\u202f012 |") == 4 and "| unknown |" in text and "<script>" not in text + html(told)
+    assert "Protected slices" not in html(facts()) + markdown(facts())

@@ -127,6 +127,13 @@ class Split:
         """int64 (n,), the number of each row in the source."""
         return self._column(ROW, np.int64)
 
+    def stored(self, column: str) -> np.ndarray:
+        """A column of the shards as it is stored, (n,) or (n, width)."""
+        if not self._batches:
+            return np.empty(0)
+        values = np.concatenate([matrix(batch.column(column)) for batch in self._batches])
+        return values if self._rows is None else values[self._rows]
+
     def _column(self, name: str, kind: type) -> np.ndarray:
         values = [batch.column(name).to_numpy() for batch in self._batches]
         joined = np.concatenate(values) if values else np.empty(0, kind)

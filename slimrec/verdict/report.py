@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from slimrec.artifacts import write_json
 from slimrec.verdict.path import path
 from slimrec.verdict.soundness import leaking, piloted, self_test, trainings, worth
-from slimrec.verdict.wording import figure, literal, signed, size, whole
+from slimrec.verdict.wording import bound, figure, literal, signed, size, whole
 
 PROBED = "share of meaningless fields to expect among those that score as high, told by shuffled copies of the fields"
 Facts = dict[str, Any]  # the content of report.json; made by the evaluate stage
@@ -31,7 +31,7 @@ def html(facts: Facts) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
     environment.trim_blocks = environment.lstrip_blocks = True
-    environment.filters.update(size=size, figure=figure, signed=signed, whole=whole, scored=scored)
+    environment.filters.update(size=size, bound=bound, figure=figure, signed=signed, whole=whole, scored=scored)
     template = environment.get_template("report.html.jinja")
     return template.render(
         facts,
@@ -69,6 +69,7 @@ def markdown(facts: Facts) -> str:
     ]
     lines += ["| | full | slim | change |", "|---|---:|---:|---:|"]
     lines += [f"| {name} | {full} | {slim} | {change} |" for name, full, slim, change in before_after(facts)]
+    lines += _protected(facts)
     lines += ["", f"## {stoppable_title(facts)}", "", ", ".join(map(literal, facts["stoppable"])) or "None."]
     lines += ["", "## Fields", ""]
     lines += ["| field | kind | fate | score | columns | rows | table | remark |"]
@@ -101,6 +102,19 @@ def markdown(facts: Facts) -> str:
     ]
     lines += ["", f"Method {literal(made['method'])}, seed {made['seed']}, data `{facts['dataset'][:16]}`."]
     return "\n".join(lines) + "\n"
+
+
+def _protected(facts: Facts) -> list[str]:
+    """The table of slices, where there are any."""
+    if not facts["slices"]:
+        return []
+    lines = ["", "## Protected slices", "", "| slice | verdict | rows | change | not below | not above | allowed |"]
+    lines += ["|---|---|---:|---:|---:|---:|---:|"]
+    for part in facts["slices"]:
+        figures = (bound(part[name]) for name in ("difference", "low", "high"))
+        cells = (literal(part["name"]), part["verdict"], whole(part["rows"]), *figures, signed(-part["allowed"]))
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def headline(facts: Facts) -> str:

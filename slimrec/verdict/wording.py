@@ -31,6 +31,11 @@ def signed(value: float) -> str:
     return "0" if float(text) == 0 else text.replace("-", "\u2212")
 
 
+def bound(value: float | None) -> str:
+    """A change, where there is one."""
+    return "unknown" if value is None else signed(value)
+
+
 def literal(text: str) -> str:
     """Text that Markdown shows as it is: no markup, no HTML, no new cell."""
     return re.sub(r"([\\`*_\[\]()#+!|~])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
