@@ -123,6 +123,18 @@ def test_an_intent_is_reverted_where_its_version_is_gone(client):
     assert champion_of(client, "gone") == "1"
 
 
+def test_a_rollback_passes_over_the_champion_and_without_another_says_what_to_do(client):
+    ledger = model(client, "alone", 2, champion="1")
+    write(ledger, "commit", "", "1")
+    with pytest.raises(InputError, match="'alone' has no earlier champion to go back to; promote a version instead"):
+        promotion.rollback("alone")
+    write(ledger, "commit", "1", "2")
+    client.set_registered_model_alias("alone", CHAMPION, "2")
+    with pytest.raises(InputError, match=r"go back to \(version 1 passed over: version 1 of 'alone' has no files"):
+        promotion.rollback("alone")
+    assert champion_of(client, "alone") == "2" and len(ledger.entries()) == 2
+
+
 def test_nobody_who_has_moved_nothing_puts_an_alias_back(client):
     ledger = model(client, "by-hand", 2)
     write(ledger, "commit", "", "1")
@@ -213,6 +225,14 @@ def test_who_comes_second_to_begin_a_ledger_goes_on_in_the_first_and_leaves_no_r
     place = client.get_experiment_by_name(ledgers.RUNS).experiment_id
     (run,) = client.search_runs([place], f"tags.`{ledgers.RUN}` = 'begun'")
     assert run.info.run_id == first._run and run.info.status == "FINISHED"
+
+
+def test_a_ledger_goes_along_with_a_model_that_is_renamed(client):
+    write(model(client, "first-name"), "commit", "", "1")
+    client.rename_registered_model("first-name", "second-name")
+    assert [e.after for e in Ledger(client, "second-name").entries()] == ["1"]
+    time.sleep(0.01)  # MLflow counts milliseconds
+    assert model(client, "first-name").entries() == []
 
 
 def test_a_ledger_whose_experiment_was_deleted_is_not_begun_anew(client):
