@@ -142,6 +142,14 @@ def test_bounds_are_students_with_one_degree_of_freedom_less_than_the_rarer_clas
     assert found.high == pytest.approx(found.difference + up)
 
 
+@pytest.mark.parametrize(("positives", "bounded"), [(1, False), (2, True)])
+def test_one_row_of_a_class_gives_a_difference_and_no_bounds_and_two_give_bounds(positives, bounded):
+    label = np.arange(60) < positives
+    found = compare(label, np.arange(60.0), np.arange(60.0) % 7)
+    assert found.difference is not None and (found.low is not None) == (found.high is not None) == bounded
+    assert verdict(found, 0.4)[0] == "inconclusive"
+
+
 def reach(parts, most):
     """Error and bounds of a sum of these parts, at 95 %."""
     return _reach(SimpleNamespace(count=len(parts), powers=[(parts**k).sum() for k in (2, 3, 4)]), most, 0.95)

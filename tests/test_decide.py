@@ -178,7 +178,7 @@ def test_twins_that_matter_are_never_both_dropped_and_the_cheaper_one_comes_back
     assert not {"item", "user"} & set(decide(scored(item=0.2, user=0.1), idle, Budget(), False, seed=0).kept)
 
 
-@pytest.mark.parametrize("budget", [Budget(keep=0.67), Budget(fields=4), Budget(max_bytes=12 * 16 + 50 * 16)])
+@pytest.mark.parametrize("budget", [Budget(keep=2 / 3), Budget(fields=4), Budget(max_bytes=12 * 16 + 50 * 16)])
 def test_what_comes_back_takes_the_place_of_a_weaker_field_and_no_budget_is_exceeded(budget):
     pair = found(twins=(Twins(fields=("item", "user"), together=MUCH),))
     selection = decide(scored(item=0.2, user=0.1, noise=0.5), pair, budget, False, seed=0)

@@ -118,3 +118,8 @@ def test_passes_are_written_as_people_say_them():
     assert passes([phase(allowed=1)]) == "1 epoch of 1,000 rows"
     assert passes([phase(), phase(allowed=2, rows=50)]) == "4 epochs of 1,000 rows + 2 epochs of 50 rows"
     assert taken([phase(3).model_dump(), phase(1, 1).model_dump()]) == "3 + 1 epochs, 4 steps, stopped early"
+    assert (
+        taken([phase(4).model_dump()]) == "4 epochs, 4 steps"
+        and taken([phase(1, 1).model_dump()]) == "1 epoch, 1 steps"
+    )
+    assert taken([phase(3).model_dump()]) == "3 epochs, 3 steps, stopped early"

@@ -7,7 +7,7 @@ import pytest
 
 from slimrec.verdict.certify import compare
 from slimrec.verdict.selftest import check
-from slimrec.verdict.soundness import self_test
+from slimrec.verdict.soundness import leaking, self_test, trainings, worth
 
 RANDOM = np.random.default_rng(0)
 LABEL = (RANDOM.random(4000) < 0.3).astype(int)
@@ -58,8 +58,26 @@ def test_a_field_that_hurts_less_than_these_rows_can_tell_is_not_told():
 def test_the_report_says_what_came_of_it_in_a_sentence():
     facts = {"failed": "", "knows": True, "field": "", "told": False, "shuffled": None}
     assert "passed" in self_test({"self_test": facts})
+    assert "it has little to lose" in self_test({"self_test": facts | {"knows": False}})
     assert "Failed: it broke" in self_test({"self_test": facts | {"failed": "it broke"}})
     shuffled = facts | {"field": "site", "shuffled": -0.01}
     said = self_test({"self_test": shuffled})
     assert "site shuffled, the slim model's AUC changes by \u22120.01000" in said and "is too small to be told" in said
     assert "which is told" in self_test({"self_test": shuffled | {"told": True}})
+
+
+def test_the_report_says_what_its_rows_are_worth_and_what_does_not_count_again():
+    evidence = {"positive_effective": 1812.6, "negative_effective": 5411.2, "copies": 0}
+    said = worth({"rows": 100_021, "evidence": evidence})
+    assert (
+        "100\u202f021 rows tell as much as 1\u202f813 positive and 5\u202f411 negative independent observations" in said
+    )
+    assert "repeat" not in said
+    assert "; 7 rows repeat another one" in worth({"rows": 9, "evidence": evidence | {"copies": 7}})
+
+
+def test_trusted_leaks_come_last_and_trainings_that_are_not_told_are_left_out():
+    leaks = [{"trusted": trusted, "said": f"it is {trusted}"} for trusted in (True, False)]
+    assert leaking({"leaks": leaks}) == ["Looks like a leak: it is False.", "Trusted: it is True."]
+    phase = {"epochs": 2, "steps": 9, "epochs_allowed": 2}
+    assert trainings({"training": {"full": None, "slim": [phase]}}) == [("slim", "2 epochs, 9 steps")]
