@@ -138,3 +138,18 @@ def test_code_is_told_by_what_its_files_hold_and_where_they_lie(tmp_path):
     assert brought.digest([package]) == brought.digest([same]) != "" == brought.digest([])
     (same / "parts" / "layer.py").rename(same / "layer.py")
     assert brought.digest([package]) != brought.digest([same])
+
+
+def test_a_network_from_a_package_needs_the_release_that_it_came_with(tmp_path):
+    here = f"numpy=={np.__version__}"
+    for pinned, said in (
+        (here, ""),
+        ("numpy==0.1", f"it came with numpy==0.1, installed here is {here}"),
+        ("numpy-financial==1.0", f"it came with another package, installed here is {here}"),
+    ):
+        (tmp_path / "requirements.txt").write_text(f"mlflow==3.0\n{pinned}\n", encoding="utf-8")
+        assert brought.other_release(tmp_path, ["numpy"]) == said
+    assert brought.other_release(tmp_path, []) == ""
+    assert "the package of 'no_such_net', which is not installed here" in brought.other_release(
+        tmp_path, ["no_such_net"]
+    )

@@ -274,6 +274,14 @@ def test_effective_numbers_are_those_of_even_clusters_and_fall_with_uneven_weigh
     assert heavy.positive_effective < 0.2 * label.sum()
 
 
+def test_what_is_told_of_the_rows_is_told_of_the_right_class():
+    label, weight = [1, 1, 1, 0, 0, 0, 0, 0], [1, 1, 2, 1, 1, 1, 1, 0]
+    found = compare(np.array(label), np.arange(8.0), np.arange(8.0), weight, np.array(list("aabbccdd")))
+    assert (found.clusters, found.positive_clusters, found.negative_clusters, found.rows) == (4, 2, 3, 7)
+    assert (found.positive_effective, found.negative_effective) == pytest.approx((2, 8 / 3))
+    assert found.largest_share == 0.5 and found.copies == 0 and found.confidence == 0.95
+
+
 def test_copies_of_a_line_count_once_and_are_told():
     label, full, slim, _ = world(13, rows=500, ties=False)
     once = compare(label, full, slim)

@@ -135,6 +135,17 @@ def test_a_rollback_passes_over_the_champion_and_without_another_says_what_to_do
     assert champion_of(client, "alone") == "2" and len(ledger.entries()) == 2
 
 
+def test_of_two_that_looked_at_the_same_ledger_one_moves_and_one_does_not(client):
+    ledger = model(client, "looked", 3, champion="1")
+    what = {"action": "promote", "before": "1", "digest": "", "why": ""}
+    entries = ledger.entries()
+    assert promotion._move(client, ledger, entries, after="2", **what) is True and champion_of(client, "looked") == "2"
+    assert promotion._move(client, ledger, entries, after="3", **what) is False and champion_of(client, "looked") == "2"
+    with pytest.raises(ConflictError, match="version 3 of 'looked' is not champion: the champion became version 2 by"):
+        promotion._move(client, ledger, ledger.entries(), after="3", **what)
+    assert [e.kind for e in ledger.entries()] == ["intent", "commit", "intent", "revert"]
+
+
 def test_nobody_who_has_moved_nothing_puts_an_alias_back(client):
     ledger = model(client, "by-hand", 2)
     write(ledger, "commit", "", "1")
@@ -263,6 +274,10 @@ def test_without_a_name_of_the_server_the_author_is_who_runs_the_process(monkeyp
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "")
     monkeypatch.setenv("LOGNAME", "bob")
     assert ledgers.author() == "bob"
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 54321)  # as in a container: a user without a name
+    assert ledgers.author() == "user 54321"
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann")
     assert ledgers.author() == "ann"
 

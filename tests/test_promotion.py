@@ -76,6 +76,7 @@ def test_promotions_and_rollbacks_are_written_down_and_move_the_alias(client, sl
     assert kinds(client, "story") == [(kind, *move) for move in wanted for kind in ("intent", "commit")]
     entries = Ledger(client, "story").entries()
     assert {entry.by for entry in entries} == {"ann"} and entries[0].why == "it is better"
+    assert entries[-1].why == ""
     assert entries[3].digest == digest(slims[1])
 
 
