@@ -73,6 +73,19 @@ def test_alike_rows_whose_labels_mix_as_chance_has_it_are_no_copies():
     assert found(alike, scores=scores).copies == 800 - len(np.unique(line))
 
 
+def test_sets_of_one_size_are_no_copies_where_their_labels_mix_as_chance_has_it():
+    label, scores, _ = lines(sets=200)
+    assert found(label, scores=scores).copies == 400
+    assert found(np.random.default_rng(4).random(600) < 0.4, scores=scores).copies == 0
+
+
+def test_where_labels_are_too_rare_to_tell_sets_whose_sizes_vary_as_chance_has_it_are_no_copies():
+    line = np.random.default_rng(5).integers(0, 200, 800)
+    rare, thrice = np.arange(800) < 2, lines(sets=200)[1]
+    assert found(rare, scores=np.column_stack([line, line]) / 3.0).copies == 0
+    assert found(np.zeros(600, bool), scores=thrice).copies == 400
+
+
 def test_how_likely_labels_mix_is_read_from_sets_of_similar_score_without_the_set_itself():
     """In 40 sets with a share of a half all about them, two rows differ half of the time, three more often."""
     positives, sizes = np.tile([1, 1], 20), np.full(40, 2)

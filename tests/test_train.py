@@ -345,16 +345,18 @@ def test_each_epoch_is_logged_at_its_last_step_with_the_scores_of_a_gate_that_le
         assert {name: values[name] for name in row} == row and 0 < row["epoch_seconds"] < HANG
 
 
-def test_a_warm_start_that_no_epoch_makes_better_stays(data):
+@pytest.mark.parametrize("warm", [True, False])
+def test_a_warm_start_that_no_epoch_makes_better_stays_and_any_other_start_does_not_count(data, warm):
+    before = trainer(data, method="none", learning_rate=0.02, embedding_learning_rate=0.02)
+    before.fit()
+    start = weights(before)
     one = trainer(data, method="none", learning_rate=5.0, embedding_learning_rate=5.0)
-    trainer_of_the_start = trainer(data, method="none", learning_rate=0.02, embedding_learning_rate=0.02)
-    trainer_of_the_start.fit()
-    start = weights(trainer_of_the_start)
     one.model.load_state_dict(start)
-    one.warm = True
+    one.warm = warm
     figures = one.fit()
-    assert all(torch.equal(start[name], tensor) for name, tensor in weights(one).items())
-    assert figures["valid_auc"] == trainer_of_the_start.best_auc > max(row["valid_auc"] for row in one.history)
+    reached = max(row["valid_auc"] for row in one.history)
+    assert all(torch.equal(start[name], tensor) for name, tensor in weights(one).items()) == warm
+    assert figures["valid_auc"] == (before.best_auc if warm else reached) and reached < before.best_auc
 
 
 def test_every_draw_of_every_step_has_a_seed_of_its_own(data):
