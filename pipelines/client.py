@@ -15,6 +15,7 @@ from slimrec.pipelines.connection import address, connect
 from slimrec.pipelines.cron import check
 from urllib3.exceptions import HTTPError
 
+from slimrec import faults
 from slimrec.config import AUTO, Recipe
 from slimrec.errors import ConfigError, ConflictError, SlimrecError, TransientError
 from slimrec.track import redact
@@ -203,9 +204,14 @@ class Cluster:
             return call(*given, **named, _request_timeout=_SECONDS)
         except api.ApiException as error:
             raise _refused(self.host, error) from None
-        except (HTTPError, OSError) as error:
-            said = " ".join(redact(error).split())[:300]
-            raise TransientError(f"Kubeflow Pipelines at {self.host} cannot be reached: {said}; try again") from None
+        except (HTTPError, OSError, ValueError) as error:
+            failure = faults.sort(error, f"Kubeflow Pipelines at {self.host}", setting="KFP_HOST")
+            if failure is None:
+                raise
+            if isinstance(failure, TransientError):
+                said = " ".join(redact(error).split())[:300]
+                failure = TransientError(f"Kubeflow Pipelines at {self.host} cannot be reached: {said}; try again")
+            raise failure from None
 
     def _once(self, find: Callable[[], list], make: Callable[[], Any]) -> Any:
         """What there is, else what is made; what somebody else makes in between counts as found."""
@@ -248,6 +254,10 @@ def _refused(host: str, error: api.ApiException) -> SlimrecError:
     sentence = f"Kubeflow Pipelines at {host} answered {error.status}: {' '.join(str(said).split())[:300]}"
     if error.status == 409:
         return ConflictError(f"{sentence}; somebody else was at it, try again")
-    if error.status and 400 <= error.status < 500 and error.status not in (408, 429):
+    if error.status and 300 <= error.status < 400:
+        return ConfigError(f"{sentence}; it leads elsewhere (a login page?): check the address, set KFP_TOKEN")
+    if error.status == 407:
+        return ConfigError(f"{sentence}; give the proxy's user and password in HTTP_PROXY or HTTPS_PROXY")
+    if error.status and 400 <= error.status < 500 and error.status not in (408, 425, 429):
         return ConfigError(sentence)
     return TransientError(f"{sentence}; try again")

@@ -13,6 +13,7 @@ from slimrec.pipelines.audit import Step, arguments, build, named
 from slimrec.pipelines.images import require_digest
 from slimrec.pipelines.sizes import Size, sizes
 
+from slimrec.artifacts import write_text
 from slimrec.artifacts.codebase import COMPILED, compiled
 from slimrec.config import Recipe
 from slimrec.errors import ConfigError
@@ -47,7 +48,7 @@ def write(
     """Write what `text` gives; raises what it raises, and then writes nothing."""
     content = text(recipe, preset, allow_tag, by_hand)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content, encoding="utf-8")
+    write_text(path, content)
 
 
 def text(recipe: Recipe | None, preset: str = "S", allow_tag: bool = False, by_hand: Sequence[str] = ()) -> str:

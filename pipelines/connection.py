@@ -1,8 +1,9 @@
 """How a Kubeflow Pipelines server is reached: its address as people have it, proxies, certificates, and a token."""
 
 import os
+import re
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import kfp_server_api as api
 from requests.utils import get_auth_from_url, get_environ_proxies, select_proxy
@@ -17,8 +18,8 @@ def address(host: str) -> str:
 
     Raises ConfigError for what is no http address, and for one with a password in it.
     """
-    parts = urlsplit(host.strip())
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+    parts = _split(host.strip())
+    if parts is None or parts.scheme not in ("http", "https") or "@" in parts.netloc:
         raise ConfigError(
             f"the host of Kubeflow Pipelines is '{redact(host)}'; give --host URL or set KFP_HOST, "
             "for example to https://kubeflow.example/pipeline, a token by KFP_TOKEN"
@@ -27,6 +28,15 @@ def address(host: str) -> str:
     if path.startswith("/_/"):  # Kubeflow's dashboard shows /pipeline in a frame of its own
         path = path.removeprefix("/_")
     return f"{parts.scheme}://{parts.netloc}{path}"
+
+
+def _split(url: str) -> SplitResult | None:
+    """The parts of a URL; None for one without a host, or with what is no host or no port."""
+    try:
+        parts = urlsplit(url)
+        return parts if parts.hostname and not re.search(r"[\s<>]", parts.netloc) and parts.port != 0 else None
+    except ValueError:
+        return None
 
 
 def token() -> str:
@@ -39,7 +49,10 @@ def token() -> str:
             held = Path(file).read_text(encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"KFP_TOKEN_FILE names {file}, which cannot be read: {error.strerror}") from None
-    return held.strip()
+    held = held.strip()
+    if not held.isascii() or not held.isprintable():
+        raise ConfigError("the token of KFP_TOKEN or KFP_TOKEN_FILE holds what no token has: one line of ASCII is sent")
+    return held
 
 
 def connect(host: str, token: str) -> api.ApiClient:
@@ -51,9 +64,9 @@ def connect(host: str, token: str) -> api.ApiClient:
     proxy = select_proxy(host, get_environ_proxies(host))  # HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, without NO_PROXY
     if proxy:
         proxy = proxy if "://" in proxy else f"http://{proxy}"
-        if urlsplit(proxy).scheme not in ("http", "https"):
+        if (parts := _split(proxy)) is None or parts.scheme not in ("http", "https"):
             raise ConfigError(
-                f"the environment's proxy for {host} is '{redact(proxy)}'; only http and https are spoken"
+                f"the environment's proxy for {host} is '{redact(proxy)}'; give http://HOST:PORT or https://HOST:PORT"
             )
         settings.proxy = parse_url(proxy)._replace(auth=None).url
         user, password = get_auth_from_url(proxy)

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from slimrec.pipelines.local import folder_of
 
+from slimrec.artifacts import write_text
 from slimrec.config import read_yaml
 from slimrec.errors import ConfigError, InputError
 
@@ -40,7 +41,7 @@ def write(log: str, label: str | None, output: Path | None, model: str | None, l
             )
     output.mkdir(parents=True, exist_ok=True)
     for each, text in texts.items():
-        each.write_text(text, encoding="utf-8")
+        write_text(each, text)
     return path
 
 

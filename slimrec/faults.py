@@ -60,9 +60,22 @@ DENIED = {
 MISSING = {"NoSuchKey", "NoSuchBucket", "404", "InvalidBucketName", "PermanentRedirect"}
 _AGAIN = "check the server, run again"
 _LOG_IN = "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, and that user's rights"
-_ADDRESS = "check the address in MLFLOW_TRACKING_URI"
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")  # user:password@ in a URL
+_CERTIFICATE = "check http or https in the address, and the certificate (REQUESTS_CA_BUNDLE)"
+# Errors of clients, by name: an address, a header or a setting is wrong, and stays so.
+_WRONGLY_SET = {
+    *("InvalidURL", "MissingSchema", "InvalidSchema", "LocationParseError", "LocationValueError", "InvalidProxyURL"),
+    *("InvalidHeader", "TooManyRedirects", "ArgumentError", "NoSuchModuleError"),
+}
+# What boto3 and botocore raise that heals, by the names of classes; all else that they raise is a setting.
+_STORE_HEALS = {
+    *("HTTPClientError", "ConnectionError", "ClientError", "IncompleteReadError", "ChecksumError", "WaiterError"),
+    *("FlexibleChecksumError", "AwsChunkedWrapperError", "CredentialRetrievalError", "TokenRetrievalError"),
+    *("MetadataRetrievalError", "CapacityNotAvailableError", "Boto3Error"),
+}
+_CLIENTS = {"mlflow", "requests", "urllib3", "urllib", "http", "sqlalchemy", "botocore", "boto3"}
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s]+@")  # user:password@ in a URL; a password may hold an @
 _SECRET_QUERY = re.compile(r"(?i)([?&][^=&\s]*(?:key|token|secret|signature|password)[^=&\s]*=)[^&\s]+")
+_HEADER = re.compile(r"""(?i)(['"](?:bearer|basic) )[^'"]*""")  # a token that was refused as it stands
 # What a database or MLflow says in words only, the first that fits: pattern, whether it heals, remedy.
 _WORDS: tuple[tuple[str, bool, str], ...] = (
     (
@@ -86,25 +99,33 @@ _WORDS: tuple[tuple[str, bool, str], ...] = (
     (r"authentication failed|no pg_hba|[Aa]ccess denied for user", False, "check user and password of the database"),
     (r"(role|database) \S+ does not exist|Unknown database", False, "check user and name of the database"),
     (r"value too long|[Dd]ata too long|exceeds the maximum length", False, "give a shorter name"),
-    (r"not in a valid JSON format", False, f"what answers there is no MLflow server: {_ADDRESS}"),
+    (r"not in a valid JSON format", False, "what answers there is no MLflow server: check the address in {setting}"),
+    (r"Could not parse SQLAlchemy URL", False, "give sqlite:///PATH/mlflow.db, or the address of a server"),
+    (r"Could not find (a suitable TLS|the TLS)", False, _CERTIFICATE),
     (r"in the 'active' state|deleted state|state is deleted", False, "restore it in MLflow, or use another name"),
-    (r"[Dd]atabricks|Unity Catalog", False, _ADDRESS),
+    (r"[Dd]atabricks|Unity Catalog", False, "check the address in {setting}"),
     (r"'?(AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken)\b", False, "check the AWS credentials"),
     (r"\b(NoSuchBucket|NoSuchKey)\b", False, "what MLflow keeps there is gone: check its artifact store"),
 )
 
 
-def sort(error: Exception, where: str = "", places: Iterable[str | os.PathLike] = ()) -> SlimrecError | None:
+def sort(
+    error: Exception, where: str = "", places: Iterable[str | os.PathLike] = (), setting: str = "MLFLOW_TRACKING_URI"
+) -> SlimrecError | None:
     """What an error of others means to a person; None for one that is nobody's but our own.
 
     10 or 20 where only another input, address, name or right helps, 30 where it heals by itself. `where` says whom we
-    asked (an address without credentials), `places` which folders were written to, for a disk that is full.
+    asked (an address without credentials), `setting` what names that address, `places` which folders were written to,
+    for a disk that is full.
     """
     if isinstance(error, SlimrecError):
         return error
     chain = list(_chain(error))
+    for each in chain:
+        if isinstance(each, UnicodeEncodeError) and each.reason == "surrogates not allowed":
+            return InputError(f"{ascii(each.object)[:300]} is not UTF-8; rename that file or folder")
     if found := next((each for each in chain if _of_server(each)), None):
-        return _server(found, chain, where or "what was asked")
+        return _server(found, chain, where or "what was asked", setting)
     system = next((each for each in map(_system, chain) if each is not None), None)
     return None if system is None else of_system(system, places)
 
@@ -159,16 +180,27 @@ def _system(error: BaseException) -> OSError | None:
 
 
 def _of_server(error: BaseException) -> bool:
-    top = type(error).__module__.partition(".")[0]
-    return top in ("mlflow", "requests", "urllib3", "sqlalchemy", "botocore", "boto3") or _lacks_package(error)
+    return _top(type(error).__module__) in _CLIENTS or _lacks_package(error) or _is_refused_value(error)
+
+
+def _top(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def _is_refused_value(error: BaseException) -> bool:
+    """Whether a client refused a value, as botocore does an endpoint without a scheme: an error of no class of theirs."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    return isinstance(error, ValueError) and at is not None and _top(at.tb_frame.f_globals["__name__"]) in _CLIENTS
 
 
 def _lacks_package(error: BaseException) -> bool:
     return isinstance(error, ModuleNotFoundError) and not (error.name or "slimrec").startswith("slimrec")
 
 
-def _server(error: BaseException, chain: list[BaseException], where: str) -> SlimrecError:
-    said = _words(error)
+def _server(error: BaseException, chain: list[BaseException], where: str, setting: str) -> SlimrecError:
+    said, address = _words(error), f"check the address in {setting}"
 
     def bad(kind: type[SlimrecError], remedy: str) -> SlimrecError:
         return kind(f"{where} refused: {said}; {remedy}")
@@ -178,49 +210,63 @@ def _server(error: BaseException, chain: list[BaseException], where: str) -> Sli
     for pattern, healing, remedy in _WORDS:
         if re.search(pattern, said):
             kind = InputError if "'active'" in pattern else ConfigError
-            return TransientError(f"{where} failed: {said}; {remedy or _AGAIN}") if healing else bad(kind, remedy)
+            remedy = remedy.format(setting=setting) or _AGAIN
+            return TransientError(f"{where} failed: {said}; {remedy}") if healing else bad(kind, remedy)
     if code := next((_store_code(each) for each in chain if _store_code(each)), ""):
         if code in DENIED:
             return bad(InputError, f"check the AWS credentials and rights ({code})")
         if code in MISSING:
             return bad(InputError, f"check the address ({code})")
     if is_unresolved(error):
-        return bad(ConfigError, f"there is no such host: {_ADDRESS}")
+        return bad(ConfigError, f"there is no such host: {address}")
     for each in chain:
         if isinstance(each, ssl.SSLError):
             return _tls(each, f"{where} failed: {said}")
+        if type(each).__name__ in _WRONGLY_SET:
+            return bad(ConfigError, address)
         if isinstance(each, OverflowError | UnicodeError):
             return bad(InputError, "give another value")
-        if type(each).__name__ in (
-            "InvalidURL",
-            "MissingSchema",
-            "InvalidSchema",
-            "LocationParseError",
-            "InvalidProxyURL",
-        ):
-            return bad(ConfigError, _ADDRESS)
-    return _by_code(error, said, where, bad)
+        if _is_refused_value(each) or _is_stores_setting(each):
+            return bad(ConfigError, "check that address or setting in the environment")
+    return _by_code(error, said, where, address, bad)
 
 
-def _by_code(error: BaseException, said: str, where: str, bad) -> SlimrecError:
+def _is_stores_setting(error: BaseException) -> bool:
+    """Whether boto3 or botocore refused what it was told, before or without asking a store."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return _top(type(error).__module__) in ("botocore", "boto3") and not names & _STORE_HEALS
+
+
+def _by_code(error: BaseException, said: str, where: str, address: str, bad) -> SlimrecError:
     """By MLflow's code, or that of HTTP."""
     code = getattr(error, "error_code", "INTERNAL_ERROR")
     http = re.search(r"failed with error code (\d{3})", said)
-    refused = http is not None and 400 <= int(http[1]) < 500 and int(http[1]) not in _HTTP_HEALS
+    refused = http is not None and 300 <= int(http[1]) < 500 and int(http[1]) not in _HTTP_HEALS
+    if _is_of_another(error):
+        return bad(ConfigError, f"that is no answer of MLflow's, maybe of what stands before it: {address}; {_LOG_IN}")
     if code in _MLFLOW_DENIED or (http and http[1] in ("401", "403", "407")):
         return bad(ConfigError, _LOG_IN)
     if code in _MLFLOW_MISSING:
         return bad(InputError, "it was deleted or never there: restore it in MLflow, or name another")
     if code == "ENDPOINT_NOT_FOUND" or (refused and code == "INTERNAL_ERROR"):
-        return bad(ConfigError, f"what answers there is no MLflow server of a version that we know: {_ADDRESS}")
+        return bad(ConfigError, f"what answers there is no MLflow server of a version that we know: {address}")
     if code in _MLFLOW_HEALS and not refused:
         return TransientError(f"{where} failed: {said}; {_AGAIN}")
     return bad(ConfigError, "change what it names")
 
 
+def _is_of_another(error: BaseException) -> bool:
+    """Whether a JSON answer carries no code of MLflow's. (429 and those from 500 on are tried again by MLflow itself, and
+    come as words: what comes as JSON is a refusal.)
+    """
+    told = getattr(error, "json", None)
+    unknown = getattr(error, "error_code", "") == "INTERNAL_ERROR"  # what MLflow's client makes of a code it lacks
+    return unknown and isinstance(told, dict) and told.get("error_code") != "INTERNAL_ERROR"
+
+
 def _store_code(error: BaseException) -> str:
     """The code that an object store gave, "" for none; `NoCredentials` counts as one."""
-    if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"):
+    if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
         return "401"
     response = getattr(error, "response", None)
     return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
@@ -229,7 +275,7 @@ def _store_code(error: BaseException) -> str:
 def _tls(error: ssl.SSLError, said: str) -> SlimrecError:
     if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError) or "timed out" in said:
         return TransientError(f"{said}; {_AGAIN}")
-    return ConfigError(f"{said}; check http or https in the address, and the certificate (REQUESTS_CA_BUNDLE)")
+    return ConfigError(f"{said}; {_CERTIFICATE}")
 
 
 def _room(name: str | None, places: Iterable[str | os.PathLike]) -> str:
@@ -245,6 +291,14 @@ def _words(error: BaseException) -> str:
     return redact(" ".join(str(error).split()))[:500] or type(error).__name__
 
 
+def attempts() -> int:
+    """How often an object store is asked one thing, with growing pauses: AWS_MAX_ATTEMPTS, 6 without it."""
+    told = os.environ.get("AWS_MAX_ATTEMPTS", "6")
+    if not re.fullmatch(r"[1-9][0-9]{0,3}", told):
+        raise ConfigError(f"AWS_MAX_ATTEMPTS is '{told}'; give how often a store may be asked, 1 or more")
+    return int(told)
+
+
 def redact(value: Any) -> str:
-    """The value as text, without credentials in URLs."""
-    return _SECRET_QUERY.sub(r"\1***", _CREDENTIALS.sub("***@", str(value)))
+    """The value as text, without credentials in URLs and in headers."""
+    return _HEADER.sub(r"\1***", _SECRET_QUERY.sub(r"\1***", _CREDENTIALS.sub("***@", str(value))))

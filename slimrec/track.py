@@ -165,6 +165,10 @@ def client() -> Server:
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
+    if _is_in_memory():
+        raise ConfigError(
+            "MLFLOW_TRACKING_URI names a database in memory, which ends with its process: give sqlite:///PATH"
+        )
     with reaching(), _one_at_a_time():  # an address that cannot be opened shows here
         return MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
 
@@ -230,6 +234,12 @@ def _one_at_a_time() -> Iterator[None]:
     with file.with_name(f"{file.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _is_in_memory() -> bool:
+    """Whether what one step logs would be gone for the next."""
+    uri = os.environ["MLFLOW_TRACKING_URI"]
+    return re.fullmatch(r"sqlite(\+\w+)?:(//)?/?(:memory:.*|\?.*|)", uri) is not None
 
 
 def _database() -> Path | None:

@@ -12,7 +12,7 @@ import yaml
 from services import HANG
 from slimrec.pipelines.audit import describe
 from slimrec.pipelines.client import Cluster, program
-from slimrec.pipelines.connection import address
+from slimrec.pipelines.connection import address, token
 from slimrec.pipelines.cron import check
 
 from slimrec.config import read_recipe
@@ -208,6 +208,43 @@ def test_the_environment_says_by_which_proxy_a_server_is_reached(kubeflow):
     assert {headers["Proxy-Authorization"] for headers in kubeflow.headers} == {"Basic bWU6c2VjcmV0IQ=="}
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        "http://[::1",
+        "http://kubeflow:port",
+        "http://kubeflow:99999",
+        "http://kube flow",
+        "http://a..b",
+        "http://k.invalid",
+    ],
+)
+def test_an_address_that_can_never_answer_is_no_outage(host):
+    with pytest.raises(ConfigError, match="KFP_HOST"):
+        Cluster(host)
+
+
+@pytest.mark.parametrize("proxy", ["http://proxy:port", "http://[::1", ":3128", "http://", "socks5://127.0.0.1:1"])
+def test_a_proxy_that_is_none_is_told_as_such(monkeypatch, proxy):
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, proxy)
+    with pytest.raises(ConfigError, match="give http://HOST:PORT"):
+        Cluster("http://kubeflow.example")
+
+
+def test_https_to_a_server_that_speaks_http_is_a_wrong_address(kubeflow):
+    with pytest.raises(ConfigError, match="http or https"):
+        Cluster(kubeflow.url.replace("http:", "https:"))
+
+
+@pytest.mark.parametrize("told", ["very\nsecret", "v\u00e9ry"])
+def test_a_token_that_no_header_takes_is_refused_untold(monkeypatch, told):
+    monkeypatch.setenv("KFP_TOKEN", told)
+    with pytest.raises(ConfigError, match="one line of ASCII") as caught:
+        token()
+    assert told[:2] not in str(caught.value)
+
+
 def test_no_proxy_is_asked_for_a_server_that_needs_none(kubeflow):
     near = {"KFP_HOST": kubeflow.url, "NO_PROXY": "127.0.0.0/8", "no_proxy": "127.0.0.0/8"}
     done = pipelines("list", HTTP_PROXY="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9", **near)
@@ -354,6 +391,8 @@ def test_a_cluster_of_many_users_wants_a_namespace(sent):
     [
         (400, {"message": "no such parameter"}, ConfigError, "answered 400: no such parameter"),
         (403, {"message": "no"}, ConfigError, "may do this"),
+        (302, "<html>log in</html>", ConfigError, "login page"),
+        (407, "<html>who are you</html>", ConfigError, "the proxy's user"),
         (409, {"message": "there already"}, ConflictError, "somebody else"),
         (429, {"message": "slowly"}, TransientError, "try again"),
         (503, "<html>away</html>", TransientError, "answered 503"),

@@ -19,6 +19,7 @@ import torch
 from mlflow import MlflowClient
 
 from slimrec import faults, track
+from slimrec.artifacts import remote, write_text
 from slimrec.data.storage import reading_error
 from slimrec.errors import ConfigError, InputError, SlimrecError, TransientError
 from slimrec.registry import versions
@@ -74,6 +75,11 @@ def asked(monkeypatch, address: str) -> SlimrecError:
         ("http://127.0.0.1:port", "check the address"),
         ("http://no-such-host.invalid:5000", "there is no such host"),
         ("databricks", "check the address"),
+        ("http://[::1", "check that address"),
+        ("sqlite:mlflow.db", "give sqlite:///PATH"),
+        ("sqlite://", "give sqlite:///PATH"),
+        ("sqlite:///:memory:", "give sqlite:///PATH"),
+        ("http://user:my@secret@no-such-host.invalid", "there is no such host"),
     ],
 )
 def test_an_address_that_can_never_answer_is_the_recipes_fault(monkeypatch, address, remedy):
@@ -85,6 +91,8 @@ def test_an_address_that_can_never_answer_is_the_recipes_fault(monkeypatch, addr
     ("status", "kind", "remedy"),
     [
         (200, ConfigError, "no MLflow server"),
+        (302, ConfigError, "no MLflow server"),
+        (307, ConfigError, "no MLflow server"),
         (400, ConfigError, "change"),
         (401, ConfigError, "MLFLOW_TRACKING_USERNAME"),
         (403, ConfigError, "MLFLOW_TRACKING_USERNAME"),
@@ -99,6 +107,39 @@ def test_an_answer_of_a_server_is_sorted_by_its_code(monkeypatch, status, kind, 
     with answering(status) as where:
         error = asked(monkeypatch, f"http://{where}")
     assert type(error) is kind and remedy in str(error)
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"message": "forbidden"}', b'{"error_code": "WAF", "message": "x"}'])
+def test_json_of_a_gateway_before_the_server_is_no_outage(monkeypatch, body):
+    with answering(403, body) as where:
+        error = asked(monkeypatch, f"http://{where}")
+    assert isinstance(error, ConfigError) and "what stands before it" in str(error)
+
+
+def test_an_error_of_the_server_itself_in_json_may_heal(monkeypatch):
+    with answering(501, b'{"error_code": "INTERNAL_ERROR", "message": "x"}') as where:
+        assert isinstance(asked(monkeypatch, f"http://{where}"), TransientError)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("MLFLOW_TRACKING_TOKEN", "very\nsecret", "check the address"),
+        ("MLFLOW_TRACKING_SERVER_CERT_PATH", "/no/such/secretless.pem", "certificate"),
+        ("REQUESTS_CA_BUNDLE", "/no/such/bundle.pem", "certificate"),
+        ("MLFLOW_TRACKING_INSECURE_TLS", "perhaps", "setting"),
+    ],
+)
+def test_a_setting_that_no_client_takes_is_no_outage_and_no_traceback(monkeypatch, name, value, remedy):
+    monkeypatch.setenv(name, value)
+    error = asked(monkeypatch, "https://127.0.0.1:9")
+    assert isinstance(error, ConfigError) and remedy in str(error) and "very" not in str(error)
+
+
+def test_a_value_that_our_own_code_refuses_stays_our_own_fault():
+    with pytest.raises(ValueError) as raised:
+        int("many")
+    assert faults.sort(raised.value) is None
 
 
 def test_https_to_a_server_that_speaks_http_is_a_wrong_address_and_no_answer_an_outage(monkeypatch):
@@ -191,6 +232,52 @@ def test_a_full_disk_tells_the_path_and_how_many_bytes_are_free(tmp_path):
     with pytest.raises(OSError) as full, Path("/dev/full").open("w") as stream:  # written to in place, never replaced
         stream.write("a")
     assert "no space left" in str(faults.sort(full.value, places=[tmp_path])) and faults.is_full(full.value)
+
+
+def test_a_name_that_is_not_utf_8_is_told_in_letters_that_every_terminal_has():
+    with pytest.raises(UnicodeEncodeError) as raised:
+        os.fsdecode(b"log\xff.csv").encode()
+    error = faults.sort(raised.value)
+    assert isinstance(error, InputError) and str(error).isascii() and "udcff" in str(error)
+
+
+def test_a_text_that_finds_no_room_leaves_what_was_there_and_names_its_path(tmp_path):
+    code = """
+import resource, signal, sys
+from pathlib import Path
+from slimrec.artifacts import write_text
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+write_text(Path(sys.argv[1]), "new " * 100)
+"""
+    (tmp_path / "there.yaml").write_text("old", encoding="utf-8")
+    words = [sys.executable, "-c", code, str(tmp_path / "there.yaml")]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode and str(tmp_path / "there.yaml") in done.stderr
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_a_text_goes_through_a_link_to_the_file_behind_it(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    write_text(tmp_path / "link", "a\n")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "a\n"
+
+
+@pytest.mark.parametrize("told", ["many", "0", "-1", "1.5"])
+def test_how_often_a_store_is_asked_is_a_whole_number(monkeypatch, told):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", told)
+    with pytest.raises(ConfigError, match="1 or more"):
+        faults.attempts()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("AWS_PROFILE", "nobody"), ("AWS_ENDPOINT_URL", "minio:9000"), ("AWS_DEFAULT_REGION", "not a region")],
+)
+def test_a_setting_that_no_object_store_takes_is_no_outage(monkeypatch, setting, value):
+    monkeypatch.setenv(setting, value)
+    with pytest.raises(ConfigError, match="setting"):
+        remote.Address("s3://bucket/model")
 
 
 def test_what_safetensors_says_of_the_system_is_understood(tmp_path):

@@ -21,6 +21,7 @@ from slimrec.data.dataset import Dataset
 from slimrec.errors import ConfigError, InputError, SecurityError
 from slimrec.model.files import load_model
 from slimrec.model.scoring import score
+from slimrec.serving.output import Output
 from slimrec.serving.predictor import Predictor, example_rows, predict_file
 
 
@@ -312,3 +313,10 @@ def test_a_parquet_that_gives_fewer_rows_than_it_says_is_refused(world, rows, tm
     with pytest.raises(InputError, match="says that it has 501 rows, and gave 500"):
         predict_file(world.slim, tmp_path / "rows.parquet", tmp_path / "s.csv")
     assert not (tmp_path / "s.csv").exists()
+
+
+def test_scores_do_not_replace_a_link_that_leads_to_itself(tmp_path):
+    (tmp_path / "a.csv").symlink_to(tmp_path / "b.csv")
+    (tmp_path / "b.csv").symlink_to(tmp_path / "a.csv")
+    with pytest.raises(ConfigError, match="leads to itself"):
+        Output(tmp_path / "a.csv")

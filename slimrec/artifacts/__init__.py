@@ -180,6 +180,27 @@ def write_json(path: Path, values: Any) -> None:
         os.fsync(stream.fileno())
 
 
+def write_text(path: Path, text: str) -> None:
+    """A text file whole or not at all, in UTF-8: what was there stays where the disk is full.
+
+    A link is followed to the file behind it; what is no plain file is written to, never replaced.
+    """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
+    scratch = path.with_name(f".{path.name[:100]}.{uuid4().hex[:8]}.partial")
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        if path.exists():
+            shutil.copymode(path, scratch)
+        scratch.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
 def read_json(path: Path) -> Any:
     """Strict JSON: NaN and infinities are refused."""
 

@@ -37,7 +37,6 @@ from slimrec.errors import ConfigError, ConflictError, InputError, TransientErro
 from slimrec.faults import DENIED, MISSING
 
 PART = 64 << 20  # bytes of a part of a multipart upload, more where 9,000 of them would not do
-ATTEMPTS = 6  # of one request, with growing pauses, unless AWS_MAX_ATTEMPTS says otherwise
 _TAKEN = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
 
 
@@ -49,7 +48,7 @@ class Address:
         if not url.startswith("s3://") or not bucket or not key.strip("/"):
             raise InputError(f"'{url}' is no place for an artifact; give s3://BUCKET/FOLDER")
         self.url, self.bucket, self.key = url.rstrip("/"), bucket, key.strip("/")
-        retries = {"mode": "standard", "total_max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS", ATTEMPTS))}
+        retries = {"mode": "standard", "total_max_attempts": faults.attempts()}
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
         with self.reaching():
             self.client = boto3.Session().client("s3", region_name=region, config=Config(retries=retries))
@@ -60,10 +59,10 @@ class Address:
 
     @contextmanager
     def reaching(self) -> Iterator[None]:
-        """Turns what boto3 raises into our errors: no rights and no such place are input, all else may be tried again."""
+        """Turns what boto3 raises into our errors: no rights and no such place are input, the rest as `faults` says."""
         try:
             yield
-        except (ClientError, BotoCoreError, Boto3Error) as error:
+        except (ClientError, BotoCoreError, Boto3Error, ValueError) as error:
             code = "no credentials" if isinstance(error, NoCredentialsError) else _code(error)
             if code in DENIED | {"no credentials"}:
                 raise InputError(
@@ -71,10 +70,10 @@ class Address:
                 ) from error
             if code in MISSING:
                 raise InputError(f"no artifact at {self.url} ({code}): check the address, push it first") from error
-            said = " ".join(str(error).split())[:300]
-            if faults.is_unresolved(error):
-                raise ConfigError(f"{self.url} failed: {said}; check AWS_ENDPOINT_URL") from error
-            raise TransientError(f"{self.url} failed: {said}; check the object store, run again") from error
+            failure = faults.sort(error, self.url, setting="AWS_ENDPOINT_URL")
+            if failure is None:
+                raise
+            raise failure from error
 
 
 def push(folder: str | Path, url: str, part: int = PART) -> bool:

@@ -19,6 +19,7 @@ def schema(
     output: Annotated[Path | None, typer.Option(help="write here instead of to the screen")] = None,
 ) -> None:
     """Draft a schema YAML from a log, for a person to edit."""
+    from slimrec.artifacts import write_text
     from slimrec.data.draft import draft
 
     text = draft(log, label)
@@ -27,7 +28,7 @@ def schema(
         typer.echo(text, nl=False)
     else:
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text, encoding="utf-8")
+        write_text(output, text)
 
 
 def _leaking(log: str, text: str) -> list[str]:

@@ -11,14 +11,13 @@ import pyarrow as pa
 from pyarrow import fs
 
 from slimrec import faults
-from slimrec.errors import InputError, SlimrecError, TransientError
+from slimrec.errors import ConfigError, InputError, SlimrecError, TransientError
 
 # What Arrow says of an object store's answers; all others of them heal.
 _DENIED = re.compile(
     "ACCESS_DENIED|INVALID_(ACCESS_KEY|CLIENT_TOKEN|SIGNATURE)|SIGNATURE_DOES_NOT_MATCH|EXPIRED|HTTP status 40[13]"
 )
 _NOWHERE = re.compile("NO_SUCH_(BUCKET|KEY|UPLOAD)|RESOURCE_NOT_FOUND|HTTP status 404|[Cc]ould(n't| not) resolve host")
-_ATTEMPTS = 6  # of one request to an object store, with growing pauses, unless AWS_MAX_ATTEMPTS says otherwise
 
 
 def filesystem(url: str) -> tuple[fs.FileSystem, str]:
@@ -33,10 +32,14 @@ def filesystem(url: str) -> tuple[fs.FileSystem, str]:
     options = {"region": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"}
     if endpoint := os.environ.get("AWS_ENDPOINT_URL"):
         parts = urlsplit(endpoint)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise ConfigError(
+                f"AWS_ENDPOINT_URL is '{faults.redact(endpoint)}'; give http://HOST:PORT or https://HOST:PORT"
+            )
         options |= {"scheme": parts.scheme, "endpoint_override": parts.netloc}
     return fs.S3FileSystem(
         **options,
-        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=int(os.environ.get("AWS_MAX_ATTEMPTS", _ATTEMPTS))),
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=faults.attempts()),
     ), url.removeprefix("s3://").rstrip("/")
 
 

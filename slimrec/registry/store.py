@@ -13,7 +13,7 @@ STORE = Path("mlflow", "mlflow.db")  # beside their folders
 
 
 def find() -> None:
-    """Set MLFLOW_TRACKING_URI where it is not set. To look into a store never makes one.
+    """Set MLFLOW_TRACKING_URI where it is not set; to look into a store makes no folder for one.
 
     Raises ConfigError where there is none to look into.
     """
@@ -26,5 +26,5 @@ def find() -> None:
             )
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{found}"
     scheme, _, file = os.environ["MLFLOW_TRACKING_URI"].partition(":///")
-    if scheme == "sqlite" and file and not Path(file).is_file():
-        raise ConfigError(f"MLFLOW_TRACKING_URI names {file}, and there is no such file; check the path")
+    if scheme == "sqlite" and file and not Path(file).parent.is_dir():
+        raise ConfigError(f"MLFLOW_TRACKING_URI names {file}, and there is no such folder; check the path")

@@ -39,6 +39,8 @@ class Output:
             raise ConfigError(f"scores are written as {', '.join(ENDINGS)}, got '{path}'")
         self.parquet, self.packed = name.endswith((".parquet", ".pq")), name.endswith(".gz")
         self.target = Path(os.path.realpath(self.path))
+        if self.target.is_symlink():
+            raise ConfigError(f"{path} is a link that leads to itself; name another file")
         if self.plain and not self.target.parent.is_dir():
             raise ConfigError(f"no such folder: {self.target.parent}; make it, or write elsewhere")
 
