@@ -55,6 +55,7 @@ def run(path: Path, output: Path, runner: str = "process", memory: str = "4g") -
         check_engine(memory)
         steps = containers(recipe, output, memory)
     labels = _labels()
+    _refuse_strangers(output, labels)
     with _alone(output):
         _run(path, recipe, output, steps, labels)
 
@@ -74,7 +75,8 @@ def _run(path: Path, recipe: Recipe, output: Path, steps: AbstractContextManager
         with _temporary(), (output / "log.txt").open("w", encoding="utf-8") as log:
             _execute(recipe, output, steps, Screen(console, log, labels))
     except KeyboardInterrupt:
-        track.end_audit(failed="interrupted")
+        with contextlib.suppress(SlimrecError):  # that nobody noted it matters less than what to do
+            track.end_audit(failed="interrupted")
         print("slimrec: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(INTERRUPTED)
     finally:
@@ -122,6 +124,26 @@ def _labels() -> dict[str, str]:
         for step, name in names.items()
         if f"comp-{step}" in spec.components and spec.components[f"comp-{step}"].executor_label
     }
+
+
+def _refuse_strangers(output: Path, labels: dict[str, str]) -> None:
+    """Look before clearing: what a run would remove or write over has to be of an earlier run.
+
+    A folder that an audit ran in holds its lock, one of 0.1.0 the folders of its steps and checkpoints.
+    """
+    earlier = (output / ".lock").exists() or ((output / "steps").is_dir() and (output / "workspace").is_dir())
+    whole = () if earlier else ("log.txt", "steps", "workspace")
+    links = (output / label for label in labels.values())
+    strange = [link for link in links if os.path.lexists(link) and not _is_our_link(link)]
+    strange += [output / name for name in whole if os.path.lexists(output / name)]
+    if strange:
+        raise ConfigError(
+            f"{near(strange[0])} is there, and no audit of ours brought it: it would be lost; give a new --output"
+        )
+
+
+def _is_our_link(path: Path) -> bool:
+    return path.is_symlink() and Path(os.readlink(path)).parts[:1] == ("steps",)
 
 
 @contextlib.contextmanager

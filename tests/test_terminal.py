@@ -53,6 +53,34 @@ def test_a_folder_takes_one_audit_at_a_time_and_a_dead_ones_lock_is_none(tmp_pat
         assert (tmp_path / "new" / "folder").is_dir()
 
 
+@pytest.mark.parametrize("name", ["log.txt", "ingest", "prune", "workspace", "steps"])
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_a_run_removes_nothing_that_no_run_of_ours_brought(tmp_path, name, kind):
+    output, recipe = tmp_path / "mine", tmp_path / "recipe.yaml"
+    recipe.write_text("ingest: {source: 'planted:rows=400,seed=0'}\n", encoding="utf-8")
+    output.mkdir()
+    (tmp_path / "kept").mkdir()
+    match kind:
+        case "file":
+            (output / name).write_text("mine", encoding="utf-8")
+        case "folder":
+            (output / name).mkdir()
+        case "link":
+            (output / name).symlink_to(tmp_path / "kept")
+    with pytest.raises(ConfigError, match=rf"{name} is there, and no audit of ours brought it"):
+        local.run(recipe, output)
+    assert [path.name for path in output.iterdir()] == [name]
+
+
+def test_what_an_earlier_run_left_is_no_stranger(tmp_path):
+    (tmp_path / "steps").mkdir()
+    for name in (".lock", "log.txt", "notes.md"):
+        (tmp_path / name).touch()
+    (tmp_path / "ingest").symlink_to(Path("steps", "slimrec-audit-1", "ingest"))
+    local._refuse_strangers(tmp_path, {"ingest": "ingest"})
+    local._refuse_strangers(tmp_path / "new", {"ingest": "ingest"})
+
+
 LIMITED = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
