@@ -200,6 +200,9 @@ class SliceConfig(_Config):
     allowed_auc_loss: float | None = Option(None, ge=0, lt=1)  # of each of them; None: what all are allowed
 
 
+Loss = Literal["log_loss", "calibration", "slice_calibration", "grouped_auc", "ndcg"]
+
+
 def _as_slice(value: Any) -> Any:
     return {"of": value} if isinstance(value, str) else value
 
@@ -210,8 +213,18 @@ class EvaluateConfig(_Config):
     slices: tuple[Annotated[SliceConfig, BeforeValidator(_as_slice)], ...] = ()  # see `slimrec.verdict.slices`
     allowed_slice_loss: float = Option(0.01, ge=0, lt=1)  # AUC that each slice may lose
     unproven_slices: Literal["veto", "remark"] = "veto"  # those with too few rows to tell such a loss
+    binding: dict[
+        Loss, Annotated[float, Option(ge=0)]
+    ] = {}  # by how much which other loss may be worse, see `verdict.losses`
+    ndcg_at: int = Option(10, ge=1)  # places of the list that a group is shown
     latency_repeats: int = Option(50, ge=1)
     champion: str = ""  # registered model whose champion the slim model is compared with too; "" for none
+
+    @model_validator(mode="after")
+    def _calibrates_what_there_is(self) -> Self:
+        if "slice_calibration" in self.binding and not self.slices:
+            raise ValueError("binding.slice_calibration is of `slices`, and there are none: name them")
+        return self
 
 
 class RegisterConfig(_Config):
@@ -365,6 +378,9 @@ def check_schema(recipe: Recipe) -> None:
         searched = with_probes(schema, per_field, seed=0) if per_field else schema
         recipe.prune.budget.check(len(schema.fields), len(searched.fields) - len(schema.fields))
         check_slices(recipe.evaluate.slices, schema)
+        by_group = sorted({"grouped_auc", "ndcg"} & set(recipe.evaluate.binding))
+        if by_group and not schema.group:
+            raise ConfigError(f"evaluate.binding: {by_group[0]} needs a `group` in the schema: the column of the user")
     elif not recipe.ingest.source.startswith("planted:"):
         raise ConfigError("IngestConfig needs 'fields': a schema YAML; `slimrec schema PATH` drafts one from the data")
 

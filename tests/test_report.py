@@ -76,6 +76,7 @@ def facts(count=12, verdict="certified", names=None, threshold=None):
         "threshold": threshold,
         "leaks": [],
         "slices": [],
+        "losses": [],
         "self_test": {
             "failed": "",
             "same": 0.0,
@@ -290,3 +291,16 @@ def test_slices_stand_in_a_table_with_their_bounds_and_without_any_there_is_none
     assert "5\u202f012 rows of about 61\u202f000" in page and "\u22120.02000" in page and "unknown" in page
     assert text.count("| 5\u202f012 |") == 4 and "| unknown |" in text and "<script>" not in text + html(told)
     assert "Protected slices" not in html(facts()) + markdown(facts())
+
+
+def test_other_losses_stand_in_a_table_and_what_is_binding_says_how_it_went():
+    told = facts()
+    figures = {"full": 0.2, "slim": 0.3, "worse": 0.1, "least": 0.05, "most": 0.15}
+    told["losses"] = [
+        {"name": "grouped_auc", **figures, "allowed": 0.01, "verdict": "rejected"},
+        {"name": f"calibration of {HOSTILE}", **dict.fromkeys(figures), "allowed": None, "verdict": ""},
+    ]
+    page, text = Page(html(told)).text, markdown(told)
+    assert "AUC within groups" in page and f"calibration of {HOSTILE}" in page and ", 0.01000 allowed" in page
+    assert "| AUC within groups | 0.20000 | 0.30000 | +0.10000 | +0.05000 | +0.15000 | 0.01000 | rejected |" in text
+    assert "Other losses" not in html(facts()) + markdown(facts())

@@ -11,7 +11,7 @@ from torch import Tensor
 from slimrec import metrics
 from slimrec.artifacts import digest, publish, read_json, read_manifest, verify, write_json
 from slimrec.backbones.hidden import widths
-from slimrec.config import EvaluateConfig, SliceConfig, parse
+from slimrec.config import EvaluateConfig, parse
 from slimrec.data import slicing
 from slimrec.data.content import contents
 from slimrec.data.dataset import Dataset, Split
@@ -23,11 +23,10 @@ from slimrec.registry.champion import judge, reigning
 from slimrec.schema import Schema
 from slimrec.selection import Selection
 from slimrec.track import Tracker
-from slimrec.verdict import certify, cost, fairness, leaks, pilot, reaudit, selftest, slices
+from slimrec.verdict import certify, cost, fairness, leaks, losses, pilot, reaudit, selftest, slices
 from slimrec.verdict.decision import decide
 from slimrec.verdict.report import Facts
 from slimrec.verdict.report import write as write_report
-from slimrec.verdict.sketch import Sketch
 
 CONFIG = EvaluateConfig
 LATENCY_BATCHES = (1, 4096)
@@ -58,15 +57,17 @@ def run(
 
     found = certify.gather(test.label, logits["full"], logits["slim"], test.weight, test.group, content).folded()
     comparison = certify.conclude(found, config.confidence)
-    protected = _protected(config, dataset, test, logits, content)
+    rows = losses.Rows(test.label, logits["full"], logits["slim"], test.weight, test.group, content)
+    protected, others = _others(config, slicing.slices(dataset, config.slices), rows)
     leaking = leaks.read(dataset)
     tested = selftest.check(compare, logits["slim"], _damaged(models["slim"], chosen, test))
     training = fairness.weigh(*(fairness.recorded(read_manifest(folder)) for folder in (full, slim)))
-    vetoes = [slices.veto(protected, config.unproven_slices)]
+    vetoes = [slices.veto(protected, config.unproven_slices), losses.veto(others, config.unproven_slices)]
     outcome, reason = decide(comparison, config.allowed_auc_loss, leaking, tested, training, vetoes)
     facts = {
         **_judged(config, comparison, outcome, reason, test),
         "slices": protected,
+        "losses": others,
         "training": training,
         "leaks": [leak.model_dump() for leak in leaking],
         "self_test": tested,
@@ -88,21 +89,16 @@ def run(
     return _summary(facts)
 
 
-def _protected(
-    config: EvaluateConfig, dataset: Path, test: Split, logits: dict[str, np.ndarray], content: np.ndarray
-) -> list[Facts]:
-    """How the protected slices do."""
-
-    def gather(rows: np.ndarray) -> Sketch:
-        group = None if test.group is None else test.group[rows]
-        columns = (test.label, logits["full"], logits["slim"], test.weight)
-        return certify.gather(*(column[rows] for column in columns), group, content[rows])
-
-    def allowed(of: SliceConfig) -> float:
-        return config.allowed_slice_loss if of.allowed_auc_loss is None else of.allowed_auc_loss
-
-    parts = [(part.name, gather(part.rows), allowed(part.of)) for part in slicing.slices(dataset, config.slices)]
-    return slices.judge(parts, config.confidence)
+def _others(config: EvaluateConfig, parts: list[slicing.Slice], rows: losses.Rows) -> tuple[list[Facts], list[Facts]]:
+    """How the protected slices and the other losses do."""
+    sliced = []
+    for part in parts:
+        own = part.of.allowed_auc_loss
+        found = certify.gather(*rows.only(part.rows))
+        sliced.append((part.name, found, config.allowed_slice_loss if own is None else own))
+    where = [(part.name, part.rows) for part in parts]
+    others = losses.judge(rows, config.binding, config.ndcg_at, config.confidence, where)
+    return slices.judge(sliced, config.confidence), others
 
 
 def _damaged(slim: Model, chosen: Selection, test: Split) -> dict[str, np.ndarray]:

@@ -110,7 +110,7 @@ def conclude(found: Sketch, confidence: float) -> Comparison:
     if min(present.values()) < 2:
         return Comparison(found.full_auc, found.slim_auc, difference, None, None, None, unseen=None, **facts)
     unseen = -math.log(1 - confidence) / min(found.positive_worth, found.negative_worth)
-    error, down, up = _reach(found, min(present.values()) - 1, confidence)
+    error, down, up = reach(found.count, found.powers, min(present.values()) - 1, confidence)
     low, high = max(difference - max(down, unseen), -1.0), min(difference + max(up, unseen), 1.0)
     return Comparison(found.full_auc, found.slim_auc, difference, error, low, high, unseen=unseen, **facts)
 
@@ -129,14 +129,16 @@ def _sums(paired: np.ndarray, label: np.ndarray, found: Clusters) -> np.ndarray:
     return sums
 
 
-def _reach(found: Sketch, most: float, confidence: float) -> tuple[float, float, float]:
-    """Standard error of the difference, a sum of independent parts, and how far below and above it the truth may lie.
+def reach(count: int, powers: tuple[float, ...], most: float, confidence: float) -> tuple[float, float, float]:
+    """Standard error of a sum of `count` independent parts, and how far below and above it the truth may lie.
+
+    `powers` are the sums of their squares, third and fourth powers.
 
     The error itself is uncertain where few parts make it: degrees of freedom by their kurtosis (O'Neill 2014), at most
     `most`. A few large losses among many small changes are as uncertain as a count of that few: each bound is Wilson's
     (1927) for a Poisson count of events of the size that the skewness tells, and Student's where there is no skewness.
     """
-    count, squares, cubes, fourths = found.count, *found.powers
+    squares, cubes, fourths = powers
     if not squares:
         return 0.0, 0.0, 0.0
     excess = fourths / squares**2 - (count - 3) / (count * max(count - 1, 1))

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from slimrec.artifacts import write_json
+from slimrec.verdict.losses import titled
 from slimrec.verdict.path import path
 from slimrec.verdict.soundness import leaking, piloted, self_test, trainings, worth
 from slimrec.verdict.wording import bound, figure, literal, signed, size, whole
@@ -31,7 +32,9 @@ def html(facts: Facts) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
     environment.trim_blocks = environment.lstrip_blocks = True
-    environment.filters.update(size=size, bound=bound, figure=figure, signed=signed, whole=whole, scored=scored)
+    environment.filters.update(
+        size=size, bound=bound, figure=figure, signed=signed, whole=whole, scored=scored, titled=titled
+    )
     template = environment.get_template("report.html.jinja")
     return template.render(
         facts,
@@ -69,7 +72,7 @@ def markdown(facts: Facts) -> str:
     ]
     lines += ["| | full | slim | change |", "|---|---:|---:|---:|"]
     lines += [f"| {name} | {full} | {slim} | {change} |" for name, full, slim, change in before_after(facts)]
-    lines += _protected(facts)
+    lines += _protected(facts) + _losses(facts)
     lines += ["", f"## {stoppable_title(facts)}", "", ", ".join(map(literal, facts["stoppable"])) or "None."]
     lines += ["", "## Fields", ""]
     lines += ["| field | kind | fate | score | columns | rows | table | remark |"]
@@ -115,6 +118,19 @@ def _protected(facts: Facts) -> list[str]:
         cells = (literal(part["name"]), part["verdict"], whole(part["rows"]), *figures, signed(-part["allowed"]))
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def _losses(facts: Facts) -> list[str]:
+    """The table of other losses."""
+    lines = ["", "## Other losses", "", "| loss | full | slim | slim is worse by | at least | at most | allowed | |"]
+    lines += ["|---|---:|---:|---:|---:|---:|---:|---|"]
+    for loss in facts["losses"]:
+        figures = (
+            bound(loss[name], name not in ("full", "slim")) for name in ("full", "slim", "worse", "least", "most")
+        )
+        allowed = "" if loss["allowed"] is None else figure(loss["allowed"])
+        lines.append(f"| {' | '.join((literal(titled(loss['name'])), *figures, allowed, loss['verdict']))} |")
+    return lines if facts["losses"] else []
 
 
 def headline(facts: Facts) -> str:

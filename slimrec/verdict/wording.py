@@ -31,9 +31,9 @@ def signed(value: float) -> str:
     return "0" if float(text) == 0 else text.replace("-", "\u2212")
 
 
-def bound(value: float | None) -> str:
-    """A change, where there is one."""
-    return "unknown" if value is None else signed(value)
+def bound(value: float | None, plus: bool = True) -> str:
+    """A change, where there is one; without `plus` a quality that may be negative."""
+    return "unknown" if value is None else signed(value).lstrip("" if plus else "+")
 
 
 def literal(text: str) -> str:

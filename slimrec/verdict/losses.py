@@ -1,0 +1,228 @@
+"""Other losses that people steer by, of full and slim on the same rows: log-loss, calibration, grouped AUC, NDCG, with bounds.
+
+Each is a ratio of sums over clusters, of which the slim model may be the worse one by so much; the bounds are those of the
+certificate (`slimrec.verdict.certify.reach`), and leave the same room for a fault that no row shows. Every bound holds by
+itself with its confidence, those of calibration in slices all at once. Where several losses are binding all must pass, and
+a model that is too bad in one passes all no more often than it passes that one (Berger 1982).
+
+`calibration` is |predicted / observed - 1| over all rows. `grouped_auc` is the AUC within each group, a mean weighted by the
+group's rows (Zhu et al. 2017, "Optimized cost per click in Taobao display advertising"), `ndcg` that of Järvelin and
+Kekäläinen (2002) with a group as query; groups with rows of one class only tell neither apart and are left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from slimrec.metrics import probability
+from slimrec.verdict.certify import reach
+from slimrec.verdict.decision import Veto
+from slimrec.verdict.evidence import FEWEST, Clusters, clusters
+
+Facts = dict[str, Any]
+TITLES = {"log_loss": "log-loss", "calibration": "calibration", "grouped_auc": "AUC within groups", "ndcg": "NDCG"}
+
+
+class Rows(NamedTuple):
+    """What is judged: arrays (n,)."""
+
+    label: np.ndarray  # 0 or 1
+    full: np.ndarray  # logits
+    slim: np.ndarray
+    weight: np.ndarray
+    group: np.ndarray | None
+    content: np.ndarray | None  # uint64 keys of what rows hold, to find copies
+
+    def only(self, rows: np.ndarray) -> Rows:
+        """Some of them, bool (n,)."""
+        return Rows(*(None if column is None else column[rows] for column in self))  # type: ignore[arg-type]
+
+    def carrying(self) -> Rows:
+        """Those with a weight above zero, and labels as booleans."""
+        return self.only(self.weight > 0)._replace(label=self.label[self.weight > 0] == 1)
+
+    def clusters(self) -> Clusters:
+        """What counts as one observation."""
+        scores = np.column_stack([self.full, self.slim]).astype(np.float64)
+        return clusters(self.label, self.weight.astype(np.float64), scores, self.group, self.content)
+
+
+class Bounds(NamedTuple):
+    """How much worse the slim model is: the estimate, and between what it lies; `effective`: even clusters behind it."""
+
+    worse: float
+    least: float
+    most: float
+    effective: float
+
+
+def judge(
+    rows: Rows,
+    binding: Mapping[str, float],
+    at: int,
+    confidence: float,
+    slices: Sequence[tuple[str, np.ndarray]] = (),
+) -> list[Facts]:
+    """What report.json holds of each loss: `full`, `slim`, `worse` and its bounds `least` and `most`, what is `allowed`.
+
+    `verdict` is certified, rejected, open or scarce, "" where the loss is not binding. Losses without a value are left out,
+    unless binding. `at`: the places of NDCG. `slices`: names and rows bool (n,), whose calibration is judged too.
+    """
+    found = [_facts(name, *told, binding.get(name)) for name, told in _whole(rows.carrying(), at, confidence)]
+    for name, where in slices:
+        part = rows.only(where).carrying()
+        told = _calibration(part, part.clusters(), 1 - (1 - confidence) / len(slices))
+        found.append(_facts(f"calibration of {name}", *told, binding.get("slice_calibration")))
+    return [each for each in found if each["worse"] is not None or each["allowed"] is not None]
+
+
+Told = tuple[float | None, float | None, Bounds | None]  # full, slim, and how they differ
+
+
+def _whole(rows: Rows, at: int, confidence: float) -> Iterator[tuple[str, Told]]:
+    found = rows.clusters()
+    yield "log_loss", _log_loss(rows, found, confidence)
+    yield "calibration", _calibration(rows, found, confidence)
+    if rows.group is not None:
+        groups = np.unique(rows.group, return_inverse=True)[1].reshape(-1)
+        mass = np.bincount(groups, rows.weight)
+        values = [within(groups, rows.label, score, rows.weight) for score in (rows.full, rows.slim)]
+        yield "grouped_auc", _by_group(values, mass, found, confidence)
+        values = [ndcg(groups, rows.label, score, at) for score in (rows.full, rows.slim)]
+        yield "ndcg", _by_group(values, mass / np.bincount(groups), found, confidence)
+
+
+def _facts(name: str, full: float | None, slim: float | None, found: Bounds | None, allowed: float | None) -> Facts:
+    verdict = ""
+    if allowed is not None:
+        verdict = "scarce"
+        if found is not None and found.effective >= FEWEST:
+            passed = found.most <= allowed
+            verdict = "certified" if passed else "rejected" if found.least > allowed else "open"
+    worse, least, most = (None, None, None) if found is None else found[:3]
+    figures = {"full": full, "slim": slim, "worse": worse, "least": least, "most": most}
+    return {"name": name, **figures, "allowed": allowed, "verdict": verdict}
+
+
+def _log_loss(rows: Rows, found: Clusters, confidence: float) -> Told:
+    full, slim = (np.logaddexp(0, np.where(rows.label, -score, score)) for score in (rows.full, rows.slim))
+    if not len(full):
+        return None, None, None
+    worst = max(float(full.max()), float(slim.max()))
+    means = (float(np.average(each, weights=rows.weight)) for each in (full, slim))
+    parts = (np.bincount(found.of_row, part) for part in (rows.weight * (slim - full), rows.weight))
+    return *means, _ratio(*parts, worst, _worth(found), confidence)
+
+
+def _calibration(rows: Rows, found: Clusters, confidence: float) -> Told:
+    """Bounds of |b| - |a| from those of the four sums and differences, which are smooth where either is near 0.
+
+    It is the larger of b and -b less |a|, and each of these is at most what is left of it by a and by -a.
+    """
+    observed = rows.weight * rows.label
+    if not observed.any():
+        return None, None, None
+    full, slim = (rows.weight * (probability(score) - rows.label) for score in (rows.full, rows.slim))
+    off = [float(part.sum() / observed.sum()) for part in (full, slim)]
+    worst = max(float(probability(score).max()) for score in (rows.full, rows.slim)) * float(rows.weight.sum())
+    level = 1 - (1 - confidence) / 2  # two bounds have a say in each
+    signs, known = (1, -1), {}
+    full, slim, below = (np.bincount(found.of_row, part) for part in (full, slim, observed))
+    for s, t in product(signs, signs):
+        each = _ratio(s * slim - t * full, below, worst / float(observed.sum()), _worth(found), level)
+        if each is None:
+            return off[0], off[1], None
+        known[s, t] = each
+    most = max(min(known[s, t].most for t in signs) for s in signs)
+    least = min(max(known[s, t].least for s in signs) for t in signs)
+    return off[0], off[1], Bounds(abs(off[1]) - abs(off[0]), least, most, known[1, 1].effective)
+
+
+def _by_group(values: Sequence[np.ndarray], mass: np.ndarray, found: Clusters, confidence: float) -> Told:
+    """Means over groups of what is NaN for those that tell nothing; of a quality, so that a fall is worse."""
+    there = ~np.isnan(values[0])
+    if not there.any():
+        return None, None, None
+    full, slim = (each[there] for each in values)
+    mass = mass[there]
+    means = (float(np.average(each, weights=mass)) for each in (full, slim))
+    return *means, _ratio(mass * (full - slim), mass, 1.0, _worth(found), confidence)
+
+
+def _worth(found: Clusters) -> float:
+    """Even rows, copies once, that would weigh as much."""
+    return sum(found.worth.values())
+
+
+def _ratio(above: np.ndarray, below: np.ndarray, worst: float, worth: float, confidence: float) -> Bounds | None:
+    """Bounds of sum(above) / sum(below) over independent clusters (m,); None where fewer than two carry weight.
+
+    `worst` is what a fault may cost a row, `worth` the rows of which none shows one.
+    """
+    total, present = float(below.sum()), int(np.count_nonzero(below))
+    if present < 2:
+        return None
+    value, share = float(above.sum()) / total, below / total
+    sums = (above - value * below) / total * math.sqrt((present - 1) / present) / np.maximum(1 - share, 1e-9)
+    powers = tuple(float((sums**power).sum()) for power in (2, 3, 4))
+    _, down, up = reach(len(sums), powers, present - 1, confidence)
+    unseen = -math.log(1 - confidence) / worth * worst
+    return Bounds(value, value - max(down, unseen), value + max(up, unseen), 1 / float(np.square(share).sum()))
+
+
+def within(groups: np.ndarray, label: np.ndarray, score: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Weighted AUC of each group (g,), numbered from 0 in `groups` (n,); NaN where it has one class. Ties count one half."""
+    order = np.lexsort((score, groups))
+    of, mine, mass = groups[order], label[order], weight[order]
+    level = np.cumsum(np.append(False, (np.diff(of) != 0) | (np.diff(score[order]) != 0)))  # equal scores of a group
+    positive, negative = (np.bincount(level, np.where(mine == own, mass, 0.0)) for own in (True, False))
+    owner = of[np.flatnonzero(np.diff(level, prepend=-1))]
+    positives, negatives = (np.bincount(owner, part) for part in (positive, negative))
+    before = np.cumsum(negative) - negative / 2 - (np.cumsum(negatives) - negatives)[owner]
+    right = np.bincount(owner, positive * before)
+    told = (positives > 0) & (negatives > 0)
+    return np.where(told, right / np.where(told, positives * negatives, 1.0), np.nan)
+
+
+def ndcg(groups: np.ndarray, label: np.ndarray, score: np.ndarray, at: int) -> np.ndarray:
+    """NDCG over the first `at` places of each group (g,), NaN where it has one class; equal scores share their places."""
+    order = np.lexsort((-score, groups))
+    of, mine = groups[order], label[order]
+    sizes = np.bincount(groups)
+    place = np.arange(len(of)) - (np.cumsum(sizes) - sizes)[of]
+    discount = np.where(place < at, 1 / np.log2(place + 2), 0.0)
+    level = np.cumsum(np.append(False, (np.diff(of) != 0) | (np.diff(score[order]) != 0)))
+    shared = (np.bincount(level, discount) / np.bincount(level))[level]
+    best = np.cumsum(np.append(0.0, 1 / np.log2(np.arange(at) + 2)))
+    positives = np.bincount(of, mine).astype(np.int64)
+    told = (positives > 0) & (positives < sizes)
+    ideal = best[np.minimum(positives, at)]
+    return np.where(told, np.bincount(of, mine * shared) / np.where(told, ideal, 1.0), np.nan)
+
+
+def veto(found: Sequence[Facts], unproven: Literal["veto", "remark"]) -> Veto:
+    """What binding losses say against certifying the whole; `unproven` is of slices with too few rows."""
+    found = [each for each in found if each["verdict"] != "scarce" or each["name"] in TITLES or unproven == "veto"]
+    by = {kind: [each for each in found if each["verdict"] == kind] for kind in ("rejected", "open", "scarce")}
+    if by["rejected"]:
+        worst = max(by["rejected"], key=lambda each: each["least"] / max(each["allowed"], 1e-9))
+        told = f"is worse by at least {worst['least']:.5f}, and {worst['allowed']:.5f} is allowed"
+        return Veto("rejected", f"{titled(worst['name'])} {told}")
+    if by["open"]:
+        told = f"may be worse by {by['open'][0]['most']:.5f}, and {by['open'][0]['allowed']:.5f} is allowed"
+        return Veto("inconclusive", f"{titled(by['open'][0]['name'])} {told}")
+    if by["scarce"]:
+        return Veto(
+            "inconclusive", f"{titled(by['scarce'][0]['name'])} has too little evidence in the certification slice"
+        )
+    return Veto("", "")
+
+
+def titled(name: str) -> str:
+    """A loss as people call it."""
+    return TITLES.get(name, name)
