@@ -1,7 +1,6 @@
 """The verdict against oracles: all pairs, scikit-learn, the bootstrap, duplicated rows and simulated worlds."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +9,8 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.verdict import measure
 from slimrec.errors import InputError
-from slimrec.verdict.certify import _reach, compare, influence, rows_needed, verdict
+from slimrec.verdict import certify
+from slimrec.verdict.certify import compare, influence, rows_needed, verdict
 
 
 def world(seed, rows=400, lift=1.0, noise=0.5, ties=True):
@@ -152,7 +152,7 @@ def test_one_row_of_a_class_gives_a_difference_and_no_bounds_and_two_give_bounds
 
 def reach(parts, most):
     """Error and bounds of a sum of these parts, at 95 %."""
-    return _reach(SimpleNamespace(count=len(parts), powers=[(parts**k).sum() for k in (2, 3, 4)]), most, 0.95)
+    return certify.reach(len(parts), tuple((parts**k).sum() for k in (2, 3, 4)), most, 0.95)
 
 
 def test_few_large_parts_leave_as_many_degrees_of_freedom_as_their_kurtosis_tells():
