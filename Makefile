@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/ready$(GPU)
 LOCKS := requirements.lock requirements-cpu.lock requirements-gpu.lock
-RECIPE ?= pipelines/recipes/demo.yaml
+export RECIPE ?= pipelines/recipes/demo.yaml
 PORT ?= 5000
 
 .DEFAULT_GOAL := help
@@ -38,14 +38,14 @@ demo: setup ## Run the whole workflow on a planted log, on this machine
 	@$(BIN)/slimrec run pipelines/recipes/demo.yaml --output runs/demo
 
 run: setup ## Run RECIPE=FILE on this machine
-	@$(BIN)/slimrec run $(RECIPE) --output runs/$(basename $(notdir $(RECIPE)))
+	@$(BIN)/slimrec run "$$RECIPE"
 
 mlflow: setup ## Serve the runs and models of this folder at PORT, for a browser and for MLFLOW_TRACKING_URI
 	@echo "MLFLOW_TRACKING_URI=http://127.0.0.1:$(PORT)"
 	@mkdir -p runs/mlflow
 	@MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
 		$(BIN)/mlflow server --backend-store-uri sqlite:///runs/mlflow/mlflow.db \
-		--no-serve-artifacts --default-artifact-root "$(CURDIR)/runs/mlflow/artifacts" --host 127.0.0.1 --port $(PORT) --workers 1
+		--no-serve-artifacts --default-artifact-root "$$PWD/runs/mlflow/artifacts" --host 127.0.0.1 --port $(PORT) --workers 1
 
 # As many processes as there are processors, each with one thread: two that share one by turns wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile

@@ -1,0 +1,36 @@
+"""The targets of the Makefile, in folders and for recipes whose names a shell or make would read."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def called(folder: Path, program: str, *words: str) -> list[str]:
+    """The words that `make` gives a program of the environment of a checkout in `folder`."""
+    folder.mkdir()
+    for name in ("Makefile", "pyproject.toml", "requirements.lock", "requirements-cpu.lock", "requirements-gpu.lock"):
+        shutil.copy2(ROOT / name, folder)
+    stand_in = folder / ".venv" / "bin" / program
+    stand_in.parent.mkdir(parents=True)
+    stand_in.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n", encoding="utf-8")
+    stand_in.chmod(0o755)
+    (folder / ".venv" / "ready").touch()
+    done = subprocess.run(["make", "-s", *words], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("name", ["a b", 'q"x', "it's", "ü ö", "d$x", "d$(x)", "h#y", "p%z", "c:d", "back`t", "am&p"])
+def test_mlflow_keeps_its_files_in_the_folder_whatever_that_is_called(tmp_path, name):
+    words = called(tmp_path / name, "mlflow", "mlflow")
+    assert words[words.index("--default-artifact-root") + 1] == f"{tmp_path / name}/runs/mlflow/artifacts"
+
+
+@pytest.mark.parametrize("recipe", ["my recipe.yaml", 'q"x.yaml', "back`t.yaml", "ü.yaml"])
+def test_a_recipe_may_be_called_anything(tmp_path, recipe):
+    assert called(tmp_path / "here", "slimrec", "run", f"RECIPE={recipe}") == ["run", recipe]
+    assert called(tmp_path / "there", "slimrec", "run") == ["run", "pipelines/recipes/demo.yaml"]
