@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import json
 import warnings
 from datetime import date
 from pathlib import Path
@@ -14,7 +15,7 @@ from pydantic import Field as Option
 
 from slimrec.errors import ConfigError, InputError, did_you_mean
 from slimrec.plugins import BACKBONES, GATES
-from slimrec.probes import with_probes
+from slimrec.probes import is_probe, with_probes
 from slimrec.schema import Schema
 from slimrec.selection import Budget
 
@@ -355,7 +356,13 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 def read_schema(fields: str | Path | dict[str, Any]) -> Schema:
     """The schema a person wrote: a YAML file or its content."""
-    return parse(Schema, fields if isinstance(fields, dict) else read_yaml(fields))
+    schema = parse(Schema, fields if isinstance(fields, dict) else read_yaml(fields))
+    for name in filter(is_probe, schema.names):
+        raise ConfigError(
+            f"field '{name}' is named like a probe, a shuffled copy that a search makes; give it another `name`, and "
+            f"say `column: {json.dumps(name, ensure_ascii=False)}`"
+        )
+    return schema
 
 
 def read_recipe(path: str | Path) -> Recipe:

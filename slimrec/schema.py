@@ -31,6 +31,7 @@ class Statistics(_Frozen):
     low: tuple[float, ...] = ()  # smallest and largest value of a dense column, after `scale: log`; () if not recorded
     high: tuple[float, ...] = ()
     unseen_share: float = 0.0  # of the rows outside train: values that train does not have, or numbers far outside it
+    empty_text: bool | None = None  # whether a category held the empty text; None if not recorded
     format: int = 1  # of the keys in the vocabulary, see `slimrec.data.spelling`
 
 

@@ -1,5 +1,8 @@
 """Drafts of a schema: whatever is drafted ingest takes, and what a person should know stands beside it."""
 
+import gzip
+from decimal import Decimal
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -9,7 +12,7 @@ import pytest
 from slimrec.config import IngestConfig, parse, read_schema
 from slimrec.data import planted
 from slimrec.data.draft import draft
-from slimrec.errors import InputError
+from slimrec.errors import ConfigError, InputError
 from slimrec.schema import Schema
 from slimrec.stages import ingest
 
@@ -228,3 +231,98 @@ def test_files_that_are_no_one_log_are_named(tmp_path):
     log().drop(columns="price").to_parquet(tmp_path / "b.parquet")
     with pytest.raises(InputError, match="'price' stands in .*a.parquet and not in .*b.parquet"):
         draft(str(tmp_path))
+
+
+VIEWS = (pa.string_view(), pa.binary_view(), pa.binary(), pa.large_string(), pa.dictionary(pa.int8(), pa.string()))
+
+
+@pytest.mark.parametrize("kind", VIEWS, ids=str)
+def test_text_of_every_type_is_drafted_and_ingested(tmp_path, kind):
+    table = pa.Table.from_pandas(log())
+    titles = table["title"].combine_chunks()
+    titles = titles.dictionary_encode() if pa.types.is_dictionary(kind) else titles.cast(kind)
+    table = table.set_column(table.column_names.index("title"), "title", titles)
+    labels = pa.array(np.where(log()["click"], "yes", "no")).cast(
+        kind if not pa.types.is_dictionary(kind) else "string"
+    )
+    days = pa.array(log()["day"]).cast(pa.binary() if pa.types.is_binary(kind) else pa.string())
+    table = table.set_column(0, "click", labels).set_column(table.column_names.index("day"), "day", days)
+    pq.write_table(table, tmp_path / "log.parquet")
+    schema, _ = drafted(tmp_path, tmp_path / "log.parquet")
+    assert (schema["title"].kind, schema.label.positive, schema.time) == ("category", "yes", "day")
+
+
+def test_files_that_write_one_column_as_dictionary_and_as_text_are_drafted(tmp_path):
+    (tmp_path / "log").mkdir()
+    log().assign(title=log()["title"].astype("category"), click=1).to_parquet(tmp_path / "log" / "a.parquet")
+    log().to_parquet(tmp_path / "log" / "b.parquet")
+    assert drafted(tmp_path, tmp_path / "log")[0]["title"].kind == "category"
+
+
+def test_bytes_that_are_no_text_and_columns_of_nothing_are_left_out_of_a_draft(tmp_path):
+    table = pa.Table.from_pandas(log()).append_column("picture", pa.array([b"\xff\xfe", b"\x80"] * (ROWS // 2)))
+    table = table.append_column("user", pa.nulls(ROWS)).append_column(
+        "far", pa.array(np.arange(ROWS, dtype="u8") + 2**63)
+    )
+    pq.write_table(table, tmp_path / "log.parquet")
+    schema, text = drafted(tmp_path, tmp_path / "log.parquet")
+    assert "  # picture is binary, which no field reads" in text and schema.group is None
+    assert not {"picture", "user"} & set(schema.names) and schema["far"].kind == "category"
+
+
+def test_labels_as_decimals_and_as_long_whole_numbers_in_text_are_drafted(tmp_path):
+    data = log()
+    data.assign(click=[Decimal(value) for value in data["click"]]).to_parquet(tmp_path / "log.parquet")
+    assert "% positive" in comment(drafted(tmp_path, tmp_path / "log.parquet")[1], "label:")
+    data.assign(click=[str(10**17 + value) for value in data["click"]]).to_csv(tmp_path / "log.csv", index=False)
+    assert drafted(tmp_path, tmp_path / "log.csv")[0].label.positive == 10**17 + 1
+
+
+@pytest.mark.parametrize("value", [0, 1, True, 1.0])
+def test_a_label_of_one_class_is_no_draft(tmp_path, value):
+    log().assign(click=value).to_parquet(tmp_path / "log.parquet")
+    with pytest.raises(InputError, match="'click' holds .* in all rows looked at; two classes are needed"):
+        draft(str(tmp_path / "log.parquet"))
+
+
+def test_a_column_named_like_a_probe_is_drafted_under_another_name_and_refused_as_a_field(tmp_path):
+    log().rename(columns={"price": "probe1:price"}).to_csv(tmp_path / "log.csv", index=False)
+    schema, _ = drafted(tmp_path, tmp_path / "log.csv")
+    assert schema["probe1_price"].column == "probe1:price"
+    with pytest.raises(ConfigError, match="'probe0:x' is named like a probe.*`column: \"probe0:x\"`"):
+        read_schema({"label": "y", "fields": [{"name": "probe0:x", "kind": "number"}]})
+
+
+CONTENTS = {
+    "plain.csv.gz": ("csv", "is named as gzip, and its content is text"),
+    "packed.csv": ("gzip", "is named as text, and its content is gzip.*ends in .gz"),
+    "table.tsv": ("parquet", "is named as text, and its content is Parquet.*ends in .parquet"),
+    "lines.parquet": ("csv", "is named as Parquet, and its content is text"),
+    "archive.csv": ("zip", "is named as text, and its content is a zip archive"),
+    "cut.csv.gz": ("cut", "cannot be read as data.*cut off"),
+}
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_a_file_that_is_not_what_its_name_says_is_named_by_draft_and_ingest(tmp_path, name):
+    written, sentence = CONTENTS[name]
+    content = log().to_csv(index=False).encode()
+    packed = gzip.compress(content)
+    log().to_parquet(tmp_path / "log")
+    bodies = {"csv": content, "gzip": packed, "cut": packed[: len(packed) // 2], "zip": b"PK\x03\x04" + packed}
+    (tmp_path / name).write_bytes(bodies.get(written) or (tmp_path / "log").read_bytes())
+    config = {
+        "source": str(tmp_path / name),
+        "fields": {"label": "click", "fields": [{"name": "title", "kind": "category"}]},
+    }
+    for attempt in (
+        lambda: draft(str(tmp_path / name)),
+        lambda: ingest.run(parse(IngestConfig, config), None, tmp_path / "d"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            attempt()
+
+
+def test_a_nul_character_in_a_cell_does_not_make_a_file_utf16(tmp_path):
+    log().assign(title=["a\0b", "c", "\0", "dd"] * (ROWS // 4)).to_csv(tmp_path / "log.csv", index=False)
+    assert drafted(tmp_path, tmp_path / "log.csv")[0].csv.encoding == "utf-8"

@@ -382,3 +382,26 @@ def test_number_types_of_one_folder_are_one_value():
     encoder = fit(pa.table({"x": pa.array([12, 13])}))
     frame = pd.DataFrame({"x": pd.array([12, None], "Int64")})
     assert encoder.encode(pa.Table.from_pandas(frame))[0].tolist() == [[3], [MISSING]]
+
+
+BLANKS = {"null": [None, "a", "b", "a"], "empty text": ["", "a", "b", "a"]}
+
+
+@pytest.mark.parametrize("options", [{}, {"exact": True}, {"hash_rows": 1000}, {"min_count": 2}])
+@pytest.mark.parametrize("known, asked", [("null", "empty text"), ("empty text", "null")])
+def test_null_and_empty_text_are_one_where_training_knew_only_one_of_them(known, asked, options):
+    rows = {name: pa.table({"x": pa.array(values * 2, pa.string())}) for name, values in BLANKS.items()}
+    encoder = fit(rows[known], **options)
+    assert encoder.encode(rows[asked])[0].tolist() == encoder.encode(rows[known])[0].tolist()
+    rows["both"] = pa.table({"x": ["", "", None, None]})
+    both = fit(rows["both"], **options).encode(rows["both"])[0][:, 0].tolist()
+    assert both[0] != both[2] == MISSING
+
+
+def test_a_csv_that_quotes_empty_cells_scores_as_the_one_that_does_not(tmp_path):
+    frame = pd.DataFrame({"y": [0, 1, 0, 1], "x": ["a", None, "b", None]})
+    encoder = fit(pa.Table.from_pandas(frame))
+    wanted = encoder.encode(pa.Table.from_pandas(frame))[0].tolist()
+    for quoting in (0, 1, 2):  # the least, all, all that is no number
+        written = from_csv(frame.to_csv(index=False, quoting=quoting), encoder, tmp_path)
+        assert encoder.encode(written)[0].tolist() == wanted

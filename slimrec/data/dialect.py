@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pyarrow import fs
 
 from slimrec.data import text
+from slimrec.data.storage import check_content, reading_error
 from slimrec.errors import InputError
 from slimrec.schema import CsvFormat
 
@@ -43,8 +44,22 @@ _WHOLE = r"^[+-]?\d{1,18}$"
 
 
 def guess(system: fs.FileSystem, file: str) -> CsvFormat:
-    """The format of a file, judged by its head (the encoding by all of it); columns are named where the header lacks."""
-    form = CsvFormat(encoding=_encoding(system, file))
+    """The format of a file, judged by its head (the encoding by all of it); columns are named where the header lacks.
+
+    Raises InputError for a file that is no text, or is cut off.
+    """
+    try:
+        check_content(system, file, ".gz" if file.lower().endswith(".gz") else "")
+        encoding = _encoding(system, file)
+        return _guess(system, file, encoding)
+    except (OSError, pa.ArrowException) as error:
+        raise reading_error(file, error) from error
+    except UnicodeError as error:
+        raise InputError(f"{file} is not {encoding} text, as it seemed to be ({error}); write it again") from None
+
+
+def _guess(system: fs.FileSystem, file: str, encoding: str) -> CsvFormat:
+    form = CsvFormat(encoding=encoding)
     with text.open_text(system, file, form) as stream:
         head = stream.read(_HEAD).decode(errors="replace").removeprefix("\ufeff")
         cut = len(head.encode()) >= _HEAD - 3
@@ -151,8 +166,8 @@ def _encoding(system: fs.FileSystem, file: str) -> str:
         head = piece = stream.read(_HEAD)
         if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             return "utf-16"
-        if b"\0" in head:
-            return "utf-16-le" if head[1:2] == b"\0" else "utf-16-be"
+        if (place := _zeros(head)) is not None:
+            return "utf-16-le" if place else "utf-16-be"
         try:
             while piece:
                 decode(piece)
@@ -160,6 +175,12 @@ def _encoding(system: fs.FileSystem, file: str) -> str:
         except UnicodeDecodeError:
             return "latin-1" if any(byte in head for byte in _NOT_CP1252) else "cp1252"
     return "utf-8"
+
+
+def _zeros(head: bytes) -> int | None:
+    """Whether NUL bytes stand at even places (0) or at odd ones (1), as they do in UTF-16; None where there are few or both."""
+    even, odd = head[::2].count(0), head[1::2].count(0)
+    return None if min(even, odd) or even + odd < len(head) / 16 else int(odd > 0)
 
 
 def _cells(lines: list[str], separator: str) -> list[list[str]]:

@@ -23,6 +23,7 @@ from slimrec.data.split import time_thresholds
 from slimrec.data.storage import list_files, of_path
 from slimrec.data.values import csv_schema, flat
 from slimrec.errors import InputError, did_you_mean
+from slimrec.probes import is_probe
 from slimrec.schema import CsvFormat
 
 _CYCLE = 366  # whole numbers up to here may be hours of a day or days of a year
@@ -43,6 +44,7 @@ _TIMES = (
     ),
 )
 _GROUPS = ("user", "user_id", "userid", "uid", "visitor_id", "customer_id", "member_id", "client_id", "session_id")
+_BYTES = (pa.types.is_binary, pa.types.is_large_binary)
 _HEADER = """\
 # Drafted from {sampled}. Check every kind, and remove
 # what is known only after the label. Rows are split by time where there is a time column.
@@ -112,9 +114,17 @@ def _typed(sample: sampling.Sample, form: CsvFormat) -> _Log:
     seen = dialect.types(sample.table, [name for name in names if name in sample.table.column_names])
     table = seen.table
     for place, name in enumerate(table.column_names):
-        if pa.types.is_float16(table[name].type):
-            table = table.set_column(place, name, table[name].cast(pa.float32()))
+        if any(is_kind(table[name].type) for is_kind in _BYTES) and (told := _as_text(table[name])):
+            table = table.set_column(place, name, told)
     return _Log(sample.table, table, form.model_copy(update={"decimal": seen.decimal}), seen.missing, seen.remarks)
+
+
+def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    """Bytes as text, as writers of Parquet leave it; None where they are none."""
+    try:
+        return column.cast(pa.string())
+    except pa.ArrowInvalid:
+        return None
 
 
 def _reading(log: _Log) -> list[str]:
@@ -152,7 +162,8 @@ def _roles(table: pa.Table, label: str) -> tuple[dict[str, str], list[str]]:
     if weight and weight != roles.get("time") and not _refused(_weighs, weight, table):
         roles["weight"] = weight
         lines.append(f"weight: {spelled(weight)}  # how much each row counts; remove it if this is a feature")
-    group = _named([name for name in names if name not in roles.values()], _GROUPS)
+    filled = [name for name in names if name not in roles.values() and not pa.types.is_null(table[name].type)]
+    group = _named(filled, _GROUPS)
     if group and pc.count_distinct(flat(table[group])).as_py() > 1:
         lines.append(f"group: {spelled(group)}")
     return roles, lines
@@ -206,15 +217,18 @@ def _twins(table: pa.Table, names: list[str]) -> dict[str, str]:
 
 
 def _line(name: str, column: pa.Array, remarks: list[str]) -> str:
+    """The field's line; a name that a search gives to its own copies stays the column's."""
     entry, seen = guess_field(name, column)
     empty = nothing_in(column)
     missing = f"{100 * empty / len(column):.1f} % missing" if empty else "none missing"
     if entry is None:
         return f"  # {spelled(name)} is {column.type}, which no field reads"
     options = "".join(f", {option}: {value}" for option, value in entry.items())
+    options += f", column: {spelled(name)}" if is_probe(name) else ""
     steps = "row numbers? they tell the order of the log" if constant_step(column) else ""
     said = ", ".join(word for word in (seen, missing, steps, *remarks) if word)
-    return f"  - {{name: {spelled(name)}{options}}}  # {said}"
+    called = name.replace(":", "_", 1) if is_probe(name) else name
+    return f"  - {{name: {spelled(called)}{options}}}  # {said}"
 
 
 def _sampled(sample: sampling.Sample) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import fs
+from pyarrow import fs, types
 
 from slimrec.data import text
-from slimrec.data.storage import of_path, reading_error
+from slimrec.data.storage import check_content, of_path, reading_error
 from slimrec.data.values import csv_schema
 from slimrec.errors import InputError
 from slimrec.schema import CsvFormat, Schema
@@ -34,9 +34,7 @@ def inspect(system: fs.FileSystem, file: str, schema: Schema | CsvFormat = _USUA
     """
     try:
         if is_parquet(file):
-            with system.open_input_file(file) as stream:
-                opened = pq.ParquetFile(stream)
-                stored, rows = list(opened.schema_arrow), opened.metadata.num_rows
+            stored, rows = _footer(system, file)
         else:
             names, full = text.inspect(system, file, _format(schema))
             stored, rows = _typed(schema, names), None if full else 0
@@ -44,6 +42,16 @@ def inspect(system: fs.FileSystem, file: str, schema: Schema | CsvFormat = _USUA
         raise reading_error(file, error) from error
     known = {field.name for field in stored}
     return pa.schema([*stored, *_typed(schema, [name for name in of_path(file) if name not in known])]), rows
+
+
+def _footer(system: fs.FileSystem, file: str) -> tuple[list[pa.Field], int]:
+    try:
+        with system.open_input_file(file) as stream:
+            opened = pq.ParquetFile(stream)
+            return [field.with_type(_plain(field.type)) for field in opened.schema_arrow], opened.metadata.num_rows
+    except pa.ArrowException:
+        check_content(system, file, ".parquet")
+        raise
 
 
 def read(
@@ -85,7 +93,17 @@ def _parquet(system: fs.FileSystem, file: str, columns: list[str], batch_rows: i
             stream, buffer_size=_BUFFER if local else 0, pre_buffer=not local, page_checksum_verification=True
         )
         for batch in opened.iter_batches(batch_rows, columns=columns):
-            yield batch.select(columns)
+            arrays = (batch.column(name) for name in columns)
+            yield pa.RecordBatch.from_arrays([array.cast(_plain(array.type)) for array in arrays], columns)
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type itself; of a view of texts or bytes, which rows cannot be taken of, the one that can."""
+    if types.is_list(kind):
+        return pa.list_(_plain(kind.value_type)) if kind.value_type != _plain(kind.value_type) else kind
+    return (
+        pa.large_string() if types.is_string_view(kind) else pa.large_binary() if types.is_binary_view(kind) else kind
+    )
 
 
 def _format(schema: Schema | CsvFormat) -> CsvFormat:

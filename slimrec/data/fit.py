@@ -69,6 +69,7 @@ class _FieldFit:
         self.field, self.max_vocabulary = field.model_copy(update={"statistics": None}), max_vocabulary
         self.rows = self.missing = self.cut = 0
         self.counts: dict[str, int] = {}
+        self.empty_text = False
         self.alike: tuple[str, ...] = ()  # two texts that were found to be one value
         self.moments = Moments(field.dense_width)
         self.low, self.high = np.full(field.dense_width, np.inf), np.full(field.dense_width, -np.inf)
@@ -101,6 +102,7 @@ class _FieldFit:
 
     def _count(self, found: Categories) -> None:
         self.alike = self.alike or found.alike()
+        self.empty_text = self.empty_text or "" in found.values
         if self.field.hash_rows:
             return
         self._add_counts(found.values, np.bincount(found.codes[found.codes >= 0], minlength=len(found.values)).tolist())
@@ -130,6 +132,7 @@ class _FieldFit:
             "missing": self.missing,
             "cut": self.cut,
             "alike": self.alike,
+            "empty_text": self.empty_text,
             "moments": self.moments.state(),
             "range": [_finite(self.low), _finite(self.high)],
         }
@@ -140,6 +143,7 @@ class _FieldFit:
         self.missing += figures["missing"]
         self.cut += figures["cut"]
         self.alike = self.alike or tuple(figures["alike"])
+        self.empty_text = self.empty_text or figures["empty_text"]
         self.moments.join(figures["moments"])
         low, high = (np.array(values, np.float64) for values in figures["range"])  # None becomes NaN
         self.low, self.high = np.fmin(self.low, low), np.fmax(self.high, high)
@@ -181,6 +185,7 @@ class _FieldFit:
             boundaries=edges,
             low=tuple(value or 0.0 for value in _finite(self.low)),
             high=tuple(value or 0.0 for value in _finite(self.high)),
+            empty_text=self.empty_text if field.kind == "category" else None,
             format=FORMAT,
         )
 

@@ -34,7 +34,7 @@ def read_keys(schema: Schema, batch: pa.RecordBatch, rows: np.ndarray, where: Wh
     """The keys of a batch whose rows are numbered `rows` in the source; InputError names the row that is wrong."""
 
     def column(name: str) -> pa.Array:
-        return without(flat(batch.column(name)), schema.missing)
+        return key_column(schema, batch, name, where)
 
     return Keys(
         read_label(schema, column(schema.label.column), where),
@@ -42,6 +42,19 @@ def read_keys(schema: Schema, batch: pa.RecordBatch, rows: np.ndarray, where: Wh
         read_group(column(schema.group), rows) if schema.group else None,
         read_time(schema.time, column(schema.time), where) if schema.time else None,
     )
+
+
+def key_column(schema: Schema, batch: pa.RecordBatch, name: str, where: Where) -> pa.Array:
+    """One column of keys: bytes as the text that they are, words for `missing` as null."""
+    column = flat(batch.column(name))
+    if types.is_binary(column.type) or types.is_large_binary(column.type):
+        try:
+            column = column.cast(pa.large_string())
+        except pa.ArrowInvalid:
+            raise InputError(
+                f"{where(0)} or after: the column '{name}' holds bytes that are not UTF-8 text; encode it"
+            ) from None
+    return without(column, schema.missing)
 
 
 def check_key_types(schema: Schema, source: pa.Schema, place: str) -> None:

@@ -91,6 +91,8 @@ def constant_step(column: pa.Array) -> bool:
     """Whether whole numbers rise by the same step from row to row, as row numbers do."""
     if not pa.types.is_integer(column.type) or column.null_count or len(column) < 10:
         return False
+    if pc.max(column).as_py() >= 2**63:
+        return False
     steps = pc.subtract(column.slice(1).cast(pa.int64()), column.slice(0, len(column) - 1).cast(pa.int64()))
     return pc.count_distinct(steps).as_py() == 1 and steps[0].as_py() > 0
 
@@ -104,15 +106,17 @@ def guess_label(name: str, column: pa.Array) -> str:
             "a label, leave out those that have none"
         )
     if pa.types.is_boolean(column.type):
-        return f"{spelled(name)}  # {_share(column)} positive"
-    if kind == "text" and _are_numbers(column):
-        column, kind = pc.utf8_trim_whitespace(column.cast(pa.string())).cast(pa.float64()), "number"
+        column = column.cast(pa.int8())
+    if kind == "text" and (found := _as_numbers(column)) is not None:
+        column, kind = found, "number"
+    if pa.types.is_decimal(column.type):
+        column = column.cast(pa.float64())
     if kind == "text":
         return _guess_words(name, column)
     if kind != "number":
         raise InputError(f"the label column '{name}' is {column.type}; it needs numbers, true and false, or two words")
     distinct = sorted(column.unique().to_pylist())
-    if set(distinct) <= {0, 1}:
+    if set(distinct) == {0, 1}:
         return f"{spelled(name)}  # {_share(pc.equal(column, pa.scalar(1).cast(column.type)))} positive"
     if len(distinct) == 1:
         raise InputError(f"the label column '{name}' holds {distinct[0]} in all rows looked at; two classes are needed")
@@ -125,12 +129,15 @@ def guess_label(name: str, column: pa.Array) -> str:
     return f"{{column: {spelled(name)}, positive_above: {exactly(middle)}}}  # {span}, {share} are above: set the limit"
 
 
-def _are_numbers(column: pa.Array) -> bool:
-    try:
-        pc.utf8_trim_whitespace(column.cast(pa.string())).cast(pa.float64())
-    except pa.ArrowInvalid:
-        return False
-    return True
+def _as_numbers(column: pa.Array) -> pa.Array | None:
+    """Text as numbers, whole ones exactly; None where a cell is none."""
+    text = pc.utf8_trim_whitespace(column.cast(pa.string()))
+    for kind in (pa.int64(), pa.float64()):
+        try:
+            return text.cast(kind)
+        except pa.ArrowInvalid:
+            continue
+    return None
 
 
 def _guess_words(name: str, column: pa.Array) -> str:
@@ -162,8 +169,12 @@ def guess_field(name: str, column: pa.Array) -> tuple[dict | None, str]:
     kind = family(column.type)
     if kind.startswith("list of "):
         return _guess_list(column, kind)
-    if kind not in ("number", "text", "time"):
-        return None, ""
+    if (
+        kind not in ("number", "text", "time")
+        or pa.types.is_binary(column.type)
+        or pa.types.is_large_binary(column.type)
+    ):
+        return None, ""  # bytes that were text are text by now
     distinct = pc.count_distinct(column).as_py()
     seen = f"{distinct:,} distinct"
     if kind == "number" and not pa.types.is_boolean(column.type):

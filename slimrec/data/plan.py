@@ -10,10 +10,9 @@ from pydantic import BaseModel, ConfigDict
 
 from slimrec import artifacts
 from slimrec.config import IngestConfig, parse, read_schema
-from slimrec.data.keys import read_time, time_form
+from slimrec.data.keys import key_column, read_time, time_form
 from slimrec.data.source import Part, Source, open_source
 from slimrec.data.split import Splitter, resolve, time_thresholds
-from slimrec.data.values import flat
 from slimrec.errors import ConfigError, InputError, SecurityError
 from slimrec.schema import Schema
 
@@ -90,7 +89,7 @@ def _times(source: Source, rows: dict[str, int | None]) -> Iterator[tuple[np.nda
     forms: dict[str, str] = {}
     for chunk in source.shown("order", [name]):
         rows[chunk.file] = chunk.first + chunk.data.num_rows
-        column = flat(chunk.data.column(name))
+        column = key_column(source.schema, chunk.data, name, chunk.where)
         forms.setdefault(time_form(column), chunk.where(0))
         if len(forms) > 1:
             raise InputError(

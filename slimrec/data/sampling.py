@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from slimrec.data import files
-from slimrec.data.values import family
+from slimrec.data.values import family, flat
 from slimrec.errors import InputError
 from slimrec.schema import CsvFormat
 
@@ -66,16 +66,15 @@ def _check_alike(schema: pa.Schema, name: str, kinds: dict[str, tuple[str, str]]
 
 
 class _Thinned:
-    """Every `step`-th of the rows that came, the step doubling whenever too many are held."""
+    """Every `step`-th of the rows that came, in plain types, the step doubling whenever too many are held."""
 
     def __init__(self, rows: int):
         self.rows, self.step, self.seen, self._held = rows, 1, 0, []
 
     def add(self, batch: pa.RecordBatch) -> None:
         places = np.arange(-self.seen % self.step, batch.num_rows, self.step)
-        self._held.append(
-            pa.Table.from_batches([batch]).take(places) if self.step > 1 else pa.Table.from_batches([batch])
-        )
+        plain = pa.table([flat(column) for column in batch.columns], batch.schema.names)
+        self._held.append(plain.take(places) if self.step > 1 else plain)
         self.seen += batch.num_rows
         while sum(len(table) for table in self._held) > 2 * self.rows:
             whole = self.table()

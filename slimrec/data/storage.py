@@ -18,6 +18,15 @@ _DENIED = re.compile(
     "ACCESS_DENIED|INVALID_(ACCESS_KEY|CLIENT_TOKEN|SIGNATURE)|SIGNATURE_DOES_NOT_MATCH|EXPIRED|HTTP status 40[13]"
 )
 _NOWHERE = re.compile("NO_SUCH_(BUCKET|KEY|UPLOAD)|RESOURCE_NOT_FOUND|HTTP status 404|[Cc]ould(n't| not) resolve host")
+_CONTENT = {  # what a file may be instead of text: the ending that says so, and its first bytes
+    "Parquet": (".parquet", b"PAR1\x15"),
+    "gzip": (".gz", b"\x1f\x8b"),
+    "a zip archive": (".zip", b"PK\x03\x04"),
+    "zstd": (".zst", b"\x28\xb5\x2f\xfd"),
+    "bzip2": (".bz2", b"BZh91A"),
+    "xz": (".xz", b"\xfd7zXZ"),
+    "Avro": (".avro", b"Obj\x01"),
+}
 
 
 def filesystem(url: str) -> tuple[fs.FileSystem, str]:
@@ -83,6 +92,19 @@ def of_path(file: str) -> dict[str, str | None]:
     pairs = [folder.split("=", 1) for folder in file.split("/")[:-1] if folder.partition("=")[0] and "=" in folder]
     values = {unquote(name): unquote(value) for name, value in pairs}
     return {name: None if value == "__HIVE_DEFAULT_PARTITION__" else value for name, value in values.items()}
+
+
+def check_content(system: fs.FileSystem, file: str, ending: str) -> None:
+    """Raise InputError where a file is not what its name says: `.parquet`, `.gz`, or text for any other ending."""
+    with system.open_input_stream(file, compression=None) as stream:
+        head = stream.read(6)
+    there = next((what for what, (_, first) in _CONTENT.items() if head.startswith(first)), "text")
+    wanted = next((what for what, (suffix, _) in _CONTENT.items() if suffix == ending), "text")
+    if head and there != wanted:
+        ends = f"ends in {_CONTENT[there][0]}" if there != "text" else "tells"
+        raise InputError(
+            f"{file} is named as {wanted}, and its content is {there}; give it a name that {ends}, or write it again"
+        )
 
 
 def reading_error(name: str, error: Exception) -> SlimrecError:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv, fs
 
+from slimrec.data.storage import check_content
 from slimrec.errors import InputError
 from slimrec.schema import CsvFormat
 
@@ -52,6 +53,7 @@ class _Lines:
 
 def inspect(system: fs.FileSystem, file: str, form: CsvFormat) -> tuple[list[str], bool]:
     """The names of the columns, and whether there are rows; ([], False) of a file of nothing."""
+    check_content(system, file, ".gz" if file.lower().endswith(".gz") else "")
     torn = []
 
     def skip(row: csv.InvalidRow) -> str:  # whoever reads the rows names what is wrong with one

@@ -95,6 +95,8 @@ def flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
         column = column.dictionary_decode()
     if types.is_float16(column.type):
         column = column.cast(pa.float32())
+    if types.is_binary_view(column.type):
+        return column.cast(pa.large_binary())
     return column.cast(pa.large_string()) if types.is_string_view(column.type) else column
 
 
@@ -151,9 +153,21 @@ def respelled(field: Field, keys: Sequence[str]) -> list[str]:
 def field_categories(field: Field, column: pa.Array, where: Where) -> Categories:
     """Keys of a category field, or of a number discretised by `log_square`."""
     if field.kind == "category":
-        return categories(column, _named(field), field.taken_exactly)
+        return _with_one_nothing(field, categories(column, _named(field), field.taken_exactly))
     values, codes = np.unique(_log_square(numbers(field, column, where)[:, 0]), return_inverse=True)
     return Categories(codes, [None if math.isnan(value) else str(int(value)) for value in values])
+
+
+def _with_one_nothing(field: Field, found: Categories) -> Categories:
+    """Where training knew only one of null and the empty text, the other is that one: writers of CSV mix them up."""
+    if field.statistics is None or field.cross:
+        return found
+    if field.statistics.empty_text is False:
+        return found._replace(values=[value or None for value in found.values])
+    if field.statistics.empty_text and not field.statistics.missing_share:
+        codes = np.where(found.codes < 0, len(found.values), found.codes)
+        return found._replace(codes=codes, values=[*(value or "" for value in found.values), ""])
+    return found
 
 
 def _named(field: Field) -> str:
@@ -207,7 +221,7 @@ def bags(field: Field, column: pa.Array) -> Bags:
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
-    return types.is_binary(kind) or types.is_large_binary(kind)
+    return types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
 
 
 def numbers(field: Field, column: pa.Array, where: Where) -> np.ndarray:
