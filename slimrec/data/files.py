@@ -93,8 +93,9 @@ def _parquet(system: fs.FileSystem, file: str, columns: list[str], batch_rows: i
             stream, buffer_size=_BUFFER if local else 0, pre_buffer=not local, page_checksum_verification=True
         )
         for batch in opened.iter_batches(batch_rows, columns=columns):
-            arrays = (batch.column(name) for name in columns)
-            yield pa.RecordBatch.from_arrays([array.cast(_plain(array.type)) for array in arrays], columns)
+            batch = batch.select(columns)
+            plain = pa.schema([field.with_type(_plain(field.type)) for field in batch.schema])
+            yield batch if batch.schema.equals(plain) else batch.cast(plain)
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
