@@ -114,9 +114,9 @@ def _log_loss(rows: Rows, found: Clusters, confidence: float) -> Told:
     if not len(full):
         return None, None, None
     worst = max(float(full.max()), float(slim.max()))
-    means = (float(np.average(each, weights=rows.weight)) for each in (full, slim))
-    parts = (np.bincount(found.of_row, part) for part in (rows.weight * (slim - full), rows.weight))
-    return *means, _ratio(*parts, worst, _worth(found), confidence)
+    means = [float(np.average(each, weights=rows.weight)) for each in (full, slim)]
+    above, below = (np.bincount(found.of_row, part) for part in (rows.weight * (slim - full), rows.weight))
+    return means[0], means[1], _ratio(above, below, worst, _worth(found), confidence)
 
 
 def _calibration(rows: Rows, found: Clusters, confidence: float) -> Told:
@@ -150,8 +150,8 @@ def _by_group(values: Sequence[np.ndarray], mass: np.ndarray, found: Clusters, c
         return None, None, None
     full, slim = (each[there] for each in values)
     mass = mass[there]
-    means = (float(np.average(each, weights=mass)) for each in (full, slim))
-    return *means, _ratio(mass * (full - slim), mass, 1.0, _worth(found), confidence)
+    means = [float(np.average(each, weights=mass)) for each in (full, slim)]
+    return means[0], means[1], _ratio(mass * (full - slim), mass, 1.0, _worth(found), confidence)
 
 
 def _worth(found: Clusters) -> float:
