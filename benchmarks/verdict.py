@@ -5,7 +5,8 @@ python -m benchmarks.verdict [--worlds 1000] [--json FILE]
 Each kind of world is a large population with a known difference in AUC, from which slices are drawn. "wrong" is the
 share of slices that are certified although the allowed loss is the true one; "above" the share whose bound lies above the
 truth, whatever the verdict; "row-level" the same for DeLong's interval over rows, which knows no clusters; "certified at
-no loss" the share of slices of the planned size that are certified where the models are equally good.
+no loss" the share of slices of the planned size that are certified where the models are equally good. "ever wrong" is the
+share of sequences of weekly looks of which at least one finds a gain where the models are equally good.
 """
 
 import argparse
@@ -21,7 +22,8 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from slimrec.verdict.certify import Comparison, compare, influence, rows_needed, verdict
+from slimrec.verdict.certify import Comparison, compare, conclude, gather, influence, rows_needed, verdict
+from slimrec.verdict.sequence import challenge
 
 World = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]  # as `compare` takes them
 CONFIDENCE = 0.95
@@ -142,14 +144,32 @@ def measure(name: str, worlds: int, about: int = 4_000_000) -> dict:
     return {"world": name, "loss": round(-loss, 5), **{key: int(count) / len(outcomes) for key, count in share.items()}}
 
 
+def equal(random: np.random.Generator, count: int) -> World:
+    """Users on whose rows either model is the better one by the toss of a coin."""
+    label, full, slim, _, user = users(random, count)
+    swap = np.random.default_rng(random.integers(2**32)).random(count)[user] < 0.5
+    return label, np.where(swap, slim, full), np.where(swap, full, slim), None, user
+
+
+def ever_wrong(worlds: int, grows: bool, weeks: int = 52, count: int = 150) -> dict:
+    """Weekly looks at so many new users, or at all so far where the slice grows, of models that are equally good."""
+    wrong = {"naive": 0, "paid": 0}
+    for seed in range(worlds):
+        label, full, slim, _, user = equal(np.random.default_rng(seed), weeks * count)
+        seen = dict.fromkeys(wrong, False)
+        for week in range(1, weeks + 1):
+            start, end = np.searchsorted(user, [0 if grows else (week - 1) * count, week * count])
+            rows = slice(start, end)
+            found = gather(label[rows], full[rows], slim[rows], None, user[rows])
+            for name, confidence in (("naive", CONFIDENCE), ("paid", challenge(CONFIDENCE, week))):
+                low = conclude(found, confidence).low
+                seen[name] |= low is not None and low > 0
+        wrong = {name: wrong[name] + seen[name] for name in wrong}
+    return {"rows": "add up" if grows else "all new", **{name: float(times / worlds) for name, times in wrong.items()}}
+
+
 def power(worlds: int, allowed: float = 0.004) -> dict:
     """Certified at no loss with the rows that a pilot plans, in worlds of users."""
-
-    def equal(random: np.random.Generator, count: int) -> World:
-        label, full, slim, _, user = users(random, count)
-        swap = np.random.default_rng(random.integers(2**32)).random(count)[user] < 0.5
-        return label, np.where(swap, slim, full), np.where(swap, full, slim), None, user
-
     first: Comparison = replace(compare(*equal(np.random.default_rng(12345), 4000)), difference=0.0)
     count = round(4000 * rows_needed(first, allowed) / first.rows)
     outcomes = [verdict(compare(*equal(np.random.default_rng(seed), count)), allowed)[0] for seed in range(worlds)]
@@ -175,11 +195,15 @@ def main() -> None:
         shares = (f"{100 * row[name]:.1f} %" for name in ("wrong", "above", "row-level"))
         table.add_row(row["world"], f"{row['loss']:.5f}", *shares)
     planned, took = power(max(100, asked.worlds // 5)), seconds()
+    weekly = [ever_wrong(asked.worlds, grows) for grows in (True, False)]
     console = Console()
     console.print(table)
     console.print(planned, f"one million rows in {took:.2f} s")
+    console.print("ever wrong in 52 weekly looks:", *weekly)
     if asked.json:
-        asked.json.write_text(json.dumps({"worlds": rows, "power": planned, "seconds": took}, indent=1) + "\n")
+        asked.json.write_text(
+            json.dumps({"worlds": rows, "power": planned, "weekly": weekly, "seconds": took}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -86,6 +86,7 @@ def facts(count=12, verdict="certified", names=None, threshold=None):
             "shuffled": -0.04,
             "told": True,
         },
+        "look": {"number": 1, "asked": 0.95},
         "pilot": {"planned": 0.0021, "found": 0.0013, "rows_needed": 441_000},
         "training": {"full": None, "slim": None, "longer": "", "said": ""},
         "champion": None,
@@ -226,7 +227,14 @@ def test_figures_of_the_search_stand_in_one_row_a_field_and_plain_ones_beside_th
 def test_a_re_audit_says_how_the_champion_does_and_what_changed_since():
     again = facts(2)
     auc = {"champion": 0.7941, "slim": 0.7937, "difference": -0.0004, "low": -0.002, "high": 0.001}
-    again["champion"] = {"model": "m", "version": "3", "auc": auc, "verdict": "inconclusive", "reason": "too few rows"}
+    again["champion"] = {
+        "model": "m",
+        "version": "3",
+        "auc": auc,
+        "verdict": "inconclusive",
+        "reason": "too few rows",
+        "look": {"number": 3, "asked": 0.95, "confidence": 0.9958},
+    }
     fate = {"before": "kept", "after": "dropped", "score_before": 0.9, "score_after": 0.1}
     again["diff"] = {"changes": {"field_001": {"what": "died", **fate}}}
     page, short = told(again)

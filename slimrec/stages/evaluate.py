@@ -19,11 +19,12 @@ from slimrec.errors import InputError
 from slimrec.model import Model
 from slimrec.model.files import load_model
 from slimrec.model.scoring import score
+from slimrec.registry import sightings
 from slimrec.registry.champion import judge, reigning
 from slimrec.schema import Schema
 from slimrec.selection import Selection
 from slimrec.track import Tracker
-from slimrec.verdict import certify, cost, fairness, leaks, losses, pilot, reaudit, selftest, slices
+from slimrec.verdict import certify, cost, fairness, leaks, losses, pilot, reaudit, selftest, sequence, slices
 from slimrec.verdict.decision import decide
 from slimrec.verdict.report import Facts
 from slimrec.verdict.report import write as write_report
@@ -51,6 +52,9 @@ def run(
     logits = {name: score(models[name], test) for name, test in tests.items()}
     test = tests["slim"]
     content = contents(tests["full"])
+    models_seen = f"{digest(slim)}-{digest(full)}"
+    look = sightings.number(tracker, sightings.SLICE, sightings.slice_of(dataset, test), models_seen)
+    asked, config = config, _paying(config, sequence.repeated(config.confidence, look or 1))
 
     def compare(one: np.ndarray, other: np.ndarray) -> certify.Comparison:
         return certify.compare(test.label, one, other, test.weight, test.group, config.confidence, content)
@@ -71,10 +75,11 @@ def run(
         "training": training,
         "leaks": [leak.model_dump() for leak in leaking],
         "self_test": tested,
-        "pilot": pilot.against(pilot.of(test, config.confidence), comparison, config.allowed_auc_loss),
+        "pilot": pilot.against(pilot.of(test, asked.confidence), comparison, config.allowed_auc_loss),
         **_measured(config, models, tests, logits),
         **_made(chosen, models, data["full"], digest(slim)),
-        **_since(config, chosen, dataset, test, logits["slim"]),
+        "look": {"number": look, "asked": asked.confidence},
+        **_since(asked, tracker, chosen, dataset, test, logits["slim"], digest(slim)),
     }
     contract = _contract(facts, chosen, Dataset.open(dataset).schema)
     facts["stoppable"] = [entry["column"] for entry in contract["safe_to_stop_computing"] or contract["candidates"]]
@@ -107,13 +112,29 @@ def _damaged(slim: Model, chosen: Selection, test: Split) -> dict[str, np.ndarra
     return {name: score(slim, test, shuffled=name) for name in best}
 
 
-def _since(config: EvaluateConfig, chosen: Selection, dataset: Path, test: Split, slim: np.ndarray) -> Facts:
+def _paying(config: EvaluateConfig, confidence: float) -> EvaluateConfig:
+    """The section, with bounds that hold at the confidence that a look has to pay with."""
+    return config.model_copy(update={"confidence": confidence})
+
+
+def _since(
+    config: EvaluateConfig,
+    tracker: Tracker,
+    chosen: Selection,
+    dataset: Path,
+    test: Split,
+    slim: np.ndarray,
+    challenger: str,
+) -> Facts:
     """Against the champion: how the new model compares, and what changed since the audit that made that one."""
     with tempfile.TemporaryDirectory() as scratch:
         champion = reigning(config.champion, Path(scratch))
         if champion is None:
             return {"champion": None, "diff": None}
-        judged = judge(config, champion, dataset, test, slim)
+        number = sightings.number(tracker, sightings.CHAMPION, digest(champion.slim), challenger)
+        confidence = sequence.challenge(config.confidence, number or 1)
+        judged = judge(_paying(config, confidence), champion, dataset, test, slim)
+        judged["look"] = {"number": number, "asked": config.confidence, "confidence": confidence}
     diff = None if champion.selection is None else reaudit.compare(champion.selection, chosen).model_dump(mode="json")
     return {"champion": judged, "diff": diff}
 

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from slimrec.artifacts import write_json
+from slimrec.verdict import sequence
 from slimrec.verdict.losses import titled
 from slimrec.verdict.path import path
 from slimrec.verdict.soundness import leaking, piloted, self_test, trainings, worth
@@ -51,6 +52,7 @@ def html(facts: Facts) -> str:
         trainings=trainings(facts),
         worth=worth(facts),
         piloted=piloted(facts),
+        looked=sequence.told(facts),
         self_tested=self_test(facts),
         stoppable_title=stoppable_title(facts),
         PROBED=PROBED,
@@ -100,6 +102,7 @@ def markdown(facts: Facts) -> str:
     lines += [
         "",
         f"{worth(facts)}. Self-test: {literal(self_test(facts))}.",
+        f"The bound is {sequence.told(facts)}.",
         *([f"Pilot: {piloted(facts)}."] if piloted(facts) else []),
         *(f"Training of the {name} model: {text}." for name, text in trainings(facts)),
     ]
@@ -240,7 +243,8 @@ def against_champion(facts: Facts) -> str:
     auc = champion["auc"]
     return (
         f"{start}, with an AUC of {figure(auc['champion'])} on the same rows; the slim model has {figure(auc['slim'])}, "
-        f"{signed(auc['difference'])}. {champion['verdict'].capitalize()}: {champion['reason']}."
+        f"{signed(auc['difference'])}. {champion['verdict'].capitalize()}: {champion['reason']}. "
+        f"{sequence.challenged(champion)}"
     )
 
 

@@ -1,0 +1,53 @@
+"""Looks, counted: which one at a certification slice, or against a champion, an audit takes. MLflow's runs remember them.
+
+A dataset is content and cannot count; a run of `evaluate` says in tags at what it looked, with which models. The same
+models once more are the same look. A run that was deleted was a look all the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from slimrec.artifacts import read_manifest
+from slimrec.data.dataset import Split
+from slimrec.track import Tracker, client, experiment, reaching
+
+SLICE, CHAMPION = "slimrec.slice", "slimrec.challenged"  # tags: what was looked at
+_A_PAGE = 1000
+
+
+def slice_of(dataset: Path, test: Split) -> str:
+    """What a certification slice is known by: its rows in the source, however the rest of the log was ingested."""
+    found = hashlib.sha256(read_manifest(dataset)["source"]["sha256"].encode())
+    found.update(np.sort(test.row).astype("<i8").tobytes())
+    return found.hexdigest()
+
+
+def number(tracker: Tracker, kind: str, at: str, models: str) -> int | None:
+    """Which look at `at` (a slice or a champion, by digest) this one with `models` is, from 1; None without tracking."""
+    if not tracker.run_id:
+        return None
+    tracker.tag(kind, at)
+    tracker.tag(f"{kind}.models", models)
+    looks = [each.data.tags.get(f"{kind}.models", "") for each in _runs(f"tags.`{kind}` = '{at}'")]
+    return list(dict.fromkeys(looks)).index(models) + 1
+
+
+def _runs(wanted: str) -> list:
+    """All runs of the experiment with a tag, the first one first."""
+    from mlflow.entities import ViewType
+
+    server, found, token = client(), [], None
+    with reaching():
+        place = experiment(server)
+        while True:
+            page = server.search_runs(
+                [place], wanted, ViewType.ALL, _A_PAGE, order_by=["start_time", "run_id"], page_token=token
+            )
+            found += page
+            token = page.token
+            if not token:
+                return found

@@ -1,0 +1,45 @@
+"""Looks that follow one another: at which confidence each bound has to hold, so that all of them together are seldom wrong.
+
+Look k of a sequence may be wrong with the share 1 / (k (k + 1)) of what all may: the shares sum to 1, so however many looks
+there are and however their rows and models hang together, the chance that any of them is ever wrong is what was asked for.
+A mixture over time (Robbins 1970; Waudby-Smith et al. 2021) is narrower after many looks, but holds for one pair of models
+on rows that add up; audits of a sequence bring another model each, on rows that are the same, partly so or all new.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def challenge(confidence: float, look: int) -> float:
+    """Confidence of the look-th bound against one champion (from 1), so that all of them hold with `confidence`."""
+    return 1 - (1 - confidence) / (look * (look + 1))
+
+
+def repeated(confidence: float, look: int) -> float:
+    """Confidence of the look-th bound on one slice: a first look stands alone, all after it hold with `confidence`."""
+    return confidence if look == 1 else challenge(confidence, look - 1)
+
+
+def told(facts: dict[str, Any]) -> str:
+    """Which bound the verdict in report.json rests on, and which look at its slice it was."""
+    look, percent = facts["look"], f"{100 * facts['confidence']:g} %"
+    if look["number"] is None:
+        return f"for one look, at {percent}; looks at this slice are not counted without a tracking store"
+    if look["number"] == 1:
+        return f"for one look, at {percent}; this slice was not looked at before"
+    return (
+        f"for look {look['number']} at this slice, at {percent}: all after the first one together are wrong with a chance "
+        f"of at most {100 * (1 - look['asked']):.3g} %"
+    )
+
+
+def challenged(champion: dict[str, Any]) -> str:
+    """The same of the comparison with a champion."""
+    look = champion["look"]
+    if look["number"] is None:
+        return "Looks against it are not counted without a tracking store."
+    return (
+        f"This is look {look['number']} against this champion, at {100 * look['confidence']:g} %: all looks together are "
+        f"ever wrong with a chance of at most {100 * (1 - look['asked']):.3g} %."
+    )
