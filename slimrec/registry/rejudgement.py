@@ -8,12 +8,10 @@ from typing import Any
 
 from slimrec.artifacts import digest
 from slimrec.config import EvaluateConfig
-from slimrec.data.dataset import Dataset
 from slimrec.errors import InputError
-from slimrec.model.files import load_model
-from slimrec.model.scoring import score
 from slimrec.registry import versions
-from slimrec.registry.champion import judge, reigning
+from slimrec.track import Tracker
+from slimrec.verdict import sequence
 
 
 def overtaken(name: str, slim: Path, decision: dict[str, Any]) -> bool:
@@ -26,23 +24,34 @@ def overtaken(name: str, slim: Path, decision: dict[str, Any]) -> bool:
     return not same and (not version or content != digest(slim))
 
 
-def judge_again(name: str, slim: Path, dataset: Path, decision: dict[str, Any]) -> dict[str, Any]:
+def judge_again(name: str, slim: Path, dataset: Path, decision: dict[str, Any], tracker: Tracker) -> dict[str, Any]:
     """The decision with its part about the champion judged anew, under the limits that it was made with.
 
-    The report stays as it was written; what is new is told in the reason. Raises InputError where this is not the
+    The report stays as it was written; what is new is told in the reason. The look counts and pays as those of evaluate do. Raises InputError where this is not the
     dataset that was judged on, or the source no longer is what was ingested.
     """
+    from slimrec.data.dataset import Dataset  # late, and with torch: a race is seldom lost
+    from slimrec.model.files import load_model
+    from slimrec.model.scoring import score
+    from slimrec.registry import sightings
+    from slimrec.registry.champion import judge, reigning
+
     model = load_model(slim, "slim")
     data = Dataset.open(dataset, fields=model.schema.names, check=True)
     if data.fingerprint != decision["dataset"]:
         raise InputError(
             f"the report judges on dataset {decision['dataset'][:16]}, {dataset} is another: evaluate again"
         )
-    limits = EvaluateConfig(**{key: decision[key] for key in ("allowed_auc_loss", "confidence")})
+    asked = decision.get("look", {}).get("asked", decision["confidence"])
     with tempfile.TemporaryDirectory() as scratch:
         champion = reigning(name, Path(scratch))
-        test = data.split("test")
-        judged = champion and judge(limits, champion, dataset, test, score(model, test))
+        test, judged = data.split("test"), None
+        if champion is not None:
+            number = sightings.number(tracker, sightings.CHAMPION, digest(champion.slim), digest(slim))
+            paid = sequence.challenge(asked, number or 1)
+            limits = EvaluateConfig(allowed_auc_loss=decision["allowed_auc_loss"], confidence=paid)
+            judged = judge(limits, champion, dataset, test, score(model, test))
+            judged["look"] = {"number": number, "asked": asked, "confidence": paid}
     said = "against " + (
         f"version {judged['version']}, which became champion" if judged else "none, as its champion went"
     )

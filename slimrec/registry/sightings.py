@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from slimrec.artifacts import read_manifest
 from slimrec.data.dataset import Split
 from slimrec.track import Tracker, client, experiment, reaching
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 SLICE, CHAMPION = "slimrec.slice", "slimrec.challenged"  # tags: what was looked at
 _A_PAGE = 1000
@@ -36,11 +40,12 @@ def number(tracker: Tracker, kind: str, at: str, models: str) -> int | None:
     return list(dict.fromkeys(looks)).index(models) + 1
 
 
-def _runs(wanted: str) -> list:
+def _runs(wanted: str) -> list[Run]:
     """All runs of the experiment with a tag, the first one first."""
     from mlflow.entities import ViewType
 
-    server, found, token = client(), [], None
+    server, token = client(), None
+    found: list[Run] = []
     with reaching():
         place = experiment(server)
         while True:

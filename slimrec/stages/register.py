@@ -39,24 +39,24 @@ def run(
     if decision["decision"] != "accept":
         outcome = registration.refuse(decision["reason"], tracker.run_id)
     else:
-        outcome, decision = _register(config, tracker.run_id, slim, report, dataset, decision)
+        outcome, decision = _register(config, tracker, slim, report, dataset, decision)
     champion = decision["champion"]["version"] if decision["champion"] else ""
     windows.record(tracker.run_id, config.name, config.window, outcome["version"], champion)
     return outcome
 
 
 def _register(
-    config: RegisterConfig, run_id: str, slim: Path, report: Path, dataset: Path | None, decision: dict[str, Any]
+    config: RegisterConfig, tracker: Tracker, slim: Path, report: Path, dataset: Path | None, decision: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What became of the model, and the decision that it became that by: the last one that was made."""
     left = AGAIN if dataset is not None else 0
     while True:
         if left and rejudgement.overtaken(config.name, slim, decision):
             left -= 1
-            decision = rejudgement.judge_again(config.name, slim, dataset, decision)
+            decision = rejudgement.judge_again(config.name, slim, dataset, decision, tracker)
             print(f"slimrec: {decision['reason']}")
         try:
-            return registration.register(config.name, slim, report, decision, config.approval, run_id), decision
+            return registration.register(config.name, slim, report, decision, config.approval, tracker.run_id), decision
         except ConflictError:
             if not left or not rejudgement.overtaken(config.name, slim, decision):
                 raise
