@@ -14,7 +14,7 @@ from slimrec.artifacts import write_json
 from slimrec.config import ModelConfig, PretrainConfig, parse
 from slimrec.errors import ConfigError
 from slimrec.plugins import BACKBONES, GATES
-from slimrec.registry import registration
+from slimrec.registry import brought
 
 ROOT = Path(__file__).parents[1]
 SAID = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -132,7 +132,7 @@ def test_a_registered_model_asks_for_the_distribution_that_its_parts_come_from(
 ):
     installed(distribution(tmp_path))
     write_json(tmp_path / "model.json", {"config": {"backbone": backbone}, "gate": {"method": method}})
-    assert registration._brought(tmp_path) == ([], packages)
+    assert [brought.package(top) for top in brought.from_outside(tmp_path)] == packages
 
 
 @pytest.mark.battery
