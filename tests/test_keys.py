@@ -6,10 +6,13 @@ from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from slimrec.config import read_schema
-from slimrec.data.keys import read_label, read_time
+from slimrec.config import IngestConfig, read_schema
+from slimrec.data.keys import check_units, epoch_units, read_label, read_time
+from slimrec.data.plan import make_plan
+from slimrec.data.source import open_source
 from slimrec.errors import ConfigError, InputError
 
 
@@ -151,3 +154,30 @@ def test_words_for_nothing_are_missing_in_parquet_as_they_are_in_csv():
     table = pa.table({"c": np.array(["NULL", "a"]), "n": [1, 2]})
     assert column_of(table, Field(name="c", kind="category"), ("NULL", "1")).to_pylist() == [None, "a"]
     assert column_of(table, Field(name="n", kind="number"), ("NULL", "1")).to_pylist() == [1, 2]
+
+
+@pytest.mark.parametrize(("unit", "told"), [(1000, "milliseconds"), (10**6, "microseconds"), (10**9, "nanoseconds")])
+def test_whole_numbers_of_two_units_in_one_time_column_are_refused(tmp_path, unit, told):
+    """Seconds in one file and milliseconds in the next stand in an order of their own: a split by it trains on the future."""
+    seconds = np.arange(1_700_000_000, 1_700_000_400)
+    for file, times in (("a", seconds), ("b", (seconds + 400) * unit)):
+        pq.write_table(pa.table({"t": times, "x": seconds % 3, "y": seconds % 2}), tmp_path / f"{file}.parquet")
+    fields = {"label": "y", "time": "t", "fields": [{"name": "x", "kind": "category"}]}
+    config = IngestConfig(source=str(tmp_path), fields=fields)
+    with pytest.raises(
+        InputError, match=f"counts seconds since 1970 in .*a.parquet.* and {told} in .*b.parquet"
+    ) as refused:
+        make_plan(config, open_source(config), 1)
+    assert "write one of them" in str(refused.value)
+
+
+def test_numbers_that_are_no_moments_are_one_order_however_far_apart_they_lie():
+    assert epoch_units(read_time("t", pa.array([7, 1_700_000_000, 1_700_000_000_000]), str)).keys() == {
+        *("", "seconds", "milliseconds")
+    }
+    check_units("t", {"": "row 1", "seconds": "row 2", "milliseconds": "row 3"})
+    assert epoch_units(read_time("t", pa.array([1.7e9, 1.7e9 + 0.5]), str)) == {"seconds": 0}
+    assert epoch_units(read_time("t", pa.array([4_200_000_000_000, 1_700_000_000_000_000_000]), str)) == {
+        "milliseconds": 0,
+        "nanoseconds": 1,
+    }

@@ -16,7 +16,7 @@ from slimrec.config import IngestConfig, SplitConfig, read_schema
 from slimrec.data import dialect, sampling, text
 from slimrec.data.files import PARQUET, TEXT, is_parquet
 from slimrec.data.fit import Fitting
-from slimrec.data.keys import read_keys, read_time, read_weight
+from slimrec.data.keys import check_units, epoch_units, read_keys, read_time, read_weight, time_form
 from slimrec.data.looks import constant_step, guess_field, guess_label, left_out, nothing_in, spelled
 from slimrec.data.source import Part, columns_of, open_source
 from slimrec.data.split import time_thresholds
@@ -180,6 +180,8 @@ def _refused(role: Callable[[str, pa.Array], None], name: str, table: pa.Table) 
 
 def _orders(name: str, column: pa.Array) -> None:
     times = read_time(name, column, _sampled_row)
+    if time_form(column) == "number":
+        check_units(name, {unit: _sampled_row(row) for unit, row in epoch_units(times).items()})
     if len(np.unique(times)) < 2:
         raise InputError(f"{name}: all rows have one time")
     if pa.types.is_integer(column.type) and pc.max(column).as_py() < _CYCLE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,8 @@ from slimrec.schema import Label, Schema
 _MILLION = 1_000_000
 _FINE = 4 * 10**12  # numbers up to here are ordered by their millionths, those beyond by whole units
 _FAR = 5 * 10**18  # numbers beyond are no times; nanoseconds since 1970 end here in the year 2128
+_UNITS = ("seconds", "milliseconds", "microseconds", "nanoseconds")
+_EDGES = np.array([edge * 1000**power for power in range(4) for edge in (3 * 10**8, 5 * 10**9)])  # 1979 and 2128
 _ZONE = r":\d\d(\.\d+)?\s*(Z|z|UTC|GMT|[+-]\d\d(:?\d\d)?)$"
 _WORDS = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}  # labels in words, in any case
 
@@ -173,6 +176,28 @@ def time_form(column: pa.Array) -> str:
         return "date" if family(column.type) == "time" else "number"
     first = next(iter(column.slice(0, 1).to_pylist()), None) or "0"
     return "date" if np.isnan(_meaning(str(first).strip())) else "number"
+
+
+def epoch_units(times: np.ndarray) -> dict[str, int]:
+    """In which units (n,) numbers of `read_time` count the time since 1970, if they lie between 1979 and 2128.
+
+    By unit, the position of the first such number; under "" that of the first one that lies elsewhere.
+    """
+    far = times > _FINE * _MILLION
+    whole = np.where(far, times - _FINE * _MILLION + _FINE, times // _MILLION)
+    place = np.digitize(whole, _EDGES)  # odd within a unit, even between two
+    kinds, first = np.unique(np.where(place % 2, place, 0), return_index=True)
+    return {_UNITS[kind // 2] if kind else "": int(at) for kind, at in zip(kinds, first)}
+
+
+def check_units(name: str, found: Mapping[str, str]) -> None:
+    """InputError where a time column counts in several units; `found`: a place for each that `epoch_units` named so far."""
+    if len(found) > 1 and "" not in found:
+        (one, here), (other, there) = list(found.items())[:2]
+        raise InputError(
+            f"the time column '{name}' counts {one} since 1970 in {here} and {other} in {there}, which have no common "
+            "order; write one of them"
+        )
 
 
 def _ordered(column: pa.Array) -> np.ndarray:

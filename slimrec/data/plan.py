@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from slimrec import artifacts
 from slimrec.config import IngestConfig, parse, read_schema
-from slimrec.data.keys import key_column, read_time, time_form
+from slimrec.data.keys import check_units, epoch_units, key_column, read_time, time_form
 from slimrec.data.source import Part, Source, open_source
 from slimrec.data.split import Splitter, resolve, time_thresholds
 from slimrec.errors import ConfigError, InputError, SecurityError
@@ -87,6 +87,7 @@ def _times(source: Source, rows: dict[str, int | None]) -> Iterator[tuple[np.nda
     """Row numbers and times, piece by piece; fills in the rows of each file."""
     name = source.schema.time
     forms: dict[str, str] = {}
+    units: dict[str, str] = {}
     for chunk in source.shown("order", [name]):
         rows[chunk.file] = chunk.first + chunk.data.num_rows
         column = key_column(source.schema, chunk.data, name, chunk.where)
@@ -96,7 +97,12 @@ def _times(source: Source, rows: dict[str, int | None]) -> Iterator[tuple[np.nda
                 f"the time column '{name}' holds a number in {forms['number']} and a date in {forms['date']}, which have "
                 "no common order; write one of them"
             )
-        yield chunk.rows, read_time(name, column, chunk.where)
+        times = read_time(name, column, chunk.where)
+        if "number" in forms:
+            for unit, row in epoch_units(times).items():
+                units.setdefault(unit, chunk.where(row))
+            check_units(name, units)
+        yield chunk.rows, times
 
 
 def _count_rows(source: Source, rows: dict[str, int | None]) -> None:
