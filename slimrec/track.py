@@ -169,8 +169,13 @@ def client() -> Server:
         raise ConfigError(
             "MLFLOW_TRACKING_URI names a database in memory, which ends with its process: give sqlite:///PATH"
         )
+    address = os.environ["MLFLOW_TRACKING_URI"]
     with reaching(), _one_at_a_time():  # an address that cannot be opened shows here
-        return MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+        if (
+            address.startswith("sqlite:///") and Path(address.removeprefix("sqlite:///")).is_dir()
+        ):  # MLflow would try for minutes
+            raise ConfigError(f"{redact(address)} is a folder: give sqlite:///PATH of a file in it")
+        return MlflowClient(address)
 
 
 @contextmanager
