@@ -69,7 +69,11 @@ def start(folder: Path, count: int) -> subprocess.Popen:
     paths = {name: str(folder / name) for name in ("dataset", "gated", "workspace")}
     program = "import json, sys; from slimrec.stages import execute_or_exit; execute_or_exit(**json.loads(sys.argv[1]))"
     call = {"stage": "pretrain", "config": {"model": MODEL, "train": train}, **paths}
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "SLIMREC_TRIES": "1",
+    }  # as a lost pod has
     return subprocess.Popen([sys.executable, "-c", program, json.dumps(call)], env=environment)
 
 

@@ -357,7 +357,8 @@ def test_t5_every_tensor_of_the_selection_is_bit_equal_after_retraining(audited,
     assert torch.equal(searched.gate.raw.fields[places], tuned.gate.raw.fields)
     alpha = dict(zip(searched.gate.names, searched.gate.alpha.tolist()))
     assert [alpha[pair] for pair in tuned.gate.names] == tuned.gate.alpha.tolist()
-    assert not torch.equal(slim.backbone.tower.first.weight, tuned.backbone.tower.first.weight)
+    moved = not torch.equal(slim.backbone.tower.first.weight, tuned.backbone.tower.first.weight)
+    assert moved or start == "warm"  # a warm start that no epoch betters is kept
 
 
 def test_t5_retraining_begins_with_the_bits_that_the_search_began_with(audited):

@@ -34,6 +34,7 @@ class Kubernetes:
     def __init__(self, *ends: dict | None):
         self.requests, self.jobs, self.ends, self.token, self.url = [], {}, list(ends), "", ""
         self.refusal, self.on_look = None, lambda job: None
+        self.headers = []  # of each request
 
     def answer(self, method, path, query, body):
         """Status and JSON for a request."""
