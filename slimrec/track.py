@@ -171,9 +171,7 @@ def client() -> Server:
         )
     address = os.environ["MLFLOW_TRACKING_URI"]
     with reaching(), _one_at_a_time():  # an address that cannot be opened shows here
-        if (
-            address.startswith("sqlite:///") and Path(address.removeprefix("sqlite:///")).is_dir()
-        ):  # MLflow would try for minutes
+        if (file := _database()) and file.is_dir():  # which MLflow would try for minutes
             raise ConfigError(f"{redact(address)} is a folder: give sqlite:///PATH of a file in it")
         return MlflowClient(address)
 

@@ -27,8 +27,8 @@ def overtaken(name: str, slim: Path, decision: dict[str, Any]) -> bool:
 def judge_again(name: str, slim: Path, dataset: Path, decision: dict[str, Any], tracker: Tracker) -> dict[str, Any]:
     """The decision with its part about the champion judged anew, under the limits that it was made with.
 
-    The report stays as it was written; what is new is told in the reason. The look counts and pays as those of evaluate do. Raises InputError where this is not the
-    dataset that was judged on, or the source no longer is what was ingested.
+    The report stays as it was written; what is new is told in the reason. The look counts and pays as those of evaluate
+    do. Raises InputError where this is not the dataset that was judged on, or the source no longer is what was ingested.
     """
     from slimrec.data.dataset import Dataset  # late, and with torch: a race is seldom lost
     from slimrec.model.files import load_model
