@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import small
+import yaml
 from typer.testing import CliRunner
 
 from slimrec.cli import app
@@ -15,7 +16,8 @@ from slimrec.data.planted import generate
 from slimrec.errors import ConfigError
 from slimrec.stages import evaluate, ingest
 from slimrec.track import Tracker
-from slimrec.verdict import leaks
+from slimrec.verdict import certify, leaks
+from slimrec.verdict.decision import decide
 from slimrec.verdict.signs import Leak
 
 ROWS = 6000
@@ -118,8 +120,28 @@ def test_a_leak_stops_the_certificate_is_first_in_the_report_and_is_let_through_
     assert judged(trusted=True)[0]["verdict"] == "certified"
 
 
+@pytest.mark.parametrize("slim", [0.0, 3.0])
+def test_a_leak_is_named_first_whatever_the_comparison_says(slim):
+    random = np.random.default_rng(0)
+    label = random.random(400) < 0.5
+    full = 2.0 * label + random.normal(size=400)
+    compared = certify.compare(label, full, full + slim * random.normal(size=400), np.ones(400), None, 0.95)
+    found = Leak(kind="alone", name="price", figure=0.97, said="field 'price' alone has an AUC of 0.970")
+    plain = decide(compared, 0.001, [], {"failed": ""}, {"longer": None})
+    told = decide(compared, 0.001, [found], {"failed": ""}, {"longer": None})
+    assert plain[0] == ("rejected" if slim else "inconclusive") == told[0]
+    assert told[1].startswith("looks like a leak: field 'price'") and told[1].endswith(f"over all rows {plain[1]}")
+
+
+def test_the_screen_of_an_audit_hears_of_a_leak(tmp_path, capsys):
+    noisy = np.where(np.random.default_rng(0).random(ROWS) < 0.02, 1 - labels(), labels())
+    ingested(tmp_path, *planted(word=noisy.astype(str)), {"name": "word", "kind": "category"})
+    assert "slimrec: warning: this looks like a leak: field 'word' alone" in capsys.readouterr().out
+
+
 def test_a_drafted_schema_begins_with_what_looks_like_a_leak(tmp_path):
     table, _ = planted(answer=labels())
     pq.write_table(table, tmp_path / "log.parquet")
     done = CliRunner().invoke(app, ["schema", str(tmp_path / "log.parquet")])
     assert done.exit_code == 0 and "# LOOKS LIKE A LEAK: " in done.stdout and "'answer'" in done.stdout
+    assert yaml.safe_load(done.stdout)["label"] == "click"  # nothing but the draft, for `> schema.yaml`

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Annotated
 
@@ -44,7 +46,8 @@ def _leaking(log: str, text: str) -> list[str]:
         drafted.write_text(text, encoding="utf-8")
         config = IngestConfig(source=log, fields=str(drafted), max_rows=LOOKED_AT, split=SplitConfig(by="random"))
         try:
-            ingest.run(config, Tracker(), Path(scratch) / "dataset")
+            with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # the screen is the draft's, often a file
+                ingest.run(config, Tracker(), Path(scratch) / "dataset")
         except (InputError, ConfigError) as error:
             return [f"Leaks were not looked for: {error}"]
         return [f"LOOKS LIKE A LEAK: {leak.said}." for leak in leaks.read(Path(scratch) / "dataset")]

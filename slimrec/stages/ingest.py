@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from slimrec import artifacts, track
@@ -38,7 +39,7 @@ def run(config: IngestConfig, tracker, dataset: Path) -> dict:
         encoder.save(folder)
         found = encode(plan, source, encoder, tally.rows.tolist(), folder)
         schema = told(encoder.schema, found.novelty, folder)
-        remarks += [leak.remark for leak in leaks.write(folder, schema, config.trusted)]
+        remarks += leaking(folder, schema, config.trusted)
     return summary(schema, tally, dataset, remarks, found.repeats)
 
 
@@ -60,8 +61,16 @@ def told(schema: Schema, found: Novelty, folder: Path) -> Schema:
     return schema
 
 
+def leaking(folder: Path, schema: Schema, trusted: Collection[str]) -> list[str]:
+    """What looks like a leak of the label in the folder, a sentence each, which an audit's screen hears too."""
+    found = leaks.write(folder, schema, trusted)
+    for leak in found:
+        print(f"slimrec: warning: {leak.remark}")
+    return [leak.remark for leak in found]
+
+
 def summary(schema: Schema, tally: Tally, dataset: Path, remarks: list[str], repeats: Repeats) -> dict:
-    """The stage's figures, of a dataset that is published; the remarks go to the screen too."""
+    """The stage's figures, of a dataset that is published; the remarks go to the log too."""
     remarks = [*remarks, *repeats.remarks()]
     for remark in remarks:
         print(f"ingest: {remark}", file=sys.stderr)

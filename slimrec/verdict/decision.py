@@ -32,8 +32,10 @@ def decide(
     """
     outcome, reason = verdict(comparison, allowed_loss)
     outcome, reason = heed(outcome, reason, vetoes)
-    if outcome == "certified" and (doubt := leaks.suspicion(leaking) or tested["failed"]):
-        outcome, reason = "inconclusive", doubt
+    if outcome == "certified" and tested["failed"]:
+        outcome, reason = "inconclusive", tested["failed"]
+    if doubt := leaks.suspicion(leaking):  # first, whatever was found: no figure means much beside it
+        outcome, reason = "rejected" if outcome == "rejected" else "inconclusive", f"{doubt}; over all rows {reason}"
     if training["longer"] == "slim":
         reason += "; the slim model trained longer than the full one"
     return outcome, reason
