@@ -212,7 +212,7 @@ def _scarce(c: Comparison, allowed_loss: float) -> str:
         )
     if c.difference >= -allowed_loss > c.low and c.difference - c.low <= c.unseen and allowed_loss:
         return (
-            f"the models agree on what these rows show, but a fault that costs {allowed_loss:.5f} may be so rare that "
+            f"these rows show no loss beyond what is allowed, but a fault that costs {allowed_loss:.5f} may be so rare that "
             f"{-math.log(1 - c.confidence) / c.unseen:,.0f} rows of a class do not show it; "
             f"about {rows_needed(c, allowed_loss) or math.inf:,} rows would be enough"
         )
