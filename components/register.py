@@ -10,6 +10,7 @@ def register(
     report: dsl.Input[dsl.Artifact],
     selection: dsl.Input[dsl.Artifact],
     dataset: dsl.Input[dsl.Dataset],
+    bundle: dsl.Output[dsl.Artifact],
     config: dict,
     window: str = "",
     workspace: str = "",
@@ -26,6 +27,7 @@ def register(
         workspace: Folder that outlives the step.
 
     Returns:
+        bundle: All that was decided on, in one file that `slimrec verify` replays.
         Output: Name, version and aliases in the registry.
     """
     from slimrec.stages import execute_or_exit
@@ -38,6 +40,7 @@ def register(
         report=report.path,
         selection=selection.path,
         dataset=dataset.path,
+        bundle=bundle.path,
     )
 
 
@@ -46,6 +49,7 @@ def refuse(
     slim: dsl.Input[dsl.Model],
     report: dsl.Input[dsl.Artifact],
     selection: dsl.Input[dsl.Artifact],
+    bundle: dsl.Output[dsl.Artifact],
     config: dict,
     window: str = "",
     workspace: str = "",
@@ -61,6 +65,7 @@ def refuse(
         workspace: Folder that outlives the step.
 
     Returns:
+        bundle: All that was decided on, in one file that `slimrec verify` replays.
         Output: The reason.
     """
     from slimrec.stages import execute_or_exit
@@ -72,6 +77,7 @@ def refuse(
         slim=slim.path,
         report=report.path,
         selection=selection.path,
+        bundle=bundle.path,
     )
     print(f"slimrec: not registered: {outcome['reason']}")
     return outcome["reason"]

@@ -24,7 +24,8 @@ SECRETS = {
     "slimrec-object-store": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"),
     "slimrec-mlflow": ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
 }
-WEBHOOK = ("slimrec-webhook", "SLIMREC_WEBHOOK")
+WEBHOOK, SIGNING = ("slimrec-webhook", "SLIMREC_WEBHOOK"), ("slimrec-signing", "SLIMREC_SIGNING_KEY")
+OPTIONAL = {"notify": WEBHOOK, "register": SIGNING, "refuse": SIGNING}  # what a step may do without
 USER = 65532
 GPU = "nvidia.com/gpu"
 GPU_NODE = ("nvidia.com/gpu.present", "true")
@@ -105,9 +106,11 @@ def placed(asked: dict[str, Size]) -> Step:
         task.set_env_variable(COMPILED, compiled(image))
         if KIND[name] == "train":  # which image the nodes of a TrainJob run, if the recipe asks for several
             task.set_env_variable("SLIMREC_IMAGE", GPU_IMAGE)
+        if name in OPTIONAL:
+            secret, key = OPTIONAL[name]
+            kubernetes.use_secret_as_env(task, secret, {key: key}, optional=True)
         if name == "notify":
-            secret, key = WEBHOOK
-            return kubernetes.use_secret_as_env(task, secret, {key: key}, optional=True)
+            return task
         return task.set_retry(
             **RETRIES
         )  # an error that a retry cannot mend stops it at once: slimrec.artifacts.failures

@@ -16,6 +16,7 @@ from kfp.local import docker_task_handler
 from slimrec.components import IMAGE
 
 from slimrec.artifacts.codebase import COMPILED, compiled
+from slimrec.artifacts.envelope import KEY, KEY_FILE
 from slimrec.config import Recipe
 from slimrec.errors import ConfigError, TransientError
 
@@ -63,6 +64,8 @@ def containers(recipe: Recipe, output: Path, memory: str) -> Iterator[local.Dock
     """
     passed = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
     passed[COMPILED] = compiled(IMAGE)
+    if key := passed.pop(KEY_FILE, ""):  # a file of this machine, and none of the user that steps are
+        passed[KEY] = Path(key).read_text(encoding="utf-8")
     scheme, _, database = passed["MLFLOW_TRACKING_URI"].partition(":///")
     writable, source = [output / "workspace"], Path(recipe.ingest.source).absolute()
     if scheme == "sqlite":

@@ -23,6 +23,7 @@ from slimrec.pipelines.summary import near, show, writable
 
 from slimrec import track
 from slimrec.artifacts import failures
+from slimrec.artifacts.envelope import own_key
 from slimrec.config import Recipe, read_recipe
 from slimrec.errors import BY_EXIT_CODE, ConfigError, InputError, SlimrecError
 from slimrec.registry.store import RUNS, STORE
@@ -47,6 +48,7 @@ def run(path: Path, output: Path, runner: str = "process", memory: str = "4g") -
     """
     recipe = read_recipe(path)
     _check_source(recipe)
+    own_key()  # one that cannot sign shows before anything is trained
     output = output.absolute()
     steps = _processes()
     if runner == "docker":

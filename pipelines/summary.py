@@ -35,6 +35,8 @@ def show(console: Console, output: Path, name: str) -> None:
         console.print(f"Changed   {field}: {what}", markup=False)
     console.print(f"Registry  {_registered(output, name)}", markup=False)
     console.print(f"Report    {near(output / 'evaluate' / 'report' / 'report.html')}", markup=False, soft_wrap=True)
+    for bundle in sorted(output.glob("re*/bundle/bundle.json")):  # of the step register, or refuse
+        console.print(f"Bundle    {near(bundle)}", markup=False, soft_wrap=True)
     store = os.environ["MLFLOW_TRACKING_URI"]
     opener = near(Path(sys.executable).parent / "mlflow")
     console.print(f"MLflow    {opener} ui --backend-store-uri {store}", markup=False, soft_wrap=True)

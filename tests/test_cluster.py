@@ -100,14 +100,15 @@ def test_every_step_finds_workspace_secrets_its_audit_and_a_place_to_write_and_r
         assert settings["securityContext"] == {"runAsUser": "65532", "runAsGroup": "65532", "runAsNonRoot": True}
         secrets = {secret["secretName"]: secret for secret in settings["secretAsEnv"]}
         told = {key: [pair["envVar"] for pair in secret["keyToEnv"]] for key, secret in secrets.items()}
+        signs = name in ("register", "refuse")
         assert told.pop("slimrec-webhook", None) == (["SLIMREC_WEBHOOK"] if name == "notify" else None)
+        assert told.pop("slimrec-signing", None) == (["SLIMREC_SIGNING_KEY"] if signs else None)
         assert told == {
             "slimrec-object-store": ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"],
             "slimrec-mlflow": ["MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"],
         }
-        assert [key for key, secret in secrets.items() if secret["optional"]] == ["slimrec-webhook"] * (
-            name == "notify"
-        )
+        optional = ["slimrec-webhook"] * (name == "notify") + ["slimrec-signing"] * signs
+        assert [key for key, secret in secrets.items() if secret["optional"]] == optional
 
 
 def test_every_step_is_told_what_its_pipeline_was_compiled_with_and_in_which_image_it_runs(monkeypatch, tmp_path):

@@ -11,7 +11,7 @@ from slimrec.config import EvaluateConfig, Recipe, parse
 from slimrec.errors import ConfigError
 from slimrec.metrics import probability
 from slimrec.stages.settle import settle
-from slimrec.verdict.losses import Rows, judge, ndcg, veto, within
+from slimrec.verdict.losses import Rows, conclude, gather, ndcg, veto, within
 
 
 def rows_of(users=300, seed=0, shift=0.0, noise=0.3):
@@ -27,7 +27,7 @@ def rows_of(users=300, seed=0, shift=0.0, noise=0.3):
 
 
 def by_name(rows, binding=None, at=3, confidence=0.95, slices=()):
-    return {each["name"]: each for each in judge(rows, binding or {}, at, confidence, slices)}
+    return {each["name"]: each for each in conclude(gather(rows, binding or {}, at, slices), confidence)}
 
 
 def grouped(rows, score, value):
@@ -114,7 +114,7 @@ def test_rows_of_no_weight_tell_nothing_and_copies_count_once():
     rows = rows_of()
     padded = Rows(*(np.append(column, column[:9]) for column in rows[:5]), None)
     padded.weight[-9:] = 0
-    assert judge(padded, {}, 3, 0.95) == judge(rows, {}, 3, 0.95)
+    assert by_name(padded) == by_name(rows)
     random = np.random.default_rng(0)
     single = Rows(random.integers(0, 2, 400).astype(float), *random.normal(size=(2, 400)), np.ones(400), None, None)
     ten = single.only(np.repeat(np.arange(400), 10))

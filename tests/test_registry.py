@@ -24,7 +24,7 @@ from slimrec.data.encode import Encoder
 from slimrec.errors import ConfigError, ConflictError, InputError, Preempted, TransientError
 from slimrec.model import build
 from slimrec.model.files import load_model, save_model
-from slimrec.registry import promotion, registration, versions
+from slimrec.registry import bundle, promotion, registration, versions
 from slimrec.serving.predictor import Predictor, example_rows
 from slimrec.stages import evaluate, register
 from slimrec.track import Tracker
@@ -69,7 +69,7 @@ def step(world, reports, name, approval="automatic", decision="accept", dataset=
     config = RegisterConfig(name=name, approval=approval)
     with track.run("register", config) as tracker:
         paths = {"slim": world.slim, "report": reports[decision], "selection": world.selection, "dataset": dataset}
-        found = register.run(config, tracker, **paths)
+        found = register.run(config, tracker, **paths, bundle=world.slim.parent / f"of-{name}" / "bundle")
     return found, tracker.run_id
 
 
@@ -93,6 +93,15 @@ def test_report_and_selection_lie_with_the_run(client, registered):
     names = {item.path for item in client.list_artifacts(registered[1], "report")}
     assert {"report/report.html", "report/contract.json", "report/report.json", "report/report.md"} <= names
     assert "selection.json" in {item.path for item in client.list_artifacts(registered[1])}
+
+
+def test_the_bundle_says_what_the_ledger_says_and_lies_beside_the_report(client, world, registered):
+    said = bundle.verify(world.slim.parent / "of-ctr" / "bundle" / "bundle.json", unsigned=True)
+    registry = said.audit.registry
+    assert said.verdict == "certified" and (registry["model"], registry["version"]) == ("ctr", "1")
+    assert registry["content"]["digest"] == digest(world.slim)
+    assert [(entry["kind"], entry["after"]) for entry in registry["entries"]] == [("intent", "1"), ("commit", "1")]
+    assert "bundle/bundle.json" in {item.path for item in client.list_artifacts(registered[1], "bundle")}
 
 
 def test_what_was_logged_holds_no_pickle(store, registered):

@@ -159,7 +159,12 @@ def listed(folder: str | Path) -> dict[str, dict[str, Any]]:
 
 def digest(folder: str | Path) -> str:
     """One SHA-256 for the whole content of an artifact: over the manifest's list of files."""
-    files = read_manifest(folder)["files"]
+    return digest_of(read_manifest(folder))
+
+
+def digest_of(manifest: dict[str, Any]) -> str:
+    """The same, of a manifest that was read already."""
+    files = manifest["files"]
     return hashlib.sha256("".join(f"{name} {files[name]['sha256']}\n" for name in sorted(files)).encode()).hexdigest()
 
 
@@ -175,7 +180,7 @@ def sha256(path: Path) -> str:
 def write_json(path: Path, values: Any) -> None:
     """Strict JSON (no NaN), in one canonical form, flushed to disk."""
     with path.open("w", encoding="utf-8") as stream:
-        stream.write(json.dumps(values, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+        stream.write(text(values))
         stream.flush()
         os.fsync(stream.fileno())
 
@@ -199,6 +204,11 @@ def write_text(path: Path, text: str) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def text(values: Any) -> str:
+    """What `write_json` writes."""
+    return json.dumps(values, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path) -> Any:

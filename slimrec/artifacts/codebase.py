@@ -1,14 +1,17 @@
-"""Which code this is: version and content of the library, and the refusal to run what was compiled with another one."""
+"""Which code this is: version and content of the library, what is installed beside it, and the refusal to run another one."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from functools import cache
+from importlib.metadata import distributions
 from pathlib import Path
+from typing import Any
 
 import slimrec
-from slimrec.artifacts import sha256
+from slimrec.artifacts import read_json, sha256
 from slimrec.errors import ConfigError
 
 COMPILED = "SLIMREC_COMPILED"  # in the environment of a step
@@ -45,3 +48,21 @@ def require_same(told: str | None = None) -> None:
             f"from that code (`make images`) and name it in SLIMREC_IMAGE and SLIMREC_GPU_IMAGE, or compile with the code "
             f"of the image"
         )
+
+
+def image() -> str:
+    """The image that this step runs in, by the name that the pipeline was compiled with; "" outside one."""
+    return os.environ.get(COMPILED, "").partition(" ")[2]
+
+
+def bill_of_materials() -> dict[str, Any]:
+    """All that is installed, as CycloneDX: the list that the image was built with, else the Python packages found here."""
+    built = Path(sys.prefix) / "sbom.json"
+    if built.is_file():
+        return read_json(built)
+    found = sorted({(each.name.lower().replace("_", "-"), each.version) for each in distributions()})
+    parts = [
+        {"type": "library", "name": name, "version": version, "purl": f"pkg:pypi/{name}@{version}"}
+        for name, version in found
+    ]
+    return {"bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1, "components": parts}

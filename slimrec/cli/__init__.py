@@ -38,7 +38,7 @@ FAMILIES = {
 # Which extra brings a package that is imported late. What an own network or method imports is nobody's extra.
 EXTRAS = {
     "pipelines": {"docker", "kfp", "kfp_server_api"},
-    "train": {"boto3", "jinja2", "kubeflow", "matplotlib", "mlflow", "numpy", "pandas", "pyarrow", "safetensors",
+    "train": {"boto3", "cryptography", "jinja2", "kubeflow", "matplotlib", "mlflow", "numpy", "pandas", "pyarrow", "safetensors",
               "sklearn", "torch", "tqdm"},
     "sharded": {"fbgemm_gpu", "torchrec"},
 }  # fmt: skip

@@ -100,6 +100,16 @@ def refuse(reason: str, run_id: str) -> dict[str, Any]:
     return {"registered": False, "version": "", "aliases": [], "reason": reason}
 
 
+def told(name: str, version: str) -> dict[str, Any]:
+    """What the ledger says of a version: `content`, what it was registered with, and `entries` that made it champion."""
+    ledger = Ledger(connect(), name)
+    content = ledger.registered(version)
+    return {
+        "content": None if content is None else content.model_dump(),
+        "entries": [entry.model_dump() for entry in ledger.entries() if entry.after == version],
+    }
+
+
 def _version_of(server: Server, name: str, content: str) -> str | None:
     """The oldest version of `name` with this content."""
     rows = server.search_model_versions(f"name = '{name}' and tags.`{DIGEST}` = '{content}'")

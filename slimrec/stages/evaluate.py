@@ -24,7 +24,7 @@ from slimrec.registry.champion import judge, reigning
 from slimrec.schema import Schema
 from slimrec.selection import Selection
 from slimrec.track import Tracker
-from slimrec.verdict import certify, cost, fairness, leaks, losses, pilot, reaudit, selftest, sequence, slices
+from slimrec.verdict import case, certify, cost, fairness, leaks, losses, pilot, reaudit, selftest, sequence
 from slimrec.verdict.decision import decide
 from slimrec.verdict.report import Facts
 from slimrec.verdict.report import write as write_report
@@ -59,19 +59,18 @@ def run(
     def compare(one: np.ndarray, other: np.ndarray) -> certify.Comparison:
         return certify.compare(test.label, one, other, test.weight, test.group, config.confidence, content)
 
-    found = certify.gather(test.label, logits["full"], logits["slim"], test.weight, test.group, content).folded()
-    comparison = certify.conclude(found, config.confidence)
     rows = losses.Rows(test.label, logits["full"], logits["slim"], test.weight, test.group, content)
-    protected, others = _others(config, slicing.slices(dataset, config.slices), rows)
+    gathered = case.gather(rows, config, slicing.slices(dataset, config.slices))
+    judgement = gathered.judge(config.confidence)
+    comparison = judgement.comparison
     leaking = leaks.read(dataset)
     tested = selftest.check(compare, logits["slim"], _damaged(models["slim"], chosen, test))
     training = fairness.weigh(*(fairness.recorded(read_manifest(folder)) for folder in (full, slim)))
-    vetoes = [slices.veto(protected, config.unproven_slices), losses.veto(others, config.unproven_slices)]
-    outcome, reason = decide(comparison, config.allowed_auc_loss, leaking, tested, training, vetoes)
+    outcome, reason = decide(comparison, config.allowed_auc_loss, leaking, tested, training, judgement.vetoes)
     facts = {
         **_judged(config, comparison, outcome, reason, test),
-        "slices": protected,
-        "losses": others,
+        "slices": judgement.slices,
+        "losses": judgement.losses,
         "training": training,
         "leaks": [leak.model_dump() for leak in leaking],
         "self_test": tested,
@@ -85,25 +84,13 @@ def run(
     facts["stoppable"] = [entry["column"] for entry in contract["safe_to_stop_computing"] or contract["candidates"]]
     with publish(report, "report", slim=digest(slim), dataset=data["slim"].fingerprint) as folder:
         write_report(folder, facts)
-        write_json(folder / "sketch.json", found.plain())
+        write_json(folder / "sketch.json", gathered.plain())
         write_json(folder / "contract.json", contract)
         write_json(folder / "roc.json", metrics.roc(test.label, logits["slim"], test.weight))
         if facts["diff"] is not None:
             write_json(folder / "diff.json", facts["diff"])
     tracker.artifact(report)
     return _summary(facts)
-
-
-def _others(config: EvaluateConfig, parts: list[slicing.Slice], rows: losses.Rows) -> tuple[list[Facts], list[Facts]]:
-    """How the protected slices and the other losses do."""
-    sliced = []
-    for part in parts:
-        own = part.of.allowed_auc_loss
-        found = certify.gather(*rows.only(part.rows))
-        sliced.append((part.name, found, config.allowed_slice_loss if own is None else own))
-    where = [(part.name, part.rows) for part in parts]
-    others = losses.judge(rows, config.binding, config.ndcg_at, config.confidence, where)
-    return slices.judge(sliced, config.confidence), others
 
 
 def _damaged(slim: Model, chosen: Selection, test: Split) -> dict[str, np.ndarray]:

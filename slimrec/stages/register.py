@@ -8,6 +8,7 @@ from typing import Any
 from slimrec.artifacts import digest, read_json, verify
 from slimrec.config import RegisterConfig
 from slimrec.errors import ConflictError, InputError
+from slimrec.registry import bundle as bundles
 from slimrec.registry import registration, rejudgement, windows
 from slimrec.track import Tracker
 
@@ -22,11 +23,13 @@ def run(
     report: Path,
     selection: Path | None = None,
     dataset: Path | None = None,
+    bundle: Path | None = None,
 ) -> dict:
     """Act on the decision in report.json; returns registered, version, aliases and reason.
 
     Where another model became champion since, this one is judged against that one, on the same rows of `dataset`.
-    Without a dataset, or when it happens a third time, that ends as ConflictError.
+    Without a dataset, or when it happens a third time, that ends as ConflictError. With a selection, write the artifact
+    `bundle` where a folder is given for it: all that was decided on, in one file.
     """
     judged = verify(report, "report")["slim"]
     verify(slim, "slim")
@@ -42,6 +45,10 @@ def run(
         outcome, decision = _register(config, tracker, slim, report, dataset, decision)
     champion = decision["champion"]["version"] if decision["champion"] else ""
     windows.record(tracker.run_id, config.name, config.window, outcome["version"], champion)
+    if selection is not None and bundle is not None:
+        told = registration.told(config.name, outcome["version"]) if outcome["registered"] else {}
+        bundles.write(bundle, slim, report, selection, {"model": config.name, **outcome, **told})
+        tracker.artifact(bundle)
     return outcome
 
 

@@ -1,8 +1,9 @@
 """Other losses that people steer by, of full and slim on the same rows: log-loss, calibration, grouped AUC, NDCG, with bounds.
 
 Each is a ratio of sums over clusters, of which the slim model may be the worse one by so much; the bounds are those of the
-certificate (`slimrec.verdict.certify.reach`), and leave the same room for a fault that no row shows. Every bound holds by
-itself with its confidence, those of calibration in slices all at once. Where several losses are binding all must pass, and
+certificate (`slimrec.verdict.certify.reach`), and leave the same room for a fault that no row shows. They are concluded from
+few sums, `Moments`, which a report keeps. Every bound holds by itself with its confidence, those of calibration in slices
+all at once. Where several losses are binding all must pass, and
 a model that is too bad in one passes all no more often than it passes that one (Berger 1982).
 
 `calibration` is |predicted / observed - 1| over all rows. `grouped_auc` is the AUC within each group, a mean weighted by the
@@ -18,6 +19,7 @@ from itertools import product
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 from slimrec.metrics import probability
 from slimrec.verdict.certify import reach
@@ -52,6 +54,33 @@ class Rows(NamedTuple):
         return clusters(self.label, self.weight.astype(np.float64), scores, self.group, self.content)
 
 
+class _Kept(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Moments(_Kept):
+    """What the bounds of a ratio of sums over clusters are concluded from."""
+
+    value: float
+    clusters: int = Field(ge=0)
+    present: int = Field(ge=2)  # those that carry weight
+    powers: tuple[float, float, float]  # sums of the second, third and fourth power of what each adds to its error
+    worst: float = Field(ge=0)  # what a fault may cost a row
+    worth: float = Field(gt=0)  # even rows, of which none shows such a fault
+    effective: float = Field(gt=0)  # even clusters that would tell as much
+
+
+class Loss(_Kept):
+    """One loss of both models, and all that its bounds take."""
+
+    name: str
+    full: float | None
+    slim: float | None
+    allowed: float | None = Field(ge=0)  # None: not binding
+    among: int = Field(ge=1)  # bounds that hold all at once, this being one
+    moments: tuple[Moments, ...]  # one of a ratio, four of calibration (see `_calibrated`), none where nothing is told
+
+
 class Bounds(NamedTuple):
     """How much worse the slim model is: the estimate, and between what it lies; `effective`: even clusters behind it."""
 
@@ -61,118 +90,134 @@ class Bounds(NamedTuple):
     effective: float
 
 
-def judge(
-    rows: Rows,
-    binding: Mapping[str, float],
-    at: int,
-    confidence: float,
-    slices: Sequence[tuple[str, np.ndarray]] = (),
-) -> list[Facts]:
+def gather(rows: Rows, binding: Mapping[str, float], at: int, slices: Sequence[tuple[str, np.ndarray]]) -> list[Loss]:
+    """The losses over all rows, and calibration in slices, which are names and rows bool (n,). `at`: the places of NDCG."""
+    kept = [(name, binding.get(name), 1, told) for name, told in _whole(rows.carrying(), at)]
+    for name, where in slices:
+        part = rows.only(where).carrying()
+        told = _calibration(part, part.clusters())
+        kept.append((f"calibration of {name}", binding.get("slice_calibration"), len(slices), told))
+    return [
+        Loss(name=name, full=full, slim=slim, allowed=allowed, among=among, moments=moments)
+        for name, allowed, among, (full, slim, moments) in kept
+    ]
+
+
+def conclude(found: Sequence[Loss], confidence: float) -> list[Facts]:
     """What report.json holds of each loss: `full`, `slim`, `worse` and its bounds `least` and `most`, what is `allowed`.
 
     `verdict` is certified, rejected, open or scarce, "" where the loss is not binding. Losses without a value are left out,
-    unless binding. `at`: the places of NDCG. `slices`: names and rows bool (n,), whose calibration is judged too.
+    unless binding.
     """
-    found = [_facts(name, *told, binding.get(name)) for name, told in _whole(rows.carrying(), at, confidence)]
-    for name, where in slices:
-        part = rows.only(where).carrying()
-        told = _calibration(part, part.clusters(), 1 - (1 - confidence) / len(slices))
-        found.append(_facts(f"calibration of {name}", *told, binding.get("slice_calibration")))
-    return [each for each in found if each["worse"] is not None or each["allowed"] is not None]
+    facts = [_facts(loss, 1 - (1 - confidence) / loss.among) for loss in found]
+    return [each for each in facts if each["worse"] is not None or each["allowed"] is not None]
 
 
-Told = tuple[float | None, float | None, Bounds | None]  # full, slim, and how they differ
+def _facts(loss: Loss, confidence: float) -> Facts:
+    bounds = (_calibrated if len(loss.moments) > 1 else _bounds)(loss.moments, confidence) if loss.moments else None
+    verdict = ""
+    if loss.allowed is not None:
+        verdict = "scarce"
+        if bounds is not None and bounds.effective >= FEWEST:
+            passed = bounds.most <= loss.allowed
+            verdict = "certified" if passed else "rejected" if bounds.least > loss.allowed else "open"
+    worse, least, most = (None, None, None) if bounds is None else bounds[:3]
+    figures = {"full": loss.full, "slim": loss.slim, "worse": worse, "least": least, "most": most}
+    return {"name": loss.name, **figures, "allowed": loss.allowed, "verdict": verdict}
 
 
-def _whole(rows: Rows, at: int, confidence: float) -> Iterator[tuple[str, Told]]:
+def _bounds(moments: Sequence[Moments], confidence: float) -> Bounds:
+    (m,) = moments
+    _, down, up = reach(m.clusters, m.powers, m.present - 1, confidence)
+    unseen = -math.log(1 - confidence) / m.worth * m.worst
+    return Bounds(m.value, m.value - max(down, unseen), m.value + max(up, unseen), m.effective)
+
+
+_SIGNS = tuple(product((1, -1), (1, -1)))
+
+
+def _calibrated(moments: Sequence[Moments], confidence: float) -> Bounds:
+    """Bounds of |b| - |a| from those of s b - t a, for all `_SIGNS` (s, t), which are smooth where either is near 0.
+
+    It is the larger of b and -b less |a|, and each of these is at most what is left of it by a and by -a.
+    """
+    level = 1 - (1 - confidence) / 2  # two bounds have a say in each
+    known = {sign: _bounds((each,), level) for sign, each in zip(_SIGNS, moments, strict=True)}
+    most = max(min(known[s, t].most for t in (1, -1)) for s in (1, -1))
+    least = min(max(known[s, t].least for s in (1, -1)) for t in (1, -1))
+    sides = [(moments[0].value - moments[1].value) / 2, (moments[0].value + moments[1].value) / 2]  # a with its sign, b
+    return Bounds(abs(sides[1]) - abs(sides[0]), least, most, moments[0].effective)
+
+
+Told = tuple[float | None, float | None, tuple[Moments, ...]]  # full, slim, and how they differ
+
+
+def _whole(rows: Rows, at: int) -> Iterator[tuple[str, Told]]:
     found = rows.clusters()
-    yield "log_loss", _log_loss(rows, found, confidence)
-    yield "calibration", _calibration(rows, found, confidence)
+    yield "log_loss", _log_loss(rows, found)
+    yield "calibration", _calibration(rows, found)
     if rows.group is not None:
         groups = np.unique(rows.group, return_inverse=True)[1].reshape(-1)
         mass = np.bincount(groups, rows.weight)
         values = [within(groups, rows.label, score, rows.weight) for score in (rows.full, rows.slim)]
-        yield "grouped_auc", _by_group(values, mass, found, confidence)
+        yield "grouped_auc", _by_group(values, mass, found)
         values = [ndcg(groups, rows.label, score, at) for score in (rows.full, rows.slim)]
-        yield "ndcg", _by_group(values, mass / np.bincount(groups), found, confidence)
+        yield "ndcg", _by_group(values, mass / np.bincount(groups), found)
 
 
-def _facts(name: str, full: float | None, slim: float | None, found: Bounds | None, allowed: float | None) -> Facts:
-    verdict = ""
-    if allowed is not None:
-        verdict = "scarce"
-        if found is not None and found.effective >= FEWEST:
-            passed = found.most <= allowed
-            verdict = "certified" if passed else "rejected" if found.least > allowed else "open"
-    worse, least, most = (None, None, None) if found is None else found[:3]
-    figures = {"full": full, "slim": slim, "worse": worse, "least": least, "most": most}
-    return {"name": name, **figures, "allowed": allowed, "verdict": verdict}
-
-
-def _log_loss(rows: Rows, found: Clusters, confidence: float) -> Told:
+def _log_loss(rows: Rows, found: Clusters) -> Told:
     full, slim = (np.logaddexp(0, np.where(rows.label, -score, score)) for score in (rows.full, rows.slim))
     if not len(full):
-        return None, None, None
+        return None, None, ()
     worst = max(float(full.max()), float(slim.max()))
     means = [float(np.average(each, weights=rows.weight)) for each in (full, slim)]
     above, below = (np.bincount(found.of_row, part) for part in (rows.weight * (slim - full), rows.weight))
-    return means[0], means[1], _ratio(above, below, worst, _worth(found), confidence)
+    return means[0], means[1], _ratio(above, below, worst, found)
 
 
-def _calibration(rows: Rows, found: Clusters, confidence: float) -> Told:
-    """Bounds of |b| - |a| from those of the four sums and differences, which are smooth where either is near 0.
-
-    It is the larger of b and -b less |a|, and each of these is at most what is left of it by a and by -a.
-    """
+def _calibration(rows: Rows, found: Clusters) -> Told:
     observed = rows.weight * rows.label
     if not observed.any():
-        return None, None, None
+        return None, None, ()
     full, slim = (rows.weight * (probability(score) - rows.label) for score in (rows.full, rows.slim))
     off = [float(part.sum() / observed.sum()) for part in (full, slim)]
     worst = max(float(probability(score).max()) for score in (rows.full, rows.slim)) * float(rows.weight.sum())
-    level = 1 - (1 - confidence) / 2  # two bounds have a say in each
-    signs, known = (1, -1), {}
     full, slim, below = (np.bincount(found.of_row, part) for part in (full, slim, observed))
-    for s, t in product(signs, signs):
-        each = _ratio(s * slim - t * full, below, worst / float(observed.sum()), _worth(found), level)
-        if each is None:
-            return off[0], off[1], None
-        known[s, t] = each
-    most = max(min(known[s, t].most for t in signs) for s in signs)
-    least = min(max(known[s, t].least for s in signs) for t in signs)
-    return off[0], off[1], Bounds(abs(off[1]) - abs(off[0]), least, most, known[1, 1].effective)
+    ratios = (_ratio(s * slim - t * full, below, worst / float(observed.sum()), found) for s, t in _SIGNS)
+    return off[0], off[1], sum(ratios, ())
 
 
-def _by_group(values: Sequence[np.ndarray], mass: np.ndarray, found: Clusters, confidence: float) -> Told:
+def _by_group(values: Sequence[np.ndarray], mass: np.ndarray, found: Clusters) -> Told:
     """Means over groups of what is NaN for those that tell nothing; of a quality, so that a fall is worse."""
     there = ~np.isnan(values[0])
     if not there.any():
-        return None, None, None
+        return None, None, ()
     full, slim = (each[there] for each in values)
     mass = mass[there]
     means = [float(np.average(each, weights=mass)) for each in (full, slim)]
-    return means[0], means[1], _ratio(mass * (full - slim), mass, 1.0, _worth(found), confidence)
+    return means[0], means[1], _ratio(mass * (full - slim), mass, 1.0, found)
 
 
-def _worth(found: Clusters) -> float:
-    """Even rows, copies once, that would weigh as much."""
-    return sum(found.worth.values())
+def _ratio(above: np.ndarray, below: np.ndarray, worst: float, found: Clusters) -> tuple[Moments, ...]:
+    """The moments of sum(above) / sum(below) over independent clusters (m,); none where fewer than two carry weight.
 
-
-def _ratio(above: np.ndarray, below: np.ndarray, worst: float, worth: float, confidence: float) -> Bounds | None:
-    """Bounds of sum(above) / sum(below) over independent clusters (m,); None where fewer than two carry weight.
-
-    `worst` is what a fault may cost a row, `worth` the rows of which none shows one.
+    `worst` is what a fault may cost a row.
     """
     total, present = float(below.sum()), int(np.count_nonzero(below))
     if present < 2:
-        return None
+        return ()
     value, share = float(above.sum()) / total, below / total
     sums = (above - value * below) / total * math.sqrt((present - 1) / present) / np.maximum(1 - share, 1e-9)
-    powers = tuple(float((sums**power).sum()) for power in (2, 3, 4))
-    _, down, up = reach(len(sums), powers, present - 1, confidence)
-    unseen = -math.log(1 - confidence) / worth * worst
-    return Bounds(value, value - max(down, unseen), value + max(up, unseen), 1 / float(np.square(share).sum()))
+    kept = Moments(
+        value=value,
+        clusters=len(sums),
+        present=present,
+        powers=tuple(float((sums**power).sum()) for power in (2, 3, 4)),
+        worst=worst,
+        worth=sum(found.worth.values()),
+        effective=1 / float(np.square(share).sum()),
+    )
+    return (kept,)
 
 
 def within(groups: np.ndarray, label: np.ndarray, score: np.ndarray, weight: np.ndarray) -> np.ndarray:
