@@ -18,7 +18,7 @@ from test_house import run_without
 from typer.testing import CliRunner
 
 from slimrec.artifacts import digest, read_json
-from slimrec.artifacts.envelope import KEY, KEY_FILE, own_key, seal, unseal
+from slimrec.artifacts.envelope import KEY, KEY_FILE, own_key, public_key, seal, unseal
 from slimrec.cli import main
 from slimrec.config import EvaluateConfig, RegisterConfig
 from slimrec.errors import ConfigError, InputError, SecurityError
@@ -90,6 +90,16 @@ def test_every_flipped_byte_of_two_hundred_is_refused_signed_or_not(signed, unsi
             spoilt.write_bytes(content[:place] + bytes([byte]) + content[place + 1 :])
             with pytest.raises(SecurityError):
                 bundle.verify(spoilt, **checked)
+
+
+def test_every_bit_of_the_signature_counts(signed, keys, tmp_path):
+    content, spoilt = signed.read_bytes(), tmp_path / "spoilt.json"
+    for bit in range(8 * (len(content) - 110), 8 * len(content)):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        spoilt.write_bytes(changed)
+        with pytest.raises(SecurityError):
+            unseal(spoilt, public_key(keys["ours"][1]))
 
 
 def test_a_byte_more_or_less_is_refused(signed, keys, tmp_path):

@@ -87,7 +87,8 @@ def unseal(path: Path, key: Ed25519PublicKey | None) -> tuple[dict[str, Any], st
         payload = base64.b64decode(envelope["payload"], validate=True)
         (signature,) = envelope["signatures"] or [None]
         signed = signature is not None
-        signatures = [{"keyid": str(signature["keyid"]), "sig": str(signature["sig"])}] if signed else []
+        own = base64.b64decode(signature["sig"], validate=True) if signed else b""  # base64 has spellings of its own
+        signatures = [{"keyid": str(signature["keyid"]), "sig": base64.b64encode(own).decode()}] if signed else []
     except (KeyError, TypeError, ValueError):
         _refuse(path, "is no envelope of a bundle")
     if _one_form(_envelope(payload, signatures)) + b"\n" != content:
@@ -98,7 +99,7 @@ def unseal(path: Path, key: Ed25519PublicKey | None) -> tuple[dict[str, Any], st
         if signature["keyid"] != key_id(key):
             _refuse(path, f"is signed by the key {signature['keyid'][:16]}, not by {key_id(key)[:16]}")
         try:
-            key.verify(base64.b64decode(signature["sig"]), _signed(payload))
+            key.verify(own, _signed(payload))
         except (InvalidSignature, ValueError):
             _refuse(path, "bears a signature that is not its own")
     return _parsed(payload, path), signature["keyid"] if signed else ""
