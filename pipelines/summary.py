@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from slimrec.artifacts import read_json
+from slimrec.artifacts import read_json, read_manifest
 from slimrec.verdict.report import against_champion, before_after, changes, headline
 
 
@@ -36,7 +36,8 @@ def show(console: Console, output: Path, name: str) -> None:
     console.print(f"Registry  {_registered(output, name)}", markup=False)
     console.print(f"Report    {near(output / 'evaluate' / 'report' / 'report.html')}", markup=False, soft_wrap=True)
     for bundle in sorted(output.glob("re*/bundle/bundle.json")):  # of the step register, or refuse
-        console.print(f"Bundle    {near(bundle)}", markup=False, soft_wrap=True)
+        signed = "" if read_manifest(bundle.parent)["signed"] else ", unsigned: SLIMREC_SIGNING_KEY_FILE names no key"
+        console.print(f"Bundle    {near(bundle)}{signed}", markup=False, soft_wrap=True)
     store = os.environ["MLFLOW_TRACKING_URI"]
     opener = near(Path(sys.executable).parent / "mlflow")
     console.print(f"MLflow    {opener} ui --backend-store-uri {store}", markup=False, soft_wrap=True)

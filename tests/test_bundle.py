@@ -185,6 +185,14 @@ def spoil_slice(audit):
     next(part for part in audit["report"]["slices"] if part["high"] is not None)["high"] += 1e-9
 
 
+def spoil_loss(audit):
+    audit["report"]["losses"][0]["most"] += 1e-9
+
+
+def spoil_limit(audit):
+    audit["sketch"]["losses"][0]["allowed"] = 1.0
+
+
 def spoil_model(audit):
     audit["report"]["slim_digest"] = "0" * 64
 
@@ -205,7 +213,7 @@ def spoil_shape(audit):
     audit["report"]["auc"] = None
 
 
-@pytest.mark.parametrize("spoil", [spoil_low, spoil_verdict, spoil_sketch, spoil_slice, spoil_model, spoil_selection, spoil_registry,
+@pytest.mark.parametrize("spoil", [spoil_low, spoil_verdict, spoil_sketch, spoil_slice, spoil_loss, spoil_limit, spoil_model, spoil_selection, spoil_registry,
                                    spoil_files, spoil_shape])  # fmt: skip
 def test_what_contradicts_itself_is_refused_even_where_it_is_signed(spoil, signed, keys, tmp_path, monkeypatch):
     monkeypatch.setenv(KEY_FILE, str(keys["ours"][0]))
@@ -217,7 +225,13 @@ def test_what_contradicts_itself_is_refused_even_where_it_is_signed(spoil, signe
 
 
 @pytest.mark.parametrize(
-    "name, words", [("low", "the figure 'low'"), ("slice", "the slice"), ("verdict", "the verdict")]
+    "name, words",
+    [
+        ("low", "the figure 'low'"),
+        ("slice", "the slices of"),
+        ("loss", "the losses of 'log_loss'"),
+        ("verdict", "the verdict"),
+    ],
 )
 def test_a_verdict_that_the_figures_do_not_give_is_refused_though_every_digest_fits(
     name, words, signed, keys, tmp_path, monkeypatch
@@ -225,7 +239,7 @@ def test_a_verdict_that_the_figures_do_not_give_is_refused_though_every_digest_f
     monkeypatch.setenv(KEY_FILE, str(keys["ours"][0]))
     statement, lying = copy.deepcopy(unseal(signed, None)[0]), tmp_path / "lying.json"
     audit = statement["predicate"]
-    {"low": spoil_low, "slice": spoil_slice, "verdict": spoil_verdict}[name](audit)
+    {"low": spoil_low, "slice": spoil_slice, "loss": spoil_loss, "verdict": spoil_verdict}[name](audit)
     bound = hashlib.sha256((json.dumps(audit["report"], indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
     audit["manifests"]["report"]["files"]["report.json"]["sha256"] = bound.hexdigest()
     for subject, value in zip(statement["subject"], bundle._digests(audit).values(), strict=True):

@@ -90,7 +90,7 @@ class Bounds(NamedTuple):
     effective: float
 
 
-def gather(rows: Rows, binding: Mapping[str, float], at: int, slices: Sequence[tuple[str, np.ndarray]]) -> list[Loss]:
+def gather(rows: Rows, binding: Mapping[Any, float], at: int, slices: Sequence[tuple[str, np.ndarray]]) -> list[Loss]:
     """The losses over all rows, and calibration in slices, which are names and rows bool (n,). `at`: the places of NDCG."""
     kept = [(name, binding.get(name), 1, told) for name, told in _whole(rows.carrying(), at)]
     for name, where in slices:
