@@ -201,6 +201,23 @@ def test_numbers_whose_names_only_sound_so_are_numbers(tmp_path, name):
     assert drafted(tmp_path, tmp_path / "log.csv")[0][name].kind == "number"
 
 
+@pytest.mark.parametrize("words", [False, True])
+def test_numbers_whose_order_does_not_tell_the_label_but_they_do_are_names(tmp_path, words):
+    random = np.random.default_rng(1)
+    number = {"resource": np.sort(random.choice(300_000, 400, replace=False)), "views": np.arange(400) ** 2}
+    value = random.integers(0, 400, 12_000)
+    logit = random.normal(size=400)[value] + np.sin(value / 60)
+    click = random.random(len(value)) < 1 / (1 + np.exp(-logit + random.normal(size=400)[value]))
+    views = random.integers(0, 400, len(value))  # a smooth effect, and rows that come often, are a quantity's
+    click = click ^ (random.random(len(value)) < 0.3 * np.sin(views / 60) ** 2)
+    columns = {"resource": number["resource"][value], "views": number["views"][views]}
+    columns["click"] = np.where(click, "yes", "no") if words else click.astype(int)
+    pq.write_table(pa.table(columns), tmp_path / "log.parquet")
+    read, text = drafted(tmp_path, tmp_path / "log.parquet")
+    assert (read["resource"].kind, read["views"].kind) == ("category", "number")
+    assert "numbers that name something" in comment(text, "- {name: resource")
+
+
 def test_time_is_drafted_only_where_ingest_can_split_by_it(tmp_path):
     data = (
         log().drop(columns="day").assign(timestamp=[None, *range(1, ROWS)], weight=1.5, shown=pd.Timestamp(2026, 1, 1))

@@ -16,7 +16,7 @@ from slimrec.config import IngestConfig, SplitConfig, read_schema
 from slimrec.data import dialect, sampling, text
 from slimrec.data.files import PARQUET, TEXT, is_parquet
 from slimrec.data.fit import Fitting
-from slimrec.data.keys import check_units, epoch_units, read_keys, read_time, read_weight, time_form
+from slimrec.data.keys import check_units, epoch_units, read_keys, read_label, read_time, read_weight, time_form
 from slimrec.data.looks import constant_step, guess_field, guess_label, left_out, nothing_in, spelled
 from slimrec.data.source import Part, columns_of, open_source
 from slimrec.data.split import time_thresholds
@@ -81,13 +81,15 @@ def draft(path: str, label: str | None = None) -> str:
     roles, lines = _roles(table, label)
     left = {name: why for name in names if (why := left_out(name, flat(table[name])))}
     fields = [name for name in sorted(names) if name not in (label, roles.get("weight"), roles.get("time"), *left)]
-    twins = _twins(table, fields)
+    twins, said = _twins(table, fields), f"label: {guess_label(label, flat(table[label]))}"
+    positive = _positive(said, flat(table[label]))
+    remarks = {name: [log.remarks.get(name, ""), twins.get(name, "")] for name in fields}
     lines = [
         *_reading(log),
-        f"label: {guess_label(label, flat(table[label]))}",
+        said,
         *lines,
         "fields:",
-        *(_line(name, flat(table[name]), [log.remarks.get(name, ""), twins.get(name, "")]) for name in fields),
+        *(_line(name, flat(table[name]), positive, remarks[name]) for name in fields),
         *(f"  # left out: {spelled(name)}, {why}" for name, why in left.items() if name != label),
     ]
     made = _HEADER.format(sampled=_sampled(sample)) + _repeated(sample) + "\n".join(lines) + "\n"
@@ -218,9 +220,15 @@ def _twins(table: pa.Table, names: list[str]) -> dict[str, str]:
     return found
 
 
-def _line(name: str, column: pa.Array, remarks: list[str]) -> str:
+def _positive(said: str, column: pa.Array) -> np.ndarray:
+    """Labels (n,) of the sampled rows by the label's own line."""
+    rule = read_schema({**yaml.safe_load(said), "fields": [{"name": "none", "kind": "number"}]})
+    return read_label(rule, column, _sampled_row)
+
+
+def _line(name: str, column: pa.Array, positive: np.ndarray, remarks: list[str]) -> str:
     """The field's line; a name that a search gives to its own copies stays the column's."""
-    entry, seen = guess_field(name, column)
+    entry, seen = guess_field(name, column, positive)
     empty = nothing_in(column)
     missing = f"{100 * empty / len(column):.1f} % missing" if empty else "none missing"
     if entry is None:

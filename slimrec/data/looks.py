@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
@@ -13,6 +14,7 @@ from slimrec.data.values import family
 from slimrec.errors import InputError
 
 _FEW = 200  # distinct integers up to here make a category
+_OFTEN = 5  # rows of a value whose rate of positives is looked at
 _EXACT = 2**53  # whole numbers up to here are exact as numbers
 _POSITIVE = (
     "yes",
@@ -164,8 +166,31 @@ def _share(chosen: pa.Array) -> str:
     return f"{100 * pc.mean(chosen.cast(pa.float64())).as_py():.1f} %"
 
 
-def guess_field(name: str, column: pa.Array) -> tuple[dict | None, str]:
-    """The field's options, None where no field reads such a column; and what was seen."""
+def are_names(column: pa.Array, positive: np.ndarray) -> bool:
+    """Whether whole numbers name things: values side by side have rates of positives (n,) further apart than chance gives.
+
+    A quantity's rate follows its size smoothly, so that the squared differences of neighbours, over what chance gives them,
+    average 1 (von Neumann 1941); only values that come often are looked at, and they must make up most of the rows.
+    """
+    there = np.flatnonzero(pc.is_valid(column).to_numpy(zero_copy_only=False))
+    value = np.unique(column.drop_null().to_numpy(), return_inverse=True)[1]
+    rows, hits = np.bincount(value), np.bincount(value, positive[there])
+    often = rows >= _OFTEN
+    if often.sum() < _FEW / 4 or rows[often].sum() < len(column) / 2:
+        return False
+    rows, hits = rows[often], hits[often]
+    both = (hits[:-1] + hits[1:] + 2 * positive.mean()) / (rows[:-1] + rows[1:] + 2)
+    chance = both * (1 - both) * (1 / rows[:-1] + 1 / rows[1:])
+    apart = np.square(np.diff(hits / rows)) / np.maximum(chance, np.finfo(float).tiny)
+    error = 1.3 * apart.std() / np.sqrt(len(apart))  # neighbours share a value
+    return bool(apart.mean() > 1.3 and apart.mean() - 1 > 2.5 * error)
+
+
+def guess_field(name: str, column: pa.Array, positive: np.ndarray | None = None) -> tuple[dict | None, str]:
+    """The field's options, None where no field reads such a column; and what was seen.
+
+    `positive` (n,): 1 where the row's label is, which may tell numbers that name something from quantities.
+    """
     kind = family(column.type)
     if kind.startswith("list of "):
         return _guess_list(column, kind)
@@ -180,9 +205,15 @@ def guess_field(name: str, column: pa.Array) -> tuple[dict | None, str]:
     if kind == "number" and not pa.types.is_boolean(column.type):
         whole = pa.types.is_integer(column.type)
         far = whole and max(abs(value or 0) for value in pc.min_max(column).as_py().values()) > _EXACT
-        if not (whole and (distinct <= _FEW or far or is_identifier(name))):
+        named = whole and (distinct <= _FEW or far or is_identifier(name))
+        if whole and not named and positive is not None and are_names(column, positive):
+            return {"kind": "category"}, f"{seen}, numbers that name something: they tell the label, not their order"
+        if not named:
             values = column.cast(pa.float64()).drop_null()
             unclean = not (pc.all(pc.is_finite(values)).as_py() in (True, None))
+            span = pc.min_max(column).as_py() if whole else {"min": 0, "max": 0}
+            if 0 < 10 * distinct < span["max"] - span["min"] and 2 * distinct < len(column):
+                seen += ", whole numbers with gaps: if they name something, kind: category"
             return {"kind": "number"} | ({"nonfinite": "missing"} if unclean else {}), seen
     if distinct > 0.5 * len(column):
         seen += ", nearly unique: is it known when serving?"
