@@ -5,6 +5,7 @@ import io
 import json
 import os
 import stat
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -116,6 +117,13 @@ def test_files_score_like_rows_in_memory(world, predictor, rows, tmp_path, capsy
     predict_file(world.slim, tmp_path / "rows.parquet")
     assert [float(line) for line in capsys.readouterr().out.split()] == pytest.approx(expected, abs=1e-6)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "out.parquet", "rows.parquet"]
+
+
+def test_scores_with_nowhere_to_go_are_refused(world, rows, tmp_path, monkeypatch):
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    monkeypatch.setattr(sys, "stdout", None)  # as Python has it where a shell closed it
+    with pytest.raises(ConfigError, match="give --output FILE"):
+        predict_file(world.slim, tmp_path / "rows.parquet")
 
 
 def test_keys_say_whose_score_it_is(world, predictor, rows, tmp_path, capsys):

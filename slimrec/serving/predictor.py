@@ -131,6 +131,8 @@ def predict_file(
     stderr. Raises InputError where a key is missing, or rows were lost on the way.
     """
     target = None if output is None else Output(output)
+    if target is None and sys.stdout is None:
+        raise ConfigError("standard output is closed, and the scores have nowhere to go; give --output FILE")
     predictor = Predictor.load(folder)
     schema, pieces = _scored(predictor, str(path), tuple(dict.fromkeys(keys)))
     if target is not None:
