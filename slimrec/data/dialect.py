@@ -18,24 +18,7 @@ from slimrec.data.storage import check_content, reading_error
 from slimrec.errors import InputError
 from slimrec.schema import CsvFormat
 
-NOTHING = (
-    "NA",
-    "N/A",
-    "n/a",
-    "#N/A",
-    "<NA>",
-    "NULL",
-    "null",
-    "Null",
-    "(null)",
-    "None",
-    "NaN",
-    "nan",
-    "\\N",
-    "?",
-    "-",
-    "--",
-)
+NOTHING = tuple("NA N/A n/a #N/A <NA> NULL null Null (null) None NaN nan \\N ? - --".split())
 PLAIN = {"NULL", "null", "(null)", "\\N", "<NA>", "#N/A"}  # stand for nothing wherever they stand
 _HEAD = 1 << 18  # bytes looked at for separators, quotes and the header
 _SEPARATORS = (",", ";", "\t", "|")

@@ -16,21 +16,7 @@ from slimrec.errors import InputError
 _FEW = 200  # distinct integers up to here make a category
 _OFTEN = 5  # rows of a value whose rate of positives is looked at
 _EXACT = 2**53  # whole numbers up to here are exact as numbers
-_POSITIVE = (
-    "yes",
-    "y",
-    "true",
-    "t",
-    "click",
-    "clicked",
-    "positive",
-    "pos",
-    "buy",
-    "bought",
-    "purchase",
-    "converted",
-    "1",
-)
+_POSITIVE = tuple("yes y true t click clicked positive pos buy bought purchase converted 1".split())
 _INDEX = r"|__index_level_\d+__|level_\d+|unnamed:? ?\d*|index|row_?(id|nr|num|number)?"  # as data frames write them
 _NOUNS = (
     *("user", "item", "movie", "product", "ad", "adgroup", "campaign", "creative", "session", "device", "site", "app"),

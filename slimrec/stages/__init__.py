@@ -23,11 +23,8 @@ from slimrec.training import launch
 
 STAGES = ("fingerprint", "window", "ingest", "sample", "pretrain", "prune", "finetune", "evaluate", "register")
 INGEST_IN_PARTS = ("plan", "count", "merge", "encode", "gather")  # together the same as `ingest`, for many machines
-TRIES, FIRST_PAUSE, LONGEST_PAUSE = (
-    8,
-    5.0,
-    60.0,
-)  # of a step whose surroundings fail, and seconds between: 3 to 5 minutes
+TRIES = 8  # of a step whose surroundings fail: 3 to 5 minutes in all
+FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0  # seconds between two
 _jitter = random.Random()  # of its own: steps that lost one server must not all come back at once
 
 

@@ -20,9 +20,7 @@ from slimrec.verdict.evidence import FEWEST, Clusters, clusters
 from slimrec.verdict.sketch import Sketch, sketch
 
 POWER = 0.9  # for the estimate of rows needed
-ROOM = (
-    1.3  # times as many rows: a pilot knows the error to some 14 %, and heavy tails take more than the normal law says
-)
+ROOM = 1.3  # times as many rows: a pilot knows the error to some 14 %, and tails are heavier than the normal law says
 
 
 @dataclass(frozen=True)
