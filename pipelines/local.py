@@ -22,7 +22,7 @@ from slimrec.pipelines.audit import arguments, audit, build
 from slimrec.pipelines.summary import near, show, writable
 
 from slimrec import track
-from slimrec.artifacts import failures
+from slimrec.artifacts import failures, kept
 from slimrec.artifacts.envelope import own_key
 from slimrec.config import Recipe, read_recipe
 from slimrec.errors import BY_EXIT_CODE, ConfigError, InputError, SlimrecError
@@ -40,11 +40,12 @@ def folder_of(recipe: Path) -> Path:
     return RUNS / recipe.stem
 
 
-def run(path: Path, output: Path, runner: str = "process", memory: str = "4g") -> None:
+def run(path: Path, output: Path, runner: str = "process", memory: str = "4g", fresh: bool = False) -> None:
     """Run a recipe's whole audit, with everything it makes under `output`.
 
-    Steps are processes, or with the runner `docker` containers that may use `memory` each. Raises the first failing
-    step's error, with the exit class that the step had.
+    Steps are processes, or with the runner `docker` containers that may use `memory` each. What an earlier run into
+    `output` made of the same inputs is reused, unless `fresh`, which begins without its checkpoints too. Raises the
+    first failing step's error, with the exit class that the step had.
     """
     recipe = read_recipe(path)
     _check_source(recipe)
@@ -59,11 +60,14 @@ def run(path: Path, output: Path, runner: str = "process", memory: str = "4g") -
     labels = _labels()
     _refuse_strangers(output, labels)
     with _alone(output):
-        _run(path, recipe, output, steps, labels)
+        _run(path, recipe, output, steps, labels, fresh)
 
 
-def _run(path: Path, recipe: Recipe, output: Path, steps: AbstractContextManager, labels: dict[str, str]) -> None:
-    _prepare(output, labels)
+def _run(
+    path: Path, recipe: Recipe, output: Path, steps: AbstractContextManager, labels: dict[str, str], fresh: bool
+) -> None:
+    began = time.time()
+    _prepare(output, labels, fresh)
     if not track.enabled():
         database = output.parent / STORE
         database.parent.mkdir(exist_ok=True)
@@ -84,6 +88,7 @@ def _run(path: Path, recipe: Recipe, output: Path, steps: AbstractContextManager
     finally:
         _link(output, labels)
     if (output / "evaluate").exists():  # else this window was audited before
+        kept.sweep(output / "workspace", before=began)
         show(console, output, recipe.register.name)
 
 
@@ -166,10 +171,12 @@ def _alone(output: Path) -> Iterator[None]:
         yield
 
 
-def _prepare(output: Path, labels: dict[str, str]) -> None:
-    """An output folder without the traces of an earlier run, but with its checkpoints."""
+def _prepare(output: Path, labels: dict[str, str], fresh: bool) -> None:
+    """An output folder without the traces of an earlier run, but, unless `fresh`, with its checkpoints and what it made."""
     try:
-        (output / "workspace").mkdir(parents=True, exist_ok=True)
+        if fresh and (output / "workspace").exists():
+            shutil.rmtree(output / "workspace")
+        (output / "workspace" / kept.KEPT).mkdir(parents=True, exist_ok=True)
         shutil.rmtree(failures.folder(output / "workspace").parent, ignore_errors=True)
         for label in labels.values():
             (output / label).unlink(missing_ok=True)
@@ -229,7 +236,7 @@ class Screen(io.TextIOBase):
 
     def __init__(self, console: Console, log: TextIO, labels: dict[str, str]):
         self.console, self.log, self.labels = console, log, labels
-        self.rest, self.label, self.began = "", "", time.monotonic()
+        self.rest, self.label, self.began, self.reused = "", "", time.monotonic(), False
 
     def write(self, text: str) -> int:
         *lines, self.rest = (self.rest + text).split("\n")
@@ -246,7 +253,7 @@ class Screen(io.TextIOBase):
             return
         print(line, file=self.log)
         if begins := _BEGINS.search(line):
-            self.label, self.began = self.labels.get(begins[1], begins[1]), time.monotonic()
+            self.label, self.began, self.reused = self.labels.get(begins[1], begins[1]), time.monotonic(), False
             self._transient(self.label)
         elif ends := _ENDS.search(line):
             self._transient("")
@@ -254,7 +261,10 @@ class Screen(io.TextIOBase):
             mark = "[green]✓[/]" if good else "[red]✗[/]"
             if not writable("✓✗", self.console):
                 mark = "ok" if good else "[red]failed[/]"
-            self.console.print(f" {mark} {self.label:<10} {time.monotonic() - self.began:6.1f} s")
+            took, reused = time.monotonic() - self.began, "  reused" * self.reused
+            self.console.print(f" {mark} {self.label:<10} {took:6.1f} s{reused}")
+        elif line == "slimrec: reused":
+            self.reused = True
         elif line.startswith("slimrec: "):
             self._transient("")
             self.console.print(f"   {line.removeprefix('slimrec: ')}", markup=False)

@@ -121,6 +121,18 @@ def test_an_artifact_from_a_container_is_bit_for_bit_the_bare_machines(both, art
 
 
 @in_containers
+def test_a_second_audit_in_containers_reuses_all_before_the_cut_that_another_budget_makes(both):
+    output, _ = both["docker"]
+    before = {artifact: digest(output / artifact) for artifact in ARTIFACTS}
+    done = run(output.parents[1], {**RECIPE, "prune": {"budget": {"keep": 0.5}}}, "--runner", "docker")
+    assert done.returncode == 0, done.stdout + done.stderr
+    reused = {line.split()[1] for line in done.stdout.splitlines() if line.endswith("reused")}
+    assert reused == {"ingest", "sample", "pretrain", "baseline"}
+    same = {artifact for artifact in ARTIFACTS if digest(output / artifact) == before[artifact]}
+    assert same == {"ingest/dataset", "sample/subset", "pretrain/gated", "baseline/gated"}
+
+
+@in_containers
 def test_what_a_container_leaves_belongs_to_nobody_if_root_ran_it_and_no_container_stays(both):
     owner = (both["docker"][0] / "prune" / "selection").stat().st_uid
     assert owner == (os.getuid() or NOBODY)

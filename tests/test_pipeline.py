@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from slimrec.components.notify import notify
 from slimrec.pipelines.audit import arguments, audit, describe
 
 import components
-from slimrec.artifacts import read_json, verify
+from slimrec.artifacts import digest, read_json, verify
 from slimrec.artifacts.failures import Attempt
 from slimrec.config import read_recipe
 from slimrec.errors import InputError
@@ -270,6 +271,23 @@ def test_the_same_window_again_is_not_audited_and_points_to_the_first_audit(fini
     assert "this window was audited already" in done.stdout and "registered version 1 of 'small'" in done.stdout
     left = {path.name for path in (output.parent / "again").iterdir() if path.is_symlink()}
     assert left == {"fingerprint", "window", "notify"}
+
+
+@pytest.mark.battery
+def test_another_budget_reuses_all_before_the_cut_and_the_full_model(finished, tmp_path):
+    output, _ = finished
+    (tmp_path / "small" / "steps").mkdir(parents=True)
+    shutil.copytree(output / "workspace", tmp_path / "small" / "workspace")
+    recipe = changed(prune={"budget": {"keep": 0.5}})
+    done = pipelines("run", written(tmp_path, recipe), "--output", "small", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    shown = {line.split()[1]: line.endswith("reused") for line in done.stdout.splitlines() if "✓" in line}
+    assert {name for name, reused in shown.items() if reused} == {"ingest", "sample", "pretrain", "baseline"}
+    for artifact in ("ingest/dataset", "sample/subset", "pretrain/gated", "baseline/gated"):
+        assert digest(tmp_path / "small" / artifact) == digest(output / artifact)
+    store = MlflowClient(f"sqlite:///{tmp_path / 'mlflow' / 'mlflow.db'}")
+    runs = store.search_runs([store.get_experiment_by_name("slimrec").experiment_id], "tags.`slimrec.reused` != ''")
+    assert sorted(run.info.run_name for run in runs) == ["ingest", "pretrain", "pretrain", "sample"]
 
 
 def test_everything_that_decides_an_audit_belongs_to_its_window(compiled):

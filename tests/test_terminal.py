@@ -40,6 +40,24 @@ def test_a_step_that_ended_is_marked_on_any_terminal(encoding):
     assert ("✓ ingest" if encoding == "utf-8" else "ok ingest") in raw.getvalue().decode(encoding)
 
 
+def test_a_step_that_was_reused_says_so_and_the_next_one_that_was_not_does_not():
+    said = io.StringIO()
+    screen = local.Screen(Console(file=said, highlight=False), io.StringIO(), {"sample": "sample-again"})
+    for name, printed in (("ingest", "slimrec: reused\n"), ("sample", "")):
+        screen.write(f"Executing task '{name}'\n{printed}Task '{name}' finished with status SUCCESS\n")
+    first, second = said.getvalue().splitlines()
+    assert first.split()[1::3] == ["ingest", "reused"] and "sample-again" in second and "reused" not in second
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_only_a_fresh_run_begins_without_checkpoints_and_what_an_earlier_one_made(tmp_path, fresh):
+    for name in ("kept/ingest-0", "checkpoints"):
+        (tmp_path / "workspace" / name).mkdir(parents=True)
+    local._prepare(tmp_path, {}, fresh)
+    left = {each.relative_to(tmp_path / "workspace").as_posix() for each in (tmp_path / "workspace").rglob("*")}
+    assert left == ({"kept"} if fresh else {"kept", "kept/ingest-0", "checkpoints"})
+
+
 def test_a_folder_takes_one_audit_at_a_time_and_a_dead_ones_lock_is_none(tmp_path):
     (tmp_path / "steps").mkdir()
     with (tmp_path / ".lock").open("a") as other:

@@ -17,6 +17,7 @@ from slimrec.errors import ConfigError
 Output = Annotated[Path | None, typer.Option(help="folder of the run; runs/NAME by default", show_default=False)]
 Runner = Annotated[Literal["process", "docker"], typer.Option(help="what a step is run as: docker for a container")]
 Memory = Annotated[str, typer.Option(help="what a step's container may use")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="repeat the steps whose inputs are those of the last run, too")]
 
 
 def audit(
@@ -31,6 +32,7 @@ def audit(
     ] = None,
     runner: Runner = "process",
     memory: Memory = "4g",
+    fresh: Fresh = False,
 ) -> None:
     """Audit a log of your own in one go: draft its schema and a recipe into the run's folder, then run that."""
     from slimrec.pipelines.drafted import again, write
@@ -40,7 +42,7 @@ def audit(
     written = write(log, label, output, registered_model, recipe)
     typer.echo(f"wrote {written} and the schema beside it: edit them, then `{again(written)}`")
     with _resumable():
-        run_here(written, written.parent, runner, memory)
+        run_here(written, written.parent, runner, memory, fresh)
 
 
 def run(
@@ -48,14 +50,15 @@ def run(
     output: Output = None,
     runner: Runner = "process",
     memory: Memory = "4g",
+    fresh: Fresh = False,
 ) -> None:
-    """Run a recipe's audit on this machine."""
+    """Run a recipe's audit on this machine; what the last run made of the same inputs is taken over."""
     from slimrec.pipelines.local import folder_of
     from slimrec.pipelines.local import run as run_here
 
     _require_torch(runner)
     with _resumable():
-        run_here(recipe, output or folder_of(recipe), runner, memory)
+        run_here(recipe, output or folder_of(recipe), runner, memory, fresh)
 
 
 def _require_torch(runner: str) -> None:

@@ -18,6 +18,7 @@ from slimrec.artifacts.codebase import require_same
 from slimrec.artifacts.failures import Attempt
 from slimrec.config import parse
 from slimrec.errors import ConfigError, SlimrecError, TransientError, did_you_mean
+from slimrec.stages.reuse import Reuse
 from slimrec.stages.settle import whole
 from slimrec.training import launch
 
@@ -34,7 +35,8 @@ def execute(
     """Run one stage: parse its section, open its MLflow run, call it, log what it returns.
 
     `paths` are the artifact folders the stage reads and writes, by name; a list where it reads one of each part.
-    `workspace` is a folder that outlives the step: checkpoints lie there, and the reason of a failure. A step that
+    `workspace` is a folder that outlives the step: checkpoints lie there, the reason of a failure, and in a folder
+    `kept`, if it has one, what stages made, for others that are given the same. A step that
     failed for good in this audit (exit 10, 20 or 60) is not tried again: it ends with the same error at once. Returns
     the stage's metrics.
     """
@@ -115,12 +117,12 @@ def _check_folders(stage: str, run: Callable, paths: dict) -> None:
         raise ConfigError(f"stage '{stage}' needs the folders {', '.join(names)}: {', '.join(missing)} not given")
 
 
-def _run(stage: str, config: dict, workspace: str, paths: dict[str, Path | list[Path]]) -> dict:
+def _run(stage: str, config: dict, workspace: str, given: dict[str, Path | list[Path]]) -> dict:
     module = importlib.import_module(f"slimrec.stages.{stage}")
-    parsed = parse(module.CONFIG, config)
+    parsed, paths = parse(module.CONFIG, config), given
     trains = stage in ("pretrain", "finetune")
     if trains and workspace:
-        paths = {**paths, "checkpoints": Path(workspace) / "checkpoints"}
+        paths = {**given, "checkpoints": Path(workspace) / "checkpoints"}
     _check_folders(stage, module.run, paths)
     if stage == STAGES[0]:
         parsed = module.settled(parsed, workspace)
@@ -129,6 +131,10 @@ def _run(stage: str, config: dict, workspace: str, paths: dict[str, Path | list[
     if stage in INGEST_IN_PARTS[:-1] or os.environ.get("RANK", "0") != "0":  # of many alike one is worth a run
         return module.run(parsed, track.Tracker(), **paths)
     with track.run("ingest" if stage in INGEST_IN_PARTS else stage, parsed) as tracker:
-        metrics = launch.train(module, parsed, tracker, **paths) if trains else module.run(parsed, tracker, **paths)
+        reuse = Reuse(stage, parsed, workspace, given)
+        metrics = reuse.take(tracker)
+        if metrics is None:
+            metrics = launch.train(module, parsed, tracker, **paths) if trains else module.run(parsed, tracker, **paths)
+            reuse.put(metrics, tracker)
         tracker.metrics({name: value for name, value in metrics.items() if isinstance(value, (int, float))})
     return metrics

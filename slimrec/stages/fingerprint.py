@@ -43,7 +43,7 @@ def run(config: Recipe, tracker: Tracker) -> dict:
         parse_source(source)
         found = []
     else:
-        found = _listed(source)
+        found = listed(source)
     text = json.dumps([source, found])
     return {
         "fingerprint": hashlib.sha256(text.encode()).hexdigest(),
@@ -69,7 +69,7 @@ def _first_day(workspace: str) -> str:
     return note.read_text(encoding="utf-8")
 
 
-def _listed(source: str) -> list[tuple[str, int, int]]:
+def listed(source: str) -> list[tuple[str, int, int]]:
     """Path, size (bytes) and time of the last change (ns) of every file of the source, sorted by path."""
     from slimrec.data.files import PARQUET, TEXT
     from slimrec.data.storage import list_files, reading_error
