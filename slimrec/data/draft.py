@@ -30,18 +30,11 @@ _CYCLE = 366  # whole numbers up to here may be hours of a day or days of a year
 _ROWS = 100_000  # looked at, up to twice as many
 _LABELS = ("label", "click", "clicked", "is_click", "is_clicked", "target", "y", "conversion", "converted", "rating")
 _WEIGHTS = ("sample_weight", "instance_weight", "weight")
-_TIMES = (
-    *("time", "timestamp", "event_time", "event_timestamp", "datetime", "date", "ts", "dt", "day", "event_date"),
-    *(
-        "created_at",
-        "shown_at",
-        "unix_time",
-        "unixtime",
-        "unix_timestamp",
-        "timestamp_ms",
-        "click_time",
-        "impression_time",
-    ),
+_TIMES = tuple(
+    """
+    time timestamp event_time event_timestamp datetime date ts dt day event_date created_at shown_at unix_time
+    unixtime unix_timestamp timestamp_ms click_time impression_time
+    """.split()
 )
 _GROUPS = ("user", "user_id", "userid", "uid", "visitor_id", "customer_id", "member_id", "client_id", "session_id")
 _BYTES = (pa.types.is_binary, pa.types.is_large_binary)

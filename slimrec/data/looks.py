@@ -18,25 +18,12 @@ _OFTEN = 5  # rows of a value whose rate of positives is looked at
 _EXACT = 2**53  # whole numbers up to here are exact as numbers
 _POSITIVE = tuple("yes y true t click clicked positive pos buy bought purchase converted 1".split())
 _INDEX = r"|__index_level_\d+__|level_\d+|unnamed:? ?\d*|index|row_?(id|nr|num|number)?"  # as data frames write them
-_NOUNS = (
-    *("user", "item", "movie", "product", "ad", "adgroup", "campaign", "creative", "session", "device", "site", "app"),
-    *("page", "publisher", "advertiser", "customer", "query", "doc", "document", "video", "news", "article", "shop"),
-    *("brand", "category", "cate", "cat", "store", "merchant", "member", "song", "track", "artist", "book", "business"),
-    *(
-        "hotel",
-        "city",
-        "region",
-        "country",
-        "placement",
-        "slot",
-        "order",
-        "client",
-        "visitor",
-        "content",
-        "post",
-        "u",
-        "gu",
-    ),
+_NOUNS = tuple(
+    """
+    user item movie product ad adgroup campaign creative session device site app page publisher advertiser customer
+    query doc document video news article shop brand category cate cat store merchant member song track artist book
+    business hotel city region country placement slot order client visitor content post u gu
+    """.split()
 )
 _ID = rf"(^|.*_)(id|ids|code|zip|zip_code|postcode|hash|uuid)$|^({'|'.join(_NOUNS)})id$"
 

@@ -33,18 +33,7 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
     from mlflow.models.model import ModelInfo
 
-SERVING = (
-    "mlflow",
-    "numpy",
-    "pandas",
-    "pyarrow",
-    "pydantic",
-    "pyyaml",
-    "safetensors",
-    "scikit-learn",
-    "scipy",
-    "torch",
-)
+SERVING = tuple("mlflow numpy pandas pyarrow pydantic pyyaml safetensors scikit-learn scipy torch".split())
 
 
 def register(
