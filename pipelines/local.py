@@ -22,7 +22,7 @@ from slimrec.pipelines.audit import arguments, audit, build
 from slimrec.pipelines.summary import near, show, writable
 
 from slimrec import track
-from slimrec.artifacts import failures, kept
+from slimrec.artifacts import busy, failures, kept
 from slimrec.artifacts.envelope import own_key
 from slimrec.config import Recipe, read_recipe
 from slimrec.errors import BY_EXIT_CODE, ConfigError, InputError, SlimrecError
@@ -155,7 +155,10 @@ def _is_our_link(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _alone(output: Path) -> Iterator[None]:
-    """Two audits must not share a folder: each clears what an earlier one left. The lock ends with its process."""
+    """Two audits must not share a folder: each clears what an earlier one left. The lock ends with its process.
+
+    A step has one of its own: it outlives an audit that is killed.
+    """
     try:
         output.mkdir(parents=True, exist_ok=True)
         lock = (output / ".lock").open("a")
@@ -168,6 +171,10 @@ def _alone(output: Path) -> Iterator[None]:
             raise ConfigError(
                 f"an audit is running in {near(output)}: wait for its end, or give another --output"
             ) from None
+        if busy.is_busy(output / "workspace"):
+            raise ConfigError(
+                f"a step of an audit that was killed still runs in {near(output)}: wait for its end, or give another --output"
+            )
         yield
 
 

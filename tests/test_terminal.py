@@ -3,8 +3,10 @@
 import fcntl
 import io
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from slimrec.pipelines import local, summary
 
+from slimrec.artifacts import busy, kept
 from slimrec.data import planted
 from slimrec.errors import ConfigError
 
@@ -69,6 +72,27 @@ def test_a_folder_takes_one_audit_at_a_time_and_a_dead_ones_lock_is_none(tmp_pat
         pass
     with local._alone(tmp_path / "new" / "folder"):
         assert (tmp_path / "new" / "folder").is_dir()
+
+
+def test_a_step_that_outlives_its_audit_keeps_the_folder(tmp_path):
+    workspace, recipe = tmp_path / "workspace", tmp_path / "recipe.yaml"
+    (workspace / kept.KEPT).mkdir(parents=True)
+    recipe.write_text("ingest: {source: 'planted:rows=400000,seed=0'}\n", encoding="utf-8")
+    command = [sys.executable, "-m", "slimrec.cli", "stage", "ingest", str(recipe)]
+    command += ["--path", f"dataset={tmp_path / 'dataset'}", "--workspace", str(workspace)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as step:
+        while not busy.is_busy(workspace):
+            assert step.poll() is None
+            time.sleep(0.02)
+        step.send_signal(signal.SIGSTOP)  # as long as it takes to look
+        with (
+            pytest.raises(ConfigError, match="a step of an audit that was killed still runs in"),
+            local._alone(tmp_path),
+        ):
+            pass
+        step.kill()
+    with local._alone(tmp_path):
+        assert not busy.is_busy(workspace)
 
 
 @pytest.mark.parametrize("name", ["log.txt", "ingest", "prune", "workspace", "steps"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import itertools
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from slimrec import faults, track
+from slimrec.artifacts import busy, kept
 from slimrec.artifacts.codebase import require_same
 from slimrec.artifacts.failures import Attempt
 from slimrec.config import parse
@@ -45,9 +47,13 @@ def execute(
     given = {name: _folders(path) for name, path in paths.items() if path}
     attempt = Attempt(workspace, stage, config, given)
     attempt.begin()
+    alone = not Path(
+        workspace, kept.KEPT
+    ).is_dir()  # nothing but an audit on this machine keeps, or clears, a workspace
     try:
         require_same()
-        return _run(stage, config, workspace, given)
+        with contextlib.nullcontext() if not workspace or alone else busy.at_work(Path(workspace)):
+            return _run(stage, config, workspace, given)
     except Exception as error:
         failure = faults.sort(error, places=_places(workspace, given))
         attempt.fail(failure or SlimrecError(f"a fault of slimrec, report it with the log: {_named(error)}"))
