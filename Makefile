@@ -72,7 +72,7 @@ UV := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes
 CUDA := ^(torch|torchrec|torchmetrics|tensordict|fbgemm-gpu|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==
 
 lock: ## Resolve the locks anew (needs uv; requirements-cpu.lock is kept by hand)
-	@$(UV) pyproject.toml --extra train --extra sharded --extra pipelines --extra server --extra dev --extra docs > $(VENV)/resolved
+	@$(UV) pyproject.toml --extra train --extra trees --extra sharded --extra pipelines --extra server --extra dev --extra docs > $(VENV)/resolved
 	@awk '/^[a-z]/ { keep = ($$0 !~ /$(CUDA)/) } keep' $(VENV)/resolved > requirements.lock
 	@awk '/^[a-z]/ { keep = ($$0 ~ /$(CUDA)/) } keep' $(VENV)/resolved | sed 's/^torch==/torch===/' > requirements-gpu.lock
 	@$(UV) pyproject.toml --extra train --extra sharded --constraint $(VENV)/resolved > $(VENV)/step

@@ -4,6 +4,9 @@ python -m benchmarks.methods --data ../shared/data --dataset movielens_1m|census
 
 Every method searches with the training of the dataset's recipe, warm-up and all, but for what `ASKED` says; every
 selection is retrained from new weights, with the same seeds for all methods; equal selections are retrained once.
+Twins take the places that their scores give them (`twins_once: false`), so that each method is judged by its own ranking.
+`own` is the share of the kept fields that the method's scores alone would have kept: below 1 the row is that of a hybrid,
+such as methods that judge meetings of fields only, which shuffling ranks by field, and `leap`, which drops what does harm.
 Normalised AUKC is our definition: the area under AUC - 0.5 over the share of kept fields, by trapezoids through 0 at
 share 0, over that of a perfect ranker (AUC 1 with any field): 2 * area, in 0..1.
 """
@@ -35,6 +38,7 @@ from slimrec.metrics import auc, log_loss
 from slimrec.model.files import load_model
 from slimrec.model.scoring import score
 from slimrec.plugins import BACKBONES, GATES
+from slimrec.selection import Budget
 from slimrec.verdict.cost import size
 
 matplotlib.use("Agg")
@@ -104,8 +108,13 @@ class Bench:
 
     def select(self, gated: Path, budget: dict, label: str) -> tuple[dict, Path]:
         selection, slim = gated.parent / label / "selection", gated.parent / label / "slim"
-        self._once("prune", slim, {"budget": budget}, gated=gated, selection=selection, slim=slim)
+        config = {"budget": budget, "twins_once": False}
+        self._once("prune", slim, config, gated=gated, selection=selection, slim=slim)
         return read_json(selection / "selection.json"), gated.parent / label
+
+    def alone(self, gated: Path, budget: dict, seed: int) -> set[str]:
+        """What the scores of a method keep, before anything else has a say in the decision."""
+        return set(load_model(gated).gate.select(Budget(**budget), seed).kept)
 
     def retrain(self, decided: dict, cut: Path, gated: Path, seed: int) -> dict:
         """Test AUC and log-loss of the selection trained from new weights; sizes of the trained model."""
@@ -162,6 +171,7 @@ def uncut(bench: Bench, backbone: str, seeds: int) -> dict:
         "seconds": mean(seconds),
         "search_cost": 1.0,
         "stability": 1.0,
+        "own": 1.0,
         "aukc": aukc({1.0: mean(row["auc"] for row in found)}),
         "kept": sorted(decided["fields"]),
         "aucs": [row["auc"] for row in found],
@@ -173,6 +183,7 @@ def measure(bench: Bench, method: str, seeds: int, full: dict) -> list[dict]:
     budgets = {str(count): {"fields": count} for count in bench.counts} | {ITSELF: {}}
     found: dict[str, list] = {label: [] for label in budgets}
     kept: dict[str, list[set[str]]] = {label: [] for label in budgets}
+    own: dict[str, list[float]] = {label: [] for label in budgets}
     seconds = []
     for seed in range(seeds):
         gated, spent = bench.search(method, bench.backbone_for(method), seed)
@@ -180,6 +191,7 @@ def measure(bench: Bench, method: str, seeds: int, full: dict) -> list[dict]:
         for label, budget in budgets.items():
             decided, cut = bench.select(gated, budget, label)
             kept[label].append({name for name, decision in decided["fields"].items() if decision["columns"]})
+            own[label].append(len(kept[label][-1] & bench.alone(gated, budget, seed)) / len(kept[label][-1]))
             pairs = None if decided["pairs"] is None else len(decided["pairs"])
             found[label].append({**bench.retrain(decided, cut, gated, seed), "pairs": pairs})
     total = len(decided["fields"])
@@ -195,6 +207,7 @@ def measure(bench: Bench, method: str, seeds: int, full: dict) -> list[dict]:
             "pairs": rows[0]["pairs"],
             "search_cost": mean(seconds) / full["seconds"],
             "stability": jaccard(kept[label]),
+            "own": mean(own[label]),
             "aukc": aukc({**curve, 1.0: full["auc"]}),
             "kept": sorted(kept[label][0]),
             "aucs": [row["auc"] for row in rows],
@@ -207,12 +220,25 @@ def show(rows: list[dict], dataset: str, budget: str) -> None:
     console = Console(width=140)
     for label in (budget, ITSELF):
         title = f"{dataset}, {'the rule of each method' if label == ITSELF else f'best {label} fields'}"
-        heads = ("method", "fields", "dims", "parameters", "pairs", "AUC", "log-loss", "search x", "stability", "AUKC")
+        heads = (
+            "method",
+            "fields",
+            "dims",
+            "parameters",
+            "pairs",
+            "AUC",
+            "log-loss",
+            "search x",
+            "stability",
+            "own",
+            "AUKC",
+        )
         table = Table(*heads, title=title)
         for row in sorted((r for r in rows if r["budget"] in (label, ALL)), key=lambda r: -r["auc"]):
             figures = f"{row['fields']:.1f}", f"{row['dims']:.0f}", f"{row['parameters']:,.0f}", str(row["pairs"] or "")
             quality = f"{row['auc']:.4f}", f"{row['log_loss']:.4f}", f"{row['search_cost']:.2f}"
-            table.add_row(row["method"], *figures, *quality, f"{row['stability']:.2f}", f"{row['aukc']:.3f}")
+            steady = f"{row['stability']:.2f}", f"{row['own']:.2f}"
+            table.add_row(row["method"], *figures, *quality, *steady, f"{row['aukc']:.3f}")
         console.print(table)
 
 

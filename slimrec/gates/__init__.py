@@ -5,6 +5,8 @@ TABLE = {
     "random": "random:RandomGate",
     "mutual_information": "mutual:MutualInformationGate",
     "chi2": "mutual:Chi2Gate",
+    "lasso": "lasso:LassoGate",
+    "lightgbm": "trees:LightGBMGate",
     "permutation": "permutation:PermutationGate",
     "shark": "shark:SharkGate",
     "sfs": "sfs:SfsGate",
@@ -16,4 +18,7 @@ TABLE = {
     "irazor": "irazor:IRazorGate",
     "autodim": "autodim:AutoDimGate",
     "optfeature": "optfeature:OptFeatureGate",
+    "optfs": "optfs:OptFSGate",
+    "adafs": "adafs:AdaFSGate",
+    "autofis": "autofis:AutoFISGate",
 }

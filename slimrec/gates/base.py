@@ -31,6 +31,7 @@ class Gate(nn.Module):
     `settled` the share before which no epoch may count as the best one: the gate is not where it is going yet,
     `shared` the buffers that hold running averages, which ranks average after a gate step,
     `surveys` whether its scores come from `survey`, which needs a gate slice,
+    `surveyed` the rows that `survey` is given: those of the "gate" slice, or of "train" for what fits a model of its own,
     `overruled` whether what a constant in the place of a field costs on held-out rows overrules its scores,
     `weighs_pairs` whether it gates meetings of fields, which only backbones with `meets_pairs` have.
     A gate without parameters that learn leaves the training alone: the network is then that of a plain training.
@@ -44,6 +45,7 @@ class Gate(nn.Module):
     settled = 0.0
     shared: tuple[str, ...] = ()
     surveys = False
+    surveyed = "gate"
     overruled = False
     weighs_pairs = False
 
@@ -118,7 +120,7 @@ class Gate(nn.Module):
         """Called after every gate step with the share of training done, in 0..1."""
 
     def survey(self, model: nn.Module, batches: Callable[[], Iterable[Batch]]) -> None:
-        """Called once, after training, in eval mode: `batches()` gives the held-out gate slice, as often as asked.
+        """Called once, after training, in eval mode: `batches()` gives the rows of `surveyed`, as often as asked.
 
         For methods that score the trained model instead of learning while it trains. `model(ids, dense)` gives
         logits, with this gate in it; what is found goes into buffers.

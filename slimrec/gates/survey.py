@@ -24,7 +24,7 @@ class Survey(Gate):
     """The identity while the model trains; afterwards `measure` gives each field an importance.
 
     The score is importance / largest importance, negative importance counting as 0. Without a budget the fields that
-    `needed` names stay: each method says what it takes for needed. A column that goes leaves its mean over the gate
+    `needed` names stay: each method says what it takes for needed. A column that goes leaves its mean over the surveyed
     rows behind as a constant, which is what a network that never saw it gated misses least.
     """
 
@@ -58,14 +58,14 @@ class Survey(Gate):
             rows, worth = rows + len(weight), worth + float(weight.sum())
         if rows < 2 or worth <= 0:
             raise ConfigError(
-                f"method '{self.method}' scores on the held-out gate slice, which has {rows} rows of weight {worth:g}: "
-                f"set ingest.split.gate"
+                f"method '{self.method}' scores on rows of {self.surveyed}, which has {rows} of them of weight {worth:g}: "
+                f"set ingest.split.{self.surveyed}"
             )
         self.rows.fill_(rows)
         self.mean.copy_(total / worth)
 
     def draw(self, batches: Batches, most: int) -> tuple[Tensor, ...]:
-        """At most `most` rows of the slice, in random order: ids, dense, label, weight."""
+        """At most `most` of the rows, in random order: ids, dense, label, weight."""
         generator = torch.Generator().manual_seed(int(self.seed))
         chosen = torch.zeros(int(self.rows), dtype=torch.bool)
         chosen[torch.randperm(len(chosen), generator=generator)[:most]] = True

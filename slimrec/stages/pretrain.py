@@ -54,7 +54,8 @@ def run(
         mixed = trainer.gate_learns
         phases.append(Phase.of(trainer.config, figures, len(trainer.stream.split)))
         if first:  # the first rank alone is sure to have the whole model
-            model.eval().gate.survey(model, lambda: slice_.batches(config.train.batch_size, shuffle="none"))
+            rows = work.train if model.gate.surveyed == "train" else slice_
+            model.eval().gate.survey(model, lambda rows=rows: rows.batches(config.train.batch_size, shuffle="none"))
             scores.insert(0, model.gate.scores())
             kept.insert(0, model.gate.select(Budget(), config.train.seed).kept)
     if first:
