@@ -57,8 +57,9 @@ class Survey(Gate):
             total += weight @ model.arena(batch.ids.to(total.device), batch.dense.to(total.device)).double()
             rows, worth = rows + len(weight), worth + float(weight.sum())
         if rows < 2 or worth <= 0:
+            where = "the training rows" if self.surveyed == "train" else "the held-out gate slice"
             raise ConfigError(
-                f"method '{self.method}' scores on rows of {self.surveyed}, which has {rows} of them of weight {worth:g}: "
+                f"method '{self.method}' scores on {where}, which has {rows} rows of weight {worth:g}: "
                 f"set ingest.split.{self.surveyed}"
             )
         self.rows.fill_(rows)
