@@ -1,12 +1,15 @@
 """The command line: what was typed wrong is said in one sentence with its exit class, and nothing is left behind."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import small
 import yaml
 from services import HANG
 from slimrec.pipelines.__main__ import main as pipelines
@@ -215,3 +218,26 @@ def test_edits_of_a_drafted_recipe_or_schema_are_not_written_over(tmp_path):
             drafted(tmp_path)
         assert edited.read_text(encoding="utf-8").endswith("# mine\n")
         edited.write_text(before, encoding="utf-8")
+
+
+@pytest.mark.battery
+def test_a_log_with_semicolons_null_and_yes_or_no_is_audited_in_one_go(tmp_path):
+    """What the first hour is: a published CSV, one command, a verdict; then the champion scores the log itself."""
+    random = np.random.default_rng(0)
+    device, price = random.integers(0, 8, 3000), random.lognormal(size=3000).round(2)
+    bought = random.random(3000) < 1 / (1 + np.exp(-(device - 4) - np.log(price)))
+    lines = [
+        f"{'NULL' if i % 50 == 0 else d};phone {d};{'NULL' if i % 40 == 0 else p};{'yes' if b else 'no'}"
+        for i, (d, p, b) in enumerate(zip(device, price, bought))
+    ]
+    (tmp_path / "shop.csv").write_text("code;device;price;bought\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    (tmp_path / "short.yaml").write_text(yaml.safe_dump(small.RECIPE), encoding="utf-8")
+    words = ["audit", "shop.csv", "--label", "bought", "--recipe", "short.yaml"]
+    done = bare(*words, lacks=(), cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "slimrec run runs/shop/shop.yaml`" in done.stdout and "Verdict" in done.stdout
+    report = json.loads((tmp_path / "runs/shop/evaluate/report/report.json").read_text(encoding="utf-8"))
+    assert report["auc"]["full"] > 0.7 or report["auc"]["slim"] > 0.7
+    assert "champion of shop: version 1" in bare("history", "shop", lacks=(), cwd=tmp_path).stdout
+    scored = bare("predict", "models:/shop@champion", "shop.csv", lacks=(), cwd=tmp_path)
+    assert scored.returncode == 0 and len(scored.stdout.splitlines()) == 3000, scored.stderr
