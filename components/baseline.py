@@ -10,6 +10,7 @@ def baseline(
     subset: dsl.Input[dsl.Dataset],
     search: dsl.Input[dsl.Model],
     gated: dsl.Output[dsl.Model],
+    retrained: dsl.Output[dsl.Artifact],
     config: dict,
     workspace: str = "",
 ):
@@ -25,6 +26,7 @@ def baseline(
 
     Returns:
         gated: The full model behind a gate that lets all through, and the figures of its training.
+        retrained: How it scores the certification slice when trained from other seeds; empty without retrains.
     """
     from slimrec.stages import execute_or_exit
 
@@ -36,5 +38,6 @@ def baseline(
         subset=subset.path,
         search=search.path,
         gated=gated.path,
+        retrained=retrained.path,
     )
     gated.metadata.update(figures)

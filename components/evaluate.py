@@ -10,6 +10,8 @@ def evaluate(
     slim: dsl.Input[dsl.Model],
     full: dsl.Input[dsl.Model],
     selection: dsl.Input[dsl.Artifact],
+    slim_retrained: dsl.Input[dsl.Artifact],
+    full_retrained: dsl.Input[dsl.Artifact],
     report: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
@@ -25,6 +27,8 @@ def evaluate(
         slim: The trained slim model, from finetune.
         full: The full model, from baseline.
         selection: From prune.
+        slim_retrained: From finetune.
+        full_retrained: From baseline.
         config: The recipe's section `evaluate`.
         workspace: Folder that outlives the step.
 
@@ -50,6 +54,8 @@ def evaluate(
         slim=slim.path,
         full=full.path,
         selection=selection.path,
+        slim_retrained=slim_retrained.path,
+        full_retrained=full_retrained.path,
         report=report.path,
     )
     shutil.copyfile(Path(report.path) / "report.html", page.path)

@@ -12,6 +12,7 @@ def finetune(
     selection: dsl.Input[dsl.Artifact],
     slim: dsl.Input[dsl.Model],
     tuned: dsl.Output[dsl.Model],
+    retrained: dsl.Output[dsl.Artifact],
     config: dict,
     workspace: str = "",
 ):
@@ -28,6 +29,7 @@ def finetune(
 
     Returns:
         tuned: The trained slim model, and the figures of its training.
+        retrained: How the same cut scores the certification slice when trained from other seeds; empty without retrains.
     """
     from slimrec.stages import execute_or_exit
 
@@ -41,5 +43,6 @@ def finetune(
         selection=selection.path,
         slim=slim.path,
         tuned=tuned.path,
+        retrained=retrained.path,
     )
     tuned.metadata.update(figures)

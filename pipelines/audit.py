@@ -110,9 +110,14 @@ def _stages(step: Step, in_parts: bool, told: dict[str, Any], seen: Any, shared:
     cut = step("prune", prune(config=told["prune"], gated=gated, **shared))
     selection = cut.outputs["selection"]
     before = {"subset": subset, "gated": gated, "selection": selection, "slim": cut.outputs["slim"]}
-    tuned = step("finetune", finetune(config=told["finetune"], **before, **given)).outputs["tuned"]
-    full = step("baseline", baseline(config=told["baseline"], subset=subset, search=gated, **given)).outputs["gated"]
-    verdict = step("evaluate", evaluate(config=told["evaluate"], slim=tuned, full=full, selection=selection, **given))
+    trained = step("finetune", finetune(config=told["finetune"], **before, **given)).outputs
+    full = step("baseline", baseline(config=told["baseline"], subset=subset, search=gated, **given)).outputs
+    tuned, others = (
+        trained["tuned"],
+        {f"{name}_retrained": side["retrained"] for name, side in (("slim", trained), ("full", full))},
+    )
+    judging = {"slim": tuned, "full": full["gated"], "selection": selection, **others}
+    verdict = step("evaluate", evaluate(config=told["evaluate"], **judging, **given))
     report, decision = verdict.outputs["report"], verdict.outputs["Output"]
     judged = {"slim": tuned, "report": report, "selection": selection, "window": seen, **shared}
     # two groups side by side: those of an If with its Else lie in a group that nobody can name

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from slimrec.artifacts import read_json, read_manifest
 from slimrec.verdict.report import against_champion, before_after, changes, headline
+from slimrec.verdict.soundness import mind
 
 
 def show(console: Console, output: Path, name: str) -> None:
@@ -29,6 +30,8 @@ def show(console: Console, output: Path, name: str) -> None:
     console.print(f"Verdict   {facts['verdict']}: {facts['reason']}", markup=False)
     console.print(f"Kept      {_names(facts, kept=True)}", markup=False)
     console.print(f"Dropped   {_names(facts, kept=False)}", markup=False)
+    for said in mind(facts):
+        console.print(f"Mind      {said}", markup=False)
     if said := against_champion(facts):
         console.print(f"Champion  {said}", markup=False)
     for field, what in changes(facts):

@@ -147,6 +147,8 @@ class FinetuneConfig(_Config):
     rows: Literal["all", "rest", "subset"] = "all"  # rest: training rows that the subset left out
     fraction: float = Option(1.0, gt=0, le=1)  # of those rows
     train: TrainConfig = TrainConfig()
+    retrains: int = Option(0, ge=0)  # the step is told those of `evaluate`
+    before: TrainConfig | None = None  # and the search's training, whose passes a warm start has behind it
 
 
 class PretrainConfig(_Config):
@@ -159,6 +161,7 @@ class PretrainConfig(_Config):
     probes: float = Option(0.0, ge=0, le=100)  # shuffled copies a field beside the fields; below 1: of a share of them
     repeats: int = Option(1, ge=1)  # searches with seeds of their own, whose scores are averaged
     after: FinetuneConfig | None = None  # without a method: how the full model trains on, as the slim one after its cut
+    retrains: int = Option(0, ge=0)  # of the full model; the step is told those of `evaluate`
 
     @property
     def searches(self) -> bool:
@@ -218,6 +221,7 @@ class EvaluateConfig(_Config):
         Loss, Annotated[float, Option(ge=0)]
     ] = {}  # by how much which other loss may be worse, see `verdict.losses`
     ndcg_at: int = Option(10, ge=1)  # places of the list that a group is shown
+    retrains: int = Option(0, ge=0, le=100)  # of both models from other seeds, see `slimrec.verdict.seeds`
     latency_repeats: int = Option(50, ge=1)
     champion: str = ""  # registered model whose champion the slim model is compared with too; "" for none
 
@@ -273,6 +277,8 @@ class Recipe(_Config):
         asked += [] if self.prune.hidden_keep is None else ["prune.hidden_keep"]
         if asked and not self.pretrain.searches:
             raise ValueError(f"{asked[0]} needs scores, and pretrain.method 'none' gives none: name a method")
+        if self.pretrain.retrains or self.finetune.retrains or self.finetune.before:
+            raise ValueError("both models are retrained alike: set evaluate.retrains, and nothing of it elsewhere")
         if self.prune.hidden_keep is not None and not self.ingest.split.gate:
             raise ValueError("prune.hidden_keep scores units on the held-out gate slice: set ingest.split.gate")
         return self

@@ -77,6 +77,7 @@ def facts(count=12, verdict="certified", names=None, threshold=None):
         "leaks": [],
         "slices": [],
         "losses": [],
+        "retrains": {"differences": [], "disagree": False},
         "self_test": {
             "failed": "",
             "same": 0.0,

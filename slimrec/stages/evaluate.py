@@ -24,7 +24,8 @@ from slimrec.registry.champion import judge, reigning
 from slimrec.schema import Schema
 from slimrec.selection import Selection
 from slimrec.track import Tracker
-from slimrec.verdict import case, certify, cost, fairness, leaks, losses, pilot, reaudit, selftest, sequence
+from slimrec.training import again
+from slimrec.verdict import case, certify, cost, fairness, leaks, losses, pilot, reaudit, seeds, selftest, sequence
 from slimrec.verdict.decision import decide
 from slimrec.verdict.report import Facts
 from slimrec.verdict.report import write as write_report
@@ -35,12 +36,21 @@ DAMAGED = 3  # fields that are shuffled, one after the other, to see whether tha
 
 
 def run(
-    config: EvaluateConfig, tracker: Tracker, dataset: Path, slim: Path, full: Path, selection: Path, report: Path
+    config: EvaluateConfig,
+    tracker: Tracker,
+    dataset: Path,
+    slim: Path,
+    full: Path,
+    selection: Path,
+    report: Path,
+    slim_retrained: Path | None = None,
+    full_retrained: Path | None = None,
 ) -> dict:
     """Write the artifact `report`: report in .html, .md and .json, contract.json, roc.json, sketch.json, maybe diff.json.
 
     The sketch is what the verdict can be replayed from; the diff is there if there is a champion.
-    Each model reads only its own fields of the split `test`, which no search and no early stop has seen.
+    Each model reads only its own fields of the split `test`, which no search and no early stop has seen. With
+    `config.retrains` so many further trainings of either side are judged with them, from the artifacts of those names.
     """
     verify(selection, "selection")
     chosen = parse(Selection, read_json(selection / "selection.json"), InputError)
@@ -59,7 +69,13 @@ def run(
     def compare(one: np.ndarray, other: np.ndarray) -> certify.Comparison:
         return certify.compare(test.label, one, other, test.weight, test.group, config.confidence, content)
 
-    rows = losses.Rows(test.label, logits["full"], logits["slim"], test.weight, test.group, content)
+    others = None
+    if config.retrains:
+        of = {"dataset": data["slim"].fingerprint}
+        full_scores = again.read(full_retrained, config.retrains, test, of)
+        slim_scores = again.read(slim_retrained, config.retrains, test, {**of, "selection": digest(selection)})
+        others = np.moveaxis(np.stack([full_scores, slim_scores]), -1, 0)
+    rows = losses.Rows(test.label, logits["full"], logits["slim"], test.weight, test.group, content, others)
     gathered = case.gather(rows, config, slicing.slices(dataset, config.slices))
     judgement = gathered.judge(config.confidence)
     comparison = judgement.comparison
@@ -71,6 +87,7 @@ def run(
         **_judged(config, comparison, outcome, reason, test),
         "slices": judgement.slices,
         "losses": judgement.losses,
+        "retrains": seeds.facts(gathered.whole.differences, gathered.whole.mixed, config.allowed_auc_loss),
         "training": training,
         "leaks": [leak.model_dump() for leak in leaking],
         "self_test": tested,

@@ -17,6 +17,8 @@ from slimrec.model import Model, build
 from slimrec.model.files import load_model, save_model
 from slimrec.selection import Selection
 from slimrec.track import Tracker
+from slimrec.training import again
+from slimrec.training.again import Pass
 from slimrec.training.checkpoint import checkpoint_path
 from slimrec.training.loop import Trainer
 from slimrec.verdict.fairness import Phase, recorded
@@ -33,9 +35,13 @@ def run(
     slim: Path,
     tuned: Path,
     subset: Path | None = None,
+    retrained: Path | None = None,
     checkpoints: Path | None = None,
 ) -> dict:
-    """Train the cut model of `slim` on the kept fields; writes the artifact `tuned`, of the kind of `slim`."""
+    """Train the cut model of `slim` on the kept fields; writes the artifact `tuned`, of the kind of `slim`.
+
+    And `retrained`, where a folder is given for it: how the same cut scores the split `test`, trained from other seeds.
+    """
     model = _start(config, gated, selection, slim)
     data = Dataset.open(dataset, fields=model.schema.names)
     trainer = Trainer(
@@ -48,6 +54,14 @@ def run(
         warm=config.start == "warm",
     )
     figures = trainer.fit()
+    scores, done = again.retrain(
+        config.retrains,
+        lambda number: _anew(config, gated, selection, slim, number),
+        _passes(config, data, subset),
+        data,
+        lambda name: checkpoint_path(checkpoints, name, config, data.fingerprint, slim, subset),
+        tracker.metrics,
+    )
     if trainer.ranks.rank == 0:
         facts = {"start": config.start, "dataset": data.fingerprint, "selection": digest(selection)}
         before = recorded(read_manifest(gated)) if config.start == "warm" else []  # passes whose weights went on
@@ -56,29 +70,44 @@ def run(
             facts["training"] = [phase.model_dump() for phase in phases]
         with publish(tuned, "slim", **facts, figures=figures) as folder:
             save_model(model, folder, Encoder.load(slim))
-        trainer.checkpoint.remove()
+        if retrained is not None:
+            again.keep(retrained, scores, dataset=data.fingerprint, selection=digest(selection))
+        for checkpoint in (trainer.checkpoint, *done):
+            checkpoint.remove()
     return figures
 
 
 def _start(config: FinetuneConfig, gated: Path, selection: Path, slim: Path) -> Model:
-    """The weights to begin with: pruned ones, new ones, or those that the search itself began with.
+    """The weights to begin with: pruned ones, new ones, or those that the search itself began with."""
+    return load_model(slim, "slim") if config.start == "warm" else _anew(config, gated, selection, slim)
+
+
+def _anew(config: FinetuneConfig, gated: Path, selection: Path, slim: Path, further: int = 0) -> Model:
+    """The cut model with new weights, or those that the search began with, of a seed that is `further` on.
 
     A gate that stays in the slim model is frozen and keeps what the search taught it, wherever the rest begins.
     """
     cut = load_model(slim, "slim")
-    if config.start == "warm":
-        return cut
     plan = cut.config.model_copy(update={"options": cut.backbone.options})
-    if config.start == "fresh":
-        model = build(cut.schema, plan, config.train.seed, cut.blocks)
+    if config.start != "initial":
+        model = build(cut.schema, plan, config.train.seed + further, cut.blocks)
     else:
         verify(selection, "selection")
         decided = parse(Selection, read_json(selection / "selection.json"), InputError)
         searched = load_model(gated, "gated")
-        first = build(searched.schema, searched.config, read_manifest(gated)["seed"])
+        first = build(searched.schema, searched.config, read_manifest(gated)["seed"] + further)
         model = first.narrow(decided.plain().over(first.blocks))
     model.gate = cut.gate
     return model
+
+
+def _passes(config: FinetuneConfig, data: Dataset, subset: Path | None) -> list[Pass]:
+    """What a training of the cut model from new weights goes through: a warm one has the search's passes behind it."""
+    own = Pass(config.train, rows_of(config, data, subset), warm=config.start == "warm")
+    if config.start != "warm" or config.before is None:
+        return [own._replace(warm=False)]
+    searched = data.split("train", None if subset is None else read_subset(subset))
+    return [Pass(config.before, searched, warm=False), own]
 
 
 def rows_of(config: FinetuneConfig, data: Dataset, subset: Path | None) -> Split:

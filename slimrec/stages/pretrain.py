@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from slimrec.artifacts import publish, read_json, read_manifest, write_json
-from slimrec.config import PretrainConfig, TrainConfig
+from slimrec.config import PretrainConfig
 from slimrec.data.dataset import Dataset, Split, read_subset
 from slimrec.data.encode import Encoder
 from slimrec.model import Model, build, with_gate
@@ -17,7 +19,9 @@ from slimrec.pruning.findings import FINDINGS, Findings, find, twins_of
 from slimrec.selection import Budget
 from slimrec.stages.finetune import rows_of
 from slimrec.track import Tracker
-from slimrec.training.checkpoint import checkpoint_path
+from slimrec.training import again
+from slimrec.training.again import Pass
+from slimrec.training.checkpoint import Checkpoint, checkpoint_path
 from slimrec.training.loop import Trainer
 from slimrec.verdict.fairness import Phase, recorded
 
@@ -31,6 +35,7 @@ def run(
     gated: Path,
     subset: Path | None = None,
     search: Path | None = None,
+    retrained: Path | None = None,
     checkpoints: Path | None = None,
 ) -> dict:
     """Train the model with the method's gate in it; writes the artifact `gated`.
@@ -38,7 +43,8 @@ def run(
     A search may hold probes, and may be repeated: the first repeat's weights go on, the others give scores only.
     Probes are the same rows in every repeat, as noise fields are. Without a method, `config.after` lets the full model
     have the passes of a slim one: those of a search, then those after the cut, or the latter alone from new weights.
-    A training of those that the artifact `search` has been through, to the bit, is taken from there.
+    A training of those that the artifact `search` has been through, to the bit, is taken from there. Where a folder is
+    given for `retrained`, it gets how a full model scores the split `test` when it is trained from other seeds.
     """
     data = Dataset.open(dataset)
     data = data.probed(config.probes, config.train.seed) if config.searches else data
@@ -58,6 +64,8 @@ def run(
             model.eval().gate.survey(model, lambda rows=rows: rows.batches(config.train.batch_size, shuffle="none"))
             scores.insert(0, model.gate.scores())
             kept.insert(0, model.gate.select(Budget(), config.train.seed).kept)
+    scored, more = _again(work, subset)
+    done += more
     if first:
         found = find(model, slice_, config.train.seed, trainer.device) if config.searches else Findings()
         found = found.model_copy(update={"repeats": tuple(scores), "kept": tuple(kept)})
@@ -67,6 +75,8 @@ def run(
         with publish(gated, "gated", **facts, figures=figures) as folder:
             save_model(model, folder, Encoder.load(dataset).over(data.schema))
             write_json(folder / FINDINGS, found.model_dump(mode="json"))
+        if retrained is not None:
+            again.keep(retrained, scored, dataset=data.fingerprint)
         for checkpoint in done:
             checkpoint.remove()
     return figures
@@ -81,12 +91,12 @@ class _Work(NamedTuple):
     train: Split
     checkpoints: Path | None
 
-    def phases(self, subset: Path | None) -> list[tuple[TrainConfig, Split, bool]]:
-        """The trainings of a full model one after the other: settings, rows, and whether it begins with what there is."""
-        after, before = self.config.after, (self.config.train, self.train, False)
+    def phases(self, subset: Path | None) -> list[Pass]:
+        """The trainings of a full model one after the other."""
+        after, before = self.config.after, Pass(self.config.train, self.train, warm=False)
         if after is None:
             return [before]
-        own = (after.train, rows_of(after, self.data, subset), after.start == "warm")
+        own = Pass(after.train, rows_of(after, self.data, subset), warm=after.start == "warm")
         return [before, own] if after.start == "warm" else [own]
 
 
@@ -120,8 +130,7 @@ def _trainers(work: _Work, subset: Path | None, model: Model | None, phases: lis
         if number < len(phases):
             continue
         if not warm:
-            seed = config.train.seed if config.after is not None and config.after.start == "initial" else train.seed
-            model = with_gate(build(data.schema, config.model, seed), config.method, config.options, seed)
+            model = _anew(config, data, train.seed)
         trainer = Trainer(
             model,
             train,
@@ -133,6 +142,26 @@ def _trainers(work: _Work, subset: Path | None, model: Model | None, phases: lis
         )
         yield trainer
         model, done = trainer.model, done + trainer.step
+
+
+def _anew(config: PretrainConfig, data: Dataset, own: int, further: int = 0) -> Model:
+    """A full model with new weights, of its `own` training's seed or of the search's, and so much further on."""
+    seed = config.train.seed if config.after is not None and config.after.start == "initial" else own
+    model = build(data.schema, config.model, seed + further)
+    return with_gate(model, config.method, config.options, seed + further)
+
+
+def _again(work: _Work, subset: Path | None) -> tuple[list[np.ndarray], list[Checkpoint]]:
+    """Logits of full models of other seeds, and what is to be removed when they are kept."""
+    config, data, phases = work.config, work.data, work.phases(subset)
+    return again.retrain(
+        config.retrains,
+        lambda number: _anew(config, data, phases[0].config.seed, number),
+        phases,
+        data,
+        lambda name: checkpoint_path(work.checkpoints, name, config, data.fingerprint, subset),
+        work.tracker.metrics,
+    )
 
 
 def _search(work: _Work, repeat: int, twins: list[tuple[str, ...]], subset: Path | None) -> Trainer:

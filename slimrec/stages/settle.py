@@ -56,10 +56,13 @@ def sections(recipe: Recipe) -> dict[str, dict[str, Any]]:
     written = as_written(recipe)
     told = {name: written.get(name) or {} for name in names}
     full = {key: value for key, value in told["pretrain"].items() if key not in ("method", "options")}
+    again = {"retrains": recipe.evaluate.retrains} if recipe.evaluate.retrains else {}
+    before = {"before": told["pretrain"].get("train", {})} if again and recipe.finetune.start == "warm" else {}
     return {
         **told,
         "ingest": {key: value for key, value in told["ingest"].items() if key != "audit_date"},
-        "baseline": {**full, **_training_of_full(recipe, written.get("baseline"), told["finetune"])},
+        "finetune": {**told["finetune"], **again, **before},
+        "baseline": {**full, **_training_of_full(recipe, written.get("baseline"), told["finetune"]), **again},
         "evaluate": {**told["evaluate"], "champion": recipe.register.name},
     }
 

@@ -26,7 +26,8 @@ from slimrec.training.process import read_failure, read_figures, write_call
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 RUNTIME = "slimrec-torch"
-MADE = {"pretrain": "gated", "finetune": "tuned"}  # the artifact that a stage makes; all others it reads
+MADE = {"pretrain": "gated", "finetune": "tuned"}  # the artifact that a stage makes
+AGAIN = "retrained"  # what it may make beside that; all others it reads
 DEADLINE = 7 * 24 * 3600  # seconds, as long as all tries of a step may take: a forgotten job holds its GPUs no longer
 PER_PROCESS = {"cpu": "6", "memory": "64Gi"}
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -45,14 +46,14 @@ def train(
     """
     if "checkpoints" not in paths:
         raise ConfigError("train.nodes: several nodes meet in a workspace, a volume that all of them see: give one")
-    jobs, made = paths["checkpoints"].parent / "jobs", MADE[stage]
-    read = {name: path for name, path in paths.items() if name not in (made, "checkpoints")}
+    jobs, made = paths["checkpoints"].parent / "jobs", {MADE[stage], AGAIN} & paths.keys()
+    read = {name: path for name, path in paths.items() if name not in (*made, "checkpoints")}
     name = _name(stage, config, {each: digest(path) for each, path in read.items()})
     folder = jobs / name
 
     def prepare() -> None:
         inside = {each: str(copy(path, folder / "inputs" / each)) for each, path in read.items()}
-        inside |= {made: str(folder / made), "checkpoints": str(paths["checkpoints"])}
+        inside |= {each: str(folder / each) for each in made} | {"checkpoints": str(paths["checkpoints"])}
         write_call(folder, stage, config, run_id, inside)
 
     _sweep(jobs)
@@ -64,7 +65,8 @@ def train(
             cluster.follow(name, folder)
         try:
             figures = _figures(folder)
-            copy(folder / made, paths[made])
+            for each in made:
+                copy(folder / each, paths[each])
         finally:
             cluster.remove(name)
     return figures

@@ -9,13 +9,14 @@ happens to show: of m rows of a class (even ones that would weigh as much, copie
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from slimrec.errors import InputError
+from slimrec.verdict import seeds
 from slimrec.verdict.evidence import FEWEST, Clusters, clusters
 from slimrec.verdict.sketch import Sketch, sketch
 
@@ -46,6 +47,8 @@ class Comparison:
     largest_share: float  # of either class's weight, in one cluster
     copies: int  # rows that repeat another one
     unseen: float | None  # what a fault may cost that no row of the slice shows; bounds are at least as wide
+    trainings: int  # of either side; of several, all AUCs are means and the bounds hold for any seed
+    seed_error: float  # the part of `error` that seeds make; 0 of one training
 
 
 def compare(
@@ -72,20 +75,34 @@ def gather(
     weight: np.ndarray | None = None,
     group: np.ndarray | None = None,
     content: np.ndarray | None = None,
+    retrained: np.ndarray | None = None,
 ) -> Sketch:
-    """All that `conclude` asks of the rows, a fold a cluster; arguments and errors are those of `compare`."""
+    """All that `conclude` asks of the rows, a fold a cluster; arguments and errors are those of `compare`.
+
+    `retrained` (n, 2, N): scores of full and slim by further trainings; what is the same for all is told by the first one.
+    """
     label, weight = np.asarray(label), np.ones(len(label)) if weight is None else np.asarray(weight, np.float64)
-    _check(label, weight, full, slim)
+    others = () if retrained is None else np.moveaxis(np.asarray(retrained), 0, -1).swapaxes(0, 1)  # (N, 2, n)
+    _check(label, weight, full, slim, *(each for pair in others for each in pair))
     used = weight > 0
     label, weight, full, slim = label[used] == 1, weight[used], np.asarray(full)[used], np.asarray(slim)[used]
     group, content = (None if key is None else np.asarray(key)[used] for key in (group, content))
     found = clusters(label, weight, np.column_stack([full, slim]).astype(np.float64), group, content)
     if not min(found.present.values()):
         return sketch(found, label, {}, {}, np.zeros(found.count))
-    (full_auc, full_influence), (slim_auc, slim_influence) = (influence(label, each, weight) for each in (full, slim))
-    sums = _sums(slim_influence - full_influence, label, found)
-    influences = {"full": full_influence, "slim": slim_influence}
-    return sketch(found, label, {"full": full_auc, "slim": slim_auc}, influences, sums)
+    pairs = [[influence(label, each, weight) for each in (full, slim)]]
+    pairs += [[influence(label, each[used], weight) for each in pair] for pair in others]
+    means = zip(("full", "slim"), zip(*pairs))
+    auc, influences = {}, {}
+    for name, told in means:
+        auc[name] = float(np.mean([value for value, _ in told]))
+        influences[name] = np.mean([part for _, part in told], axis=0)
+    kept = sketch(found, label, auc, influences, _sums(influences["slim"] - influences["full"], label, found))
+    if len(pairs) == 1:
+        return kept
+    differences = tuple(slim_auc - full_auc for (full_auc, _), (slim_auc, _) in pairs)
+    sums = np.stack([_sums(slim_part - full_part, label, found) for (_, full_part), (_, slim_part) in pairs])
+    return replace(kept, differences=differences, mixed=seeds.mixed(sums))
 
 
 def conclude(found: Sketch, confidence: float) -> Comparison:
@@ -101,6 +118,8 @@ def conclude(found: Sketch, confidence: float) -> Comparison:
         "negative_effective": effective[False],
         "largest_share": found.largest_share,
         "copies": found.copies,
+        "trainings": len(found.differences) or 1,
+        "seed_error": 0.0,
     }
     if found.full_auc is None or found.slim_auc is None:
         return Comparison(None, None, None, None, None, None, unseen=None, **facts)
@@ -109,6 +128,8 @@ def conclude(found: Sketch, confidence: float) -> Comparison:
         return Comparison(found.full_auc, found.slim_auc, difference, None, None, None, unseen=None, **facts)
     unseen = -math.log(1 - confidence) / min(found.positive_worth, found.negative_worth)
     error, down, up = reach(found.count, found.powers, min(present.values()) - 1, confidence)
+    facts["seed_error"], (down, up) = seeds.widen(found.differences, down, up, confidence)
+    error = math.hypot(error, facts["seed_error"])
     low, high = max(difference - max(down, unseen), -1.0), min(difference + max(up, unseen), 1.0)
     return Comparison(found.full_auc, found.slim_auc, difference, error, low, high, unseen=unseen, **facts)
 
@@ -166,7 +187,9 @@ def influence(label: np.ndarray, score: np.ndarray, weight: np.ndarray) -> tuple
 
 def verdict(comparison: Comparison, allowed_loss: float) -> tuple[str, str]:
     """`certified`, `rejected` or `inconclusive`, and the reason in one sentence."""
-    c, percent = comparison, f"{100 * comparison.confidence:g} %"
+    c, sure = comparison, f"with {100 * comparison.confidence:g} % confidence"
+    if c.trainings > 1:
+        sure += ", whatever the seed of the training,"
     if c.full_auc is None:
         return "inconclusive", f"AUC undefined: all {c.rows:,} rows of the certification slice are of one class"
     scarce = _scarce(comparison, allowed_loss)
@@ -174,22 +197,25 @@ def verdict(comparison: Comparison, allowed_loss: float) -> tuple[str, str]:
         return "inconclusive", f"too little evidence: {scarce}"
     if c.low >= -allowed_loss:
         worst = f"rises by at least {c.low:.5f}" if c.low >= 0 else f"falls by at most {-c.low:.5f}"
-        return "certified", f"with {percent} confidence the AUC {worst}; a fall of {allowed_loss:.5f} is allowed"
+        return "certified", f"{sure} the AUC {worst}; a fall of {allowed_loss:.5f} is allowed"
     if c.high < -allowed_loss:
         return "rejected", (
-            f"with {percent} confidence the AUC falls by more than is allowed: "
+            f"{sure} the AUC falls by more than is allowed: "
             f"by at least {-c.high:.5f}, and {allowed_loss:.5f} is allowed"
         )
-    rows = rows_needed(comparison, allowed_loss)
-    more = (
-        f"about {rows:,} rows would settle it"
-        if rows
-        else "the loss sits on the allowed limit, rows will not settle it"
-    )
     return "inconclusive", (
-        f"with {percent} confidence the AUC changes by {c.low:+.5f} to {c.high:+.5f}, and a fall of {allowed_loss:.5f} "
-        f"is allowed; {c.rows:,} rows are too few, {more}"
+        f"{sure} the AUC changes by {c.low:+.5f} to {c.high:+.5f}, and a fall of {allowed_loss:.5f} "
+        f"is allowed; {_remedy(c, allowed_loss)}"
     )
+
+
+def _remedy(c: Comparison, allowed_loss: float) -> str:
+    """What would end an inconclusive comparison."""
+    rows = rows_needed(c, allowed_loss)
+    if rows is None and c.seed_error:
+        return "trainings differ too much for any number of rows to settle it: raise evaluate.retrains"
+    more = f"about {rows:,} rows would" if rows else "the loss sits on the allowed limit, rows will not"
+    return f"{c.rows:,} rows are too few, {more} settle it"
 
 
 def _scarce(c: Comparison, allowed_loss: float) -> str:
@@ -220,15 +246,18 @@ def _scarce(c: Comparison, allowed_loss: float) -> str:
 def rows_needed(comparison: Comparison, allowed_loss: float) -> int | None:
     """Rows of the same kind that would settle an inconclusive comparison with 90 % power, if the difference stays.
 
-    A gain is not counted on: it is taken as no change. None when the difference is the allowed loss itself.
+    A gain is not counted on: it is taken as no change. None when the difference is the allowed loss itself, or so near to
+    it that seeds make more than what is between.
     """
     c = comparison
     if c.error is None or c.difference is None or c.unseen is None:
         return None
     margin = abs(min(c.difference, 0.0) + allowed_loss)
-    if margin == 0:
+    left = margin**2 - smallest_margin(c.seed_error, 0.0, c.confidence) ** 2  # for the rows' part
+    if left <= 0:
         return None
-    return rows_for(c.rows, c.error, c.unseen, margin, c.confidence)
+    error = math.sqrt(max(c.error**2 - c.seed_error**2, 0.0))
+    return rows_for(c.rows, error, c.unseen, math.sqrt(left), c.confidence)
 
 
 def rows_for(rows: int, error: float, unseen: float, margin: float, confidence: float) -> int:

@@ -22,6 +22,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from slimrec.metrics import probability
+from slimrec.verdict import seeds
 from slimrec.verdict.certify import reach
 from slimrec.verdict.decision import Veto
 from slimrec.verdict.evidence import FEWEST, Clusters, clusters
@@ -39,6 +40,7 @@ class Rows(NamedTuple):
     weight: np.ndarray
     group: np.ndarray | None
     content: np.ndarray | None  # uint64 keys of what rows hold, to find copies
+    retrained: np.ndarray | None = None  # (n, 2, N): logits of full and slim by further trainings
 
     def only(self, rows: np.ndarray) -> Rows:
         """Some of them, bool (n,)."""
@@ -47,6 +49,11 @@ class Rows(NamedTuple):
     def carrying(self) -> Rows:
         """Those with a weight above zero, and labels as booleans."""
         return self.only(self.weight > 0)._replace(label=self.label[self.weight > 0] == 1)
+
+    def scores(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Logits (n,) of full and of slim, by each training."""
+        more = () if self.retrained is None else np.moveaxis(self.retrained, 0, -1).swapaxes(0, 1)
+        return [self.full, *(full for full, _ in more)], [self.slim, *(slim for _, slim in more)]
 
     def clusters(self) -> Clusters:
         """What counts as one observation."""
@@ -68,6 +75,7 @@ class Moments(_Kept):
     worst: float = Field(ge=0)  # what a fault may cost a row
     worth: float = Field(gt=0)  # even rows, of which none shows such a fault
     effective: float = Field(gt=0)  # even clusters that would tell as much
+    values: tuple[float, ...]  # of each training where there were several, see `slimrec.verdict.seeds`
 
 
 class Loss(_Kept):
@@ -129,6 +137,7 @@ def _facts(loss: Loss, confidence: float) -> Facts:
 def _bounds(moments: Sequence[Moments], confidence: float) -> Bounds:
     (m,) = moments
     _, down, up = reach(m.clusters, m.powers, m.present - 1, confidence)
+    _, (down, up) = seeds.widen(m.values, down, up, confidence)
     unseen = -math.log(1 - confidence) / m.worth * m.worst
     return Bounds(m.value, m.value - max(down, unseen), m.value + max(up, unseen), m.effective)
 
@@ -159,63 +168,71 @@ def _whole(rows: Rows, at: int) -> Iterator[tuple[str, Told]]:
     if rows.group is not None:
         groups = np.unique(rows.group, return_inverse=True)[1].reshape(-1)
         mass = np.bincount(groups, rows.weight)
-        values = [within(groups, rows.label, score, rows.weight) for score in (rows.full, rows.slim)]
+        values = [[within(groups, rows.label, score, rows.weight) for score in side] for side in rows.scores()]
         yield "grouped_auc", _by_group(values, mass, found)
-        values = [ndcg(groups, rows.label, score, at) for score in (rows.full, rows.slim)]
+        values = [[ndcg(groups, rows.label, score, at) for score in side] for side in rows.scores()]
         yield "ndcg", _by_group(values, mass / np.bincount(groups), found)
 
 
 def _log_loss(rows: Rows, found: Clusters) -> Told:
-    full, slim = (np.logaddexp(0, np.where(rows.label, -score, score)) for score in (rows.full, rows.slim))
-    if not len(full):
+    if not len(rows.label):
         return None, None, ()
-    worst = max(float(full.max()), float(slim.max()))
-    means = [float(np.average(each, weights=rows.weight)) for each in (full, slim)]
-    above, below = (np.bincount(found.of_row, part) for part in (rows.weight * (slim - full), rows.weight))
-    return means[0], means[1], _ratio(above, below, worst, found)
+    parts = [[np.logaddexp(0, np.where(rows.label, -score, score)) for score in side] for side in rows.scores()]
+    worst = max(float(part.max()) for side in parts for part in side)
+    full, slim = (float(np.average(np.mean(side, axis=0), weights=rows.weight)) for side in parts)
+    above = [np.bincount(found.of_row, rows.weight * (other - one)) for one, other in zip(*parts)]
+    return full, slim, _ratio(above, np.bincount(found.of_row, rows.weight), worst, found)
 
 
 def _calibration(rows: Rows, found: Clusters) -> Told:
     observed = rows.weight * rows.label
     if not observed.any():
         return None, None, ()
-    full, slim = (rows.weight * (probability(score) - rows.label) for score in (rows.full, rows.slim))
-    off = [float(part.sum() / observed.sum()) for part in (full, slim)]
-    worst = max(float(probability(score).max()) for score in (rows.full, rows.slim)) * float(rows.weight.sum())
-    full, slim, below = (np.bincount(found.of_row, part) for part in (full, slim, observed))
-    ratios = (_ratio(s * slim - t * full, below, worst / float(observed.sum()), found) for s, t in _SIGNS)
-    return off[0], off[1], sum(ratios, ())
+    total = float(observed.sum())
+    chances = [[probability(score) for score in side] for side in rows.scores()]
+    parts = [[np.bincount(found.of_row, rows.weight * (chance - rows.label)) for chance in side] for side in chances]
+    full, slim = (float(np.mean([part.sum() for part in side])) / total for side in parts)
+    worst = max(float(chance.max()) for side in chances for chance in side) * float(rows.weight.sum()) / total
+    below = np.bincount(found.of_row, observed)
+    ratios = (_ratio([s * b - t * a for a, b in zip(*parts)], below, worst, found) for s, t in _SIGNS)
+    return full, slim, sum(ratios, ())
 
 
-def _by_group(values: Sequence[np.ndarray], mass: np.ndarray, found: Clusters) -> Told:
-    """Means over groups of what is NaN for those that tell nothing; of a quality, so that a fall is worse."""
-    there = ~np.isnan(values[0])
+def _by_group(values: Sequence[Sequence[np.ndarray]], mass: np.ndarray, found: Clusters) -> Told:
+    """Means over groups of what is NaN for those that tell nothing; of a quality, so that a fall is worse.
+
+    `values` are those of full and slim, (g,) by each training.
+    """
+    there = ~np.isnan(values[0][0])
     if not there.any():
         return None, None, ()
-    full, slim = (each[there] for each in values)
+    parts = [[each[there] for each in side] for side in values]
     mass = mass[there]
-    means = [float(np.average(each, weights=mass)) for each in (full, slim)]
-    return means[0], means[1], _ratio(mass * (full - slim), mass, 1.0, found)
+    full, slim = (float(np.average(np.mean(side, axis=0), weights=mass)) for side in parts)
+    return full, slim, _ratio([mass * (one - other) for one, other in zip(*parts)], mass, 1.0, found)
 
 
-def _ratio(above: np.ndarray, below: np.ndarray, worst: float, found: Clusters) -> tuple[Moments, ...]:
+def _ratio(aboves: Sequence[np.ndarray], below: np.ndarray, worst: float, found: Clusters) -> tuple[Moments, ...]:
     """The moments of sum(above) / sum(below) over independent clusters (m,); none where fewer than two carry weight.
 
-    `worst` is what a fault may cost a row.
+    `aboves` are those of each training, of which the mean counts; `worst` is what a fault may cost a row.
     """
     total, present = float(below.sum()), int(np.count_nonzero(below))
     if present < 2:
         return ()
+    above = np.mean(aboves, axis=0)
     value, share = float(above.sum()) / total, below / total
     sums = (above - value * below) / total * math.sqrt((present - 1) / present) / np.maximum(1 - share, 1e-9)
+    second, third, fourth = (float((sums**power).sum()) for power in (2, 3, 4))
     kept = Moments(
         value=value,
         clusters=len(sums),
         present=present,
-        powers=tuple(float((sums**power).sum()) for power in (2, 3, 4)),
+        powers=(second, third, fourth),
         worst=worst,
         worth=sum(found.worth.values()),
         effective=1 / float(np.square(share).sum()),
+        values=tuple(float(each.sum()) / total for each in aboves) if len(aboves) > 1 else (),
     )
     return (kept,)
 

@@ -10,10 +10,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from slimrec.artifacts import write_json
-from slimrec.verdict import sequence
+from slimrec.verdict import seeds, sequence
 from slimrec.verdict.losses import titled
 from slimrec.verdict.path import path
-from slimrec.verdict.soundness import leaking, piloted, self_test, trainings, worth
+from slimrec.verdict.soundness import leaking, mind, piloted, self_test, trainings, worth
 from slimrec.verdict.wording import bound, figure, literal, signed, size, whole
 
 PROBED = "share of meaningless fields to expect among those that score as high, told by shuffled copies of the fields"
@@ -52,6 +52,8 @@ def html(facts: Facts) -> str:
         trainings=trainings(facts),
         worth=worth(facts),
         piloted=piloted(facts),
+        minds=mind(facts),
+        statement=seeds.told(facts["retrains"]),
         looked=sequence.told(facts),
         self_tested=self_test(facts),
         stoppable_title=stoppable_title(facts),
@@ -70,7 +72,7 @@ def markdown(facts: Facts) -> str:
         consequence(facts),
         "",
         *([] if facts["verdict"] == "certified" else [_sentence(facts["reason"]), ""]),
-        *([f"**Mind:** {facts['training']['said']}.", ""] if facts["training"]["said"] else []),
+        *(line for said in mind(facts) for line in (f"**Mind:** {said}.", "")),
     ]
     lines += ["| | full | slim | change |", "|---|---:|---:|---:|"]
     lines += [f"| {name} | {full} | {slim} | {change} |" for name, full, slim, change in before_after(facts)]
@@ -102,7 +104,8 @@ def markdown(facts: Facts) -> str:
     lines += [
         "",
         f"{worth(facts)}. Self-test: {literal(self_test(facts))}.",
-        f"The bound is {sequence.told(facts)}.",
+        f"The bound is {seeds.told(facts['retrains'])}.",
+        f"It is {sequence.told(facts)}.",
         *([f"Pilot: {piloted(facts)}."] if piloted(facts) else []),
         *(f"Training of the {name} model: {text}." for name, text in trainings(facts)),
     ]

@@ -44,6 +44,8 @@ class Sketch:
     positive_worth: float  # even rows, copies once, that would weigh as much
     negative_worth: float
     folds: dict[str, np.ndarray]
+    differences: tuple[float, ...] = ()  # in AUC, of each training where there were several
+    mixed: float = 0.0  # see `slimrec.verdict.seeds`
 
     @cached_property
     def count(self) -> int:
@@ -103,6 +105,8 @@ class _Written(BaseModel):
     positive_worth: float = Field(ge=0)
     negative_worth: float = Field(ge=0)
     folds: dict[str, list[Annotated[int, Field(ge=0)] | float]]
+    differences: tuple[Annotated[float, Field(ge=-1, le=1)], ...] = Field(strict=False)
+    mixed: float = Field(ge=0)
 
     @model_validator(mode="after")
     def _check_folds(self) -> Self:
@@ -131,6 +135,12 @@ def _contradiction(found: Sketch) -> str:
         for model in MODELS:
             if not np.isclose(folds[f"{side}_{model}"].sum(), getattr(found, f"{model}_auc"), rtol=0, atol=SAME):
                 return f"the parts of the {side} class do not sum to the {model} model's AUC"
+    if len(found.differences) == 1:
+        return "there is one training, and figures of several"
+    if found.differences and found.full_auc is not None and found.slim_auc is not None:
+        whole = found.slim_auc - found.full_auc
+        if not np.isclose(np.mean(found.differences), whole, rtol=0, atol=SAME):
+            return "the mean over trainings is not the difference in AUC"
     single = folds["clusters"] == 1
     for power, name in enumerate(_POWERS, 1):
         if not np.allclose(folds[name][single], folds["first"][single] ** power, rtol=SAME, atol=0):

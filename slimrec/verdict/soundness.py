@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from slimrec.verdict import seeds
 from slimrec.verdict.fairness import taken
 from slimrec.verdict.wording import figure, literal, signed, whole
 
@@ -15,6 +16,11 @@ def leaking(facts: Facts) -> list[str]:
     ranked = sorted(facts["leaks"], key=lambda leak: leak["trusted"])
     starts = ("Looks like a leak", "Trusted")
     return [f"{starts[leak['trusted']]}: {literal(leak['said'])}." for leak in ranked]
+
+
+def mind(facts: Facts) -> list[str]:
+    """What weakens the verdict, a sentence each without its full stop."""
+    return [said for said in (facts["training"]["said"], seeds.warned(facts["retrains"])) if said]
 
 
 def self_test(facts: Facts) -> str:
