@@ -190,8 +190,9 @@ def before_after(facts: Facts) -> list[tuple[str, str, str, str]]:
     for entry in facts["latency"]:
         name = f"Latency, {whole(entry['batch'])} row{'s' * (entry['batch'] > 1)}"
         rows.append((name, *_ratio(entry["full_ms"], entry["slim_ms"], lambda ms: f"{ms:.3g} ms")))
-    auc = facts["auc"]
-    rows.append(("AUC", *_difference(auc["full"], auc["slim"])))
+    auc, trainings = facts["auc"], len(facts["retrains"]["differences"])
+    name = f"AUC, mean of {trainings} trainings" if trainings else "AUC"
+    rows.append((name, *_difference(auc["full"], auc["slim"])))
     rows.append(("Log-loss", *_difference(quality["full"]["logloss"], quality["slim"]["logloss"])))
     rows.append(("Predicted / observed", *_difference(quality["full"]["ratio"], quality["slim"]["ratio"])))
     rows.append(("Calibration error (ECE)", *_difference(quality["full"]["error"], quality["slim"]["error"])))
