@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from slimrec.verdict.wording import signed
 
@@ -48,7 +48,7 @@ def facts(differences: Sequence[float], mixed: float, allowed_loss: float) -> di
     disagree = False
     if differences:
         apart = float(np.var(differences, ddof=1)) * (len(differences) - 1)
-        chance = float(stats.chi2.sf(apart / mixed, len(differences) - 1)) if mixed else float(not apart)
+        chance = float(special.chdtrc(len(differences) - 1, apart / mixed)) if mixed else float(not apart)
         disagree = chance < _DOUBT and max(differences) - min(differences) > allowed_loss
     return {"differences": list(differences), "disagree": disagree}
 
