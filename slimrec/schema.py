@@ -171,8 +171,35 @@ class Label(_Frozen):
         return self
 
 
+class Task(Label):
+    """One of several labels that are learnt together: a tower, a probability and a verdict of its own.
+
+    A row that holds nothing in the column is not observed for this task, and counts for the others only. With `after`
+    the model learns the chance that both happen, as a product over all rows (ESMM, Ma et al. 2018, arXiv 1804.07931):
+    the label is then 1 where both are, 0 where the other is 0, and not observed where either is not.
+    """
+
+    name: str = Option("", max_length=100)  # what its probability is called; by default as the column
+    loss_weight: float = Option(1.0, gt=0)  # of its log-loss, in training and search; a verdict knows nothing of it
+    after: str | None = None  # an earlier task without whose event this one's cannot happen: a click before a purchase
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_name(cls, values: Any) -> Any:
+        return {"name": values["column"], **values} if isinstance(values, dict) and "column" in values else values
+
+
 def _as_label(value: Any) -> Any:
     return {"column": value} if isinstance(value, str) else value
+
+
+def _first_label(values: Any) -> Any:
+    """With `tasks` the schema's `label` is the first one's rule."""
+    if not isinstance(values, dict) or not values.get("tasks") or values.get("label"):
+        return values
+    first = _as_label(values["tasks"][0]) if isinstance(values["tasks"], (list, tuple)) else None
+    rule = {name: first[name] for name in Label.model_fields if name in first} if isinstance(first, dict) else first
+    return {**values, "label": rule}
 
 
 class Crosses(_Frozen):
@@ -255,6 +282,7 @@ class Schema(_Frozen):
     """Fields in canonical (name) order, so that the order of columns in a source or a file decides nothing."""
 
     label: Annotated[Label, BeforeValidator(_as_label)]
+    tasks: tuple[Annotated[Task, BeforeValidator(_as_label)], ...] = Option((), exclude_if=lambda tasks: not tasks)
     weight: str | None = None  # column with a non-negative weight per row
     time: str | None = None  # column that orders rows: numbers, dates or timestamps, or text of one of them
     group: str | None = None  # column naming the user or session a row belongs to
@@ -262,6 +290,30 @@ class Schema(_Frozen):
     crosses: Annotated[Crosses | None, BeforeValidator(_as_crosses)] = None  # None once they stand among the fields
     missing: tuple[str, ...] = ()  # words that stand for nothing in cells of text, besides the empty cell of a CSV
     csv: CsvFormat = CsvFormat()  # read so in training and in scoring
+
+    @model_validator(mode="before")
+    @classmethod
+    def _label_of_tasks(cls, values: Any) -> Any:
+        return _first_label(values)
+
+    @model_validator(mode="after")
+    def _tasks_fit(self) -> Self:
+        names = [task.name for task in self.tasks]
+        if not names:
+            return self
+        if len(names) == 1:
+            raise ValueError(f"`tasks` names several labels; name '{names[0]}' alone as `label`")
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"tasks named twice: {', '.join(twice)}; give each a `name` of its own")
+        if self.label.model_dump() != Label.model_dump(self.tasks[0], include={*Label.model_fields}):
+            raise ValueError("name the labels in `tasks` and leave `label` out, which stands for one label alone")
+        for place, task in enumerate(self.tasks):
+            if task.after is not None and task.after not in names[:place]:
+                raise ValueError(
+                    f"task '{task.name}': `after` names an earlier task, one of {names[:place]}, got '{task.after}'"
+                )
+        return self
 
     @model_validator(mode="after")
     def _canonical(self) -> Self:
@@ -272,14 +324,20 @@ class Schema(_Frozen):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"fields named twice: {', '.join(twice)}; give each a name of its own")
-        leaking = [field.name for field in self.fields if self.label.column in field.columns]
-        if leaking:
-            raise ValueError(f"field '{leaking[0]}' reads the label column '{self.label.column}'; remove it")
+        for label in self.labels:
+            leaking = [field.name for field in self.fields if label.column in field.columns]
+            if leaking:
+                raise ValueError(f"field '{leaking[0]}' reads the label column '{label.column}'; remove it")
         object.__setattr__(self, "fields", tuple(sorted(self.fields, key=lambda field: field.name)))
         return self
 
     def __getitem__(self, name: str) -> Field:
         return next(field for field in self.fields if field.name == name)
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """The rules of all labels: of each task, or the one."""
+        return self.tasks or (self.label,)
 
     @property
     def names(self) -> tuple[str, ...]:

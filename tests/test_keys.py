@@ -92,7 +92,7 @@ def test_what_has_no_order_is_refused_by_name(values):
 
 def labels(column: pa.Array, label) -> list[float]:
     schema = read_schema({"label": label, "fields": [{"name": "p", "kind": "number"}]})
-    return read_label(schema, column, where).tolist()
+    return read_label(schema.label, column, where).tolist()
 
 
 @pytest.mark.parametrize(

@@ -82,8 +82,15 @@ class Split:
     puts in the place of a row: the same in every epoch, so that it can be memorised as noise can.
     """
 
-    def __init__(self, schema: Schema, batches: list[pa.RecordBatch], rows: np.ndarray | None, probe_seed: int = 0):
-        self.schema, self._batches, self._probe_seed = schema, batches, probe_seed
+    def __init__(
+        self,
+        schema: Schema,
+        batches: list[pa.RecordBatch],
+        rows: np.ndarray | None,
+        probe_seed: int = 0,
+        task: int | None = None,
+    ):
+        self.schema, self._batches, self._probe_seed, self._task = schema, batches, probe_seed, task
         self._ends = np.cumsum([batch.num_rows for batch in batches], dtype=np.int64)
         total = int(self._ends[-1]) if batches else 0
         self._rows = rows
@@ -99,13 +106,27 @@ class Split:
     def some(self, count: int, seed: int) -> Split:
         """At most `count` of these rows, drawn at random, in stored order."""
         chosen = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
-        rows = chosen if self._rows is None else self._rows[chosen]
-        return Split(self.schema, self._batches, rows, self._probe_seed)
+        return Split(self.schema, self._batches, self._positions(chosen), self._probe_seed, self._task)
 
     @cached_property
     def label(self) -> np.ndarray:
-        """float32 (n,), 0 or 1."""
-        return self._column(LABEL, np.float32)
+        """float32 (n,), 0 or 1; of several tasks (n, T), NaN where a row is not observed for one."""
+        return self._column(LABEL, np.float32) if self._task is None else self._column(LABEL, np.float32)[:, self._task]
+
+    def by_task(self) -> dict[str, Split]:
+        """For each task the rows that are observed for it, as a split with that label alone; {"": all rows} for one label."""
+        if not self.schema.tasks:
+            return {"": self}
+        found = {}
+        for number, task in enumerate(self.schema.tasks):
+            rows = self._positions(np.flatnonzero(~np.isnan(self.label[:, number])))
+            alone = self.schema.model_copy(update={"label": task, "tasks": ()})
+            found[task.name] = Split(alone, self._batches, rows, self._probe_seed, number)
+        return found
+
+    def _positions(self, rows: np.ndarray) -> np.ndarray:
+        """Where rows of this split stand among all that are stored."""
+        return rows if self._rows is None else self._rows[rows]
 
     @cached_property
     def weight(self) -> np.ndarray:
@@ -135,7 +156,7 @@ class Split:
         return values if self._rows is None else values[self._rows]
 
     def _column(self, name: str, kind: type) -> np.ndarray:
-        values = [batch.column(name).to_numpy() for batch in self._batches]
+        values = [matrix(batch.column(name)) for batch in self._batches]
         joined = np.concatenate(values) if values else np.empty(0, kind)
         return joined if self._rows is None else joined[self._rows]
 
@@ -173,13 +194,15 @@ class Split:
         fields, count = self.schema.fields, stop - start
         ids = np.empty((count, sum(field.slots for field in fields)), np.int32)
         dense = np.empty((count, sum(field.dense_width for field in fields)), np.float32)
-        label, weight = np.empty(count, np.float32), np.ones(count, np.float32)
+        shape = (count, len(self.schema.tasks)) if self.schema.tasks else count
+        label, weight = np.empty(shape, np.float32), np.ones(count, np.float32)
         done, shuffled = 0, self._probes(start, stop)
         for batch, local in self._pieces(start, stop):
             columns = {
                 f.name: matrix(batch.column(field_column(f.name)))[local] for f in fields if f.name not in shuffled
             }
-            rows = len(label_part := batch.column(LABEL).to_numpy()[local])
+            label_part = matrix(batch.column(LABEL))[local]
+            rows, label_part = len(label_part), label_part if self._task is None else label_part[:, self._task]
             columns |= {name: values[done : done + rows] for name, values in shuffled.items()}
             at = slice(done, done + rows) if place is None else place[done : done + rows]
             label[at] = label_part
@@ -191,7 +214,15 @@ class Split:
                 ids[target] = _side_by_side([columns[f.name][low:high] for f in fields if f.embedded], high - low)
                 dense[target] = _side_by_side([columns[f.name][low:high] for f in fields if not f.embedded], high - low)
             done += rows
+        if self.schema.tasks:
+            label, weight = self._masked(label, weight)
         return Batch(*(torch.from_numpy(values) for values in (ids, dense, label, weight)))
+
+    def _masked(self, label: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Labels (n, T) without gaps, and weights (n, T): a row's own times its task's, 0 where it is not observed."""
+        observed = ~np.isnan(label)
+        shares = np.array([task.loss_weight for task in self.schema.tasks], np.float32)
+        return np.where(observed, label, np.float32(0)), weight[:, None] * shares * observed
 
     def _probes(self, start: int, stop: int) -> dict[str, np.ndarray]:
         """The values of every probe in the rows start..stop, (n,) or (n, width)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from pyarrow import types
 from slimrec.data.hashing import hash_numbers, hash_strings
 from slimrec.data.values import Where, categories, family, flat, without
 from slimrec.errors import InputError
-from slimrec.schema import Label, Schema
+from slimrec.schema import Label, Schema, Task
 
 _MILLION = 1_000_000
 _FINE = 4 * 10**12  # numbers up to here are ordered by their millionths, those beyond by whole units
@@ -27,7 +27,7 @@ _WORDS = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}  # labels in words, 
 class Keys(NamedTuple):
     """Columns of one batch; None for what the schema does not name."""
 
-    label: np.ndarray  # float32 (n,), 0 or 1
+    label: np.ndarray  # float32 (n,), 0 or 1; of several tasks (n, T), NaN where a row is not observed for one
     weight: np.ndarray | None  # float32 (n,), not negative
     group: np.ndarray | None  # uint64 (n,), hash of the value; a row without a value is a group of its own
     time: np.ndarray | None  # int64 (n,), ascending in time
@@ -40,7 +40,9 @@ def read_keys(schema: Schema, batch: pa.RecordBatch, rows: np.ndarray, where: Wh
         return key_column(schema, batch, name, where)
 
     return Keys(
-        read_label(schema, column(schema.label.column), where),
+        _read_tasks(schema, column, where)
+        if schema.tasks
+        else read_label(schema.label, column(schema.label.column), where),
         read_weight(schema.weight, column(schema.weight), where) if schema.weight else None,
         read_group(column(schema.group), rows) if schema.group else None,
         read_time(schema.time, column(schema.time), where) if schema.time else None,
@@ -62,20 +64,56 @@ def key_column(schema: Schema, batch: pa.RecordBatch, name: str, where: Where) -
 
 def check_key_types(schema: Schema, source: pa.Schema, place: str) -> None:
     """Raise InputError for a label, weight, group or time column of a type that cannot serve."""
-    allowed = {
-        "label": (schema.label.column, {"number", "text"}, "0 and 1, true and false, or a rule: `positive_above`"),
-        "weight": (schema.weight, {"number"}, "numbers that are not negative"),
-        "group": (schema.group, {"number", "text", "time"}, "text or whole numbers"),
-        "time": (schema.time, {"number", "text", "time"}, "integers, floats, dates or timestamps"),
-    }
-    for role, (column, families, words) in allowed.items():
+    numbers = "0 and 1, true and false, or a rule: `positive_above`"
+    allowed: list[tuple[str, str | None, set[str], str]] = [
+        *(("label", label.column, {"number", "text"}, numbers) for label in schema.labels),
+        ("weight", schema.weight, {"number"}, "numbers that are not negative"),
+        ("group", schema.group, {"number", "text", "time"}, "text or whole numbers"),
+        ("time", schema.time, {"number", "text", "time"}, "integers, floats, dates or timestamps"),
+    ]
+    for role, column, families, words in allowed:
         if column and family(source.field(column).type) not in families:
             raise InputError(f"{place}: the {role} column '{column}' is {source.field(column).type}; it needs {words}")
 
 
-def read_label(schema: Schema, column: pa.Array, where: Where) -> np.ndarray:
+def _read_tasks(schema: Schema, column: Callable[[str], pa.Array], where: Where) -> np.ndarray:
+    """float32 (n, T) of 0, 1 and NaN, the label of each task. InputError for a row that has none at all."""
+    found: dict[str, np.ndarray] = {}
+    for task in schema.tasks:
+        values = column(task.column)
+        there = np.flatnonzero(~_holds_nothing(values))
+        label = np.full(len(values), np.nan, np.float32)
+        label[there] = read_label(task, values.take(pa.array(there)), lambda i, rows=there: where(int(rows[i])))
+        found[task.name] = label if task.after is None else _both(task, found[task.after], label, where)
+    labels = np.column_stack([*found.values()])
+    bare = np.isnan(labels).all(axis=1)
+    if bare.any():
+        names = ", ".join(f"'{task.column}'" for task in schema.tasks)
+        raise InputError(f"{where(int(np.argmax(bare)))}: no task has a label here, {names} hold nothing; leave it out")
+    return labels
+
+
+def _both(task: Task, first: np.ndarray, second: np.ndarray, where: Where) -> np.ndarray:
+    """Whether both events happened (n,); where the first did not, the second did not either, whatever it holds."""
+    against = (first == 0) & (second == 1)
+    if against.any():
+        raise InputError(
+            f"{where(int(np.argmax(against)))}: the label of '{task.name}' is 1 where that of '{task.after}' is 0, and it "
+            f"stands `after` it; leave such rows out, or `after`"
+        )
+    return np.where(first == 0, first, first * second)
+
+
+def _holds_nothing(column: pa.Array) -> np.ndarray:
+    """Rows (n,) with null, NaN or empty text."""
+    if family(column.type) == "text":
+        empty = pc.equal(pc.utf8_trim_whitespace(column.cast(pa.large_string())), "")
+        return pc.fill_null(empty, True).to_numpy(zero_copy_only=False)
+    return column.is_null(nan_is_null=True).to_numpy(zero_copy_only=False)
+
+
+def read_label(rule: Label, column: pa.Array, where: Where) -> np.ndarray:
     """float32 (n,) of 0 and 1; text is read as numbers, true and false or yes and no, unless a value is the positive one."""
-    rule = schema.label
     if rule.positive is not None:
         return _is_positive(rule, column, where)
     values = _meanings(column) if family(column.type) == "text" else _numbers(column)

@@ -77,7 +77,8 @@ def _hashes(ids: np.ndarray, dense: np.ndarray, keys: Keys) -> np.ndarray:
         hashes += words @ (hash_numbers(np.arange(words.shape[1]), 0x3D, number) | np.uint64(1))
         if even < values.shape[1]:
             hashes = splitmix64(hashes ^ values[:, even].copy().view(np.uint32).astype(np.uint64))
-    for key in keys:
-        if key is not None:
+    for column in keys:
+        for key in () if column is None else column.T if column.ndim == 2 else (column,):
+            key = np.ascontiguousarray(key)
             hashes = splitmix64(hashes ^ key.view(f"u{key.itemsize}").astype(np.uint64))
     return hashes

@@ -60,7 +60,11 @@ class ShardWriter:
             )
             slot, place = slot + field.slots, place + field.dense_width
         named = {LABEL: keys.label, WEIGHT: keys.weight, GROUP: keys.group, TIME: keys.time, ROW: rows}
-        columns |= {name: pa.array(values) for name, values in named.items() if values is not None}
+        columns |= {
+            name: pa.array(values) if values.ndim == 1 else _column(values)
+            for name, values in named.items()
+            if values is not None
+        }
         return pa.RecordBatch.from_pydict(columns)
 
     def _write(self, batch: pa.RecordBatch) -> None:

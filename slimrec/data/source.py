@@ -195,7 +195,7 @@ def open_source(config: IngestConfig, part: Part | None = None) -> Source:
 
 def columns_of(schema: Schema) -> list[str]:
     """Every column that the schema reads, each once."""
-    names = {name for field in schema.fields for name in field.columns} | {schema.label.column}
+    names = {name for field in schema.fields for name in field.columns} | {label.column for label in schema.labels}
     return sorted(names | {name for name in (schema.weight, schema.time, schema.group) if name})
 
 

@@ -43,16 +43,24 @@ class Splitter:
 
 
 class Tally:
-    """Rows, positives and weight of each split."""
+    """Rows, positives and weight of each split; of several `tasks` rows observed and positives (splits, T) as well."""
 
-    def __init__(self):
-        self.rows, self.positive = np.zeros(len(SPLITS), np.int64), np.zeros(len(SPLITS), np.int64)
+    def __init__(self, tasks: int = 0):
+        self.rows = np.zeros(len(SPLITS), np.int64)
+        self.positive = np.zeros((len(SPLITS), tasks) if tasks else len(SPLITS), np.int64)
+        if tasks:
+            self.observed = np.zeros_like(self.positive)
         self.weight = np.zeros(len(SPLITS))  # only its being 0 counts: a sum of floats depends on their order
 
     def add(self, keys: Keys, split: np.ndarray) -> None:
         """Take rows with their positions (n,) in SPLITS."""
         self.rows += np.bincount(split, minlength=len(SPLITS))
-        self.positive += np.bincount(split[keys.label > 0], minlength=len(SPLITS))
+        if keys.label.ndim == 1:
+            self.positive += np.bincount(split[keys.label > 0], minlength=len(SPLITS))
+        else:
+            for task, label in enumerate(keys.label.T):
+                self.positive[:, task] += np.bincount(split[label > 0], minlength=len(SPLITS))
+                self.observed[:, task] += np.bincount(split[~np.isnan(label)], minlength=len(SPLITS))
         self.weight += np.bincount(split, keys.weight, len(SPLITS))
 
     def state(self) -> dict[str, list]:
@@ -62,15 +70,17 @@ class Tally:
     @classmethod
     def joined(cls, states: Iterable[dict[str, list]]) -> Tally:
         """One tally of all the rows that these have taken."""
-        tally = cls()
+        states = list(states)
+        tally = cls(len(states[0]["observed"][0]) if states and "observed" in states[0] else 0)
         for state in states:
             for name, values in vars(tally).items():
                 values += np.array(state[name], values.dtype)
         return tally
 
-    def check(self, config: SplitConfig, by: str) -> None:
-        """Raise InputError for a split that cannot serve: no rows, no weight, or labels of one class."""
-        for name, rows, positive, weight in zip(SPLITS, self.rows, self.positive, self.weight):
+    def check(self, config: SplitConfig, by: str, tasks: Sequence[str] = ()) -> None:
+        """Raise InputError for a split that cannot serve: no rows, no weight, or labels (of one of `tasks`) of one class."""
+        observed = self.observed if self.positive.ndim == 2 else self.rows
+        for name, rows, seen, positive, weight in zip(SPLITS, self.rows, observed, self.positive, self.weight):
             share = getattr(config, name)
             if share and not rows:
                 raise InputError(
@@ -79,11 +89,12 @@ class Tally:
                 )
             if share and not weight:
                 raise InputError(f"the weights of the split '{name}' sum to zero; at least one row must count")
-            if name != "gate" and positive in (0, rows):
-                raise InputError(
-                    f"all {rows} labels of the split '{name}' are {int(positive > 0)}; both classes are needed, "
-                    "check the label column or split otherwise"
-                )
+            for task, held, ones in zip(tasks or [""], np.atleast_1d(seen), np.atleast_1d(positive)):
+                if name != "gate" and ones in (0, held):
+                    raise InputError(
+                        f"all {held} labels {f'of task {task!r} in' if task else 'of'} the split '{name}' are {int(ones > 0)}; "
+                        "both classes are needed, check the label column or split otherwise"
+                    )
 
 
 def time_thresholds(config: SplitConfig, times: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

@@ -136,8 +136,7 @@ class LeapGate(ShuffleGate):
         if not self.walks:
             return self.gates().detach().double()
         ids, dense, label, weight = self.draw(batches, _MOST)
-        rate = float((weight * label).sum() / weight.sum())
-        self.entropy.fill_(-sum(p * math.log(p) for p in (rate, 1 - rate) if p > 0))
+        self.entropy.fill_(_entropy(label, weight))
         generator = torch.Generator().manual_seed(int(self.seed) + 2)
 
         def blocks(rows: Tensor) -> Rows:
@@ -202,3 +201,13 @@ class LeapGate(ShuffleGate):
     def select(self, budget: Budget, seed: int) -> Selection:
         given = budget.model_dump(exclude_none=True)
         return super().select(budget if given or self.walks else Budget(threshold=0.5), seed)
+
+
+def _entropy(label: Tensor, weight: Tensor) -> float:
+    """Entropy of labels (n,) in nats; of several tasks (n, T) the mean over all labels that are observed."""
+    columns = label.reshape(len(label), -1).T, weight.reshape(len(weight), -1).T
+    found = 0.0
+    for each, worth in zip(*columns):
+        rate, share = float((worth * each).sum() / worth.sum()), float(worth.sum() / weight.sum())
+        found -= share * sum(p * math.log(p) for p in (rate, 1 - rate) if p > 0)
+    return found

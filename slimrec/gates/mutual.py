@@ -23,7 +23,7 @@ class MutualInformationGate(Survey):
     The decision without a budget allows for that: a field stays if a field without meaning had as large a Pearson
     statistic with a probability below `level`. (That one holds for rare values, the likelihood ratio 2 N I does not.)
     Under weights N is the effective number of rows, (sum w)^2 / sum w^2. Fields that matter only together with others
-    are not seen.
+    are not seen. Of several tasks the importances add up, and a field stays that any of them needs.
     """
 
     method = "mutual_information"
@@ -36,12 +36,23 @@ class MutualInformationGate(Survey):
         self.register_buffer("chance", torch.ones_like(self.importance))  # that a field without meaning does as well
 
     def measure(self, model, batches: Batches) -> Tensor:
+        tasks = self.schema.tasks
+        if not tasks:
+            importance, chance = self._judge(batches)
+        else:
+            each = [self._judge(lambda t=t: (batch.of_task(t) for batch in batches())) for t in range(len(tasks))]
+            importance = sum(found for found, _ in each)
+            chance = (len(tasks) * torch.stack([found for _, found in each]).amin(0)).clamp(max=1)  # Bonferroni
+        self.chance.copy_(chance)
+        return importance
+
+    def _judge(self, batches: Batches) -> tuple[Tensor, Tensor]:
+        """Importance (F,) for one label, and the chance (F,) that a field without meaning has as much."""
         tables, effective = self._count(batches)
         tests = [[self._test(table, effective) for table in tables[field.name]] for field in self.schema.fields]
         best = [max(columns, key=lambda test: test[0]) for columns in tests]
         chance = [min(1.0, p * len(columns)) for (_, p), columns in zip(best, tests)]  # Bonferroni
-        self.chance.copy_(torch.tensor(chance))
-        return torch.tensor([importance for importance, _ in best])
+        return torch.tensor([importance for importance, _ in best]), torch.tensor(chance)
 
     def _test(self, table: np.ndarray, effective: float) -> tuple[float, float]:
         """Importance and probability of counts (values, 2)."""

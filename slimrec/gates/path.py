@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from slimrec.batch import total
 from slimrec.gates.shuffle import permutations
 
 OPEN, SHUT = 1.0, -0.6  # theta is held between: beyond, a sigmoid answers no more
@@ -20,7 +21,7 @@ ROWS = 1024  # of a gate step
 SETTLED = 25  # steps that a gate stays down before it counts as fallen for good
 _MOST = 40  # doublings; no worth of a field is a million million times the price to begin with
 
-Rows = tuple[Tensor, Tensor, Tensor]  # blocks (B, W), label (B,), weight (B,)
+Rows = tuple[Tensor, Tensor, Tensor]  # blocks (B, W), label and weight (B,) or (B, T)
 
 
 class Path(NamedTuple):
@@ -102,6 +103,7 @@ def relative_distance(rows: Iterator[Rows], owner: Tensor, gates: int, generator
         other = x[torch.randperm(len(x), generator=generator).to(x.device)]
         squares = torch.zeros(len(x), gates, dtype=torch.double, device=x.device)
         squares.index_add_(1, owner, (x - other).double().square())
+        weight = total(weight)
         sums += torch.stack([weight.double() @ squares.sqrt(), weight.double() @ squares])
         worth += float(weight.double().sum())
     mean, square = sums / worth

@@ -60,13 +60,14 @@ class PermutationGate(Survey):
             orders = [torch.randperm(len(x), generator=generator).to(x.device) for _ in range(self.repeats)]
             before.append(model.backbone(x).cpu())
             after.append(shuffled_logits(model.backbone, x, orders).cpu())
-        after = torch.cat(after, dim=2)  # (F, repeats, rows)
+        after = torch.cat(after, dim=2)  # (F, repeats, rows), of several tasks with one more
         self.rows.fill_(len(label))
 
-        def worth(logits: Tensor) -> float:
-            if self.metric == "log_loss":
-                return -log_loss(label.numpy(), logits.numpy(), weight.numpy())
-            return auc(label.numpy(), logits.numpy(), weight.numpy())
+        def worth(logits: Tensor) -> float | None:
+            """Of several tasks the mean."""
+            columns = (part.reshape(len(label), -1).numpy().T for part in (label, logits, weight))
+            found = [-log_loss(*each) if self.metric == "log_loss" else auc(*each) for each in zip(*columns)]
+            return None if None in found else sum(found) / len(found)
 
         unshuffled = worth(torch.cat(before))
         if unshuffled is None:
@@ -92,11 +93,10 @@ class PermutationGate(Survey):
 
 
 def shuffled_logits(backbone, x: Tensor, orders: list[Tensor]) -> Tensor:
-    """Logits (F, R, B) of the blocks `x` (B, W), each field in turn taken from the rows that each of R `orders` names."""
-    replaced, start, logits = backbone.replacing(x), 0, x.new_empty(len(backbone.blocks), len(orders), len(x))
-    for i, block in enumerate(backbone.blocks):
+    """Logits (F, R, B), or (F, R, B, T), of the blocks `x` (B, W), each field in turn taken from the rows that each of R `orders` names."""
+    replaced, start, logits = backbone.replacing(x), 0, []
+    for block in backbone.blocks:
         columns = x[:, start : start + block.width]
-        for r, order in enumerate(orders):
-            logits[i, r] = replaced(start, columns[order])
+        logits.append(torch.stack([replaced(start, columns[order]) for order in orders]))
         start += block.width
-    return logits
+    return torch.stack(logits)

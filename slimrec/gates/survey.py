@@ -53,7 +53,7 @@ class Survey(Gate):
     def _average(self, model: nn.Module, batches: Batches) -> None:
         rows, total, worth = 0, torch.zeros_like(self.mean, dtype=torch.double), 0.0
         for batch in batches():
-            weight = batch.weight.to(total)
+            weight = batch.row_weight.to(total)
             total += weight @ model.arena(batch.ids.to(total.device), batch.dense.to(total.device)).double()
             rows, worth = rows + len(weight), worth + float(weight.sum())
         if rows < 2 or worth <= 0:

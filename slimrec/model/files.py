@@ -14,7 +14,7 @@ from slimrec.config import ModelConfig, parse
 from slimrec.data.encode import Encoder
 from slimrec.errors import SecurityError
 from slimrec.model import Arena, Model, with_gate
-from slimrec.plugins import BACKBONES
+from slimrec.model.model import network
 from slimrec.schema import Block, Schema
 
 
@@ -48,7 +48,7 @@ def load_model(folder: str | Path, kind: str | None = None) -> Model:
     config = parse(ModelConfig, plan["config"], SecurityError)
     schema = parse(Schema, read_json(folder / "schema.json"), SecurityError)
     blocks = tuple(Block(block["name"], tuple(block["columns"])) for block in plan["blocks"])
-    backbone = BACKBONES.create(config.backbone, blocks, **plan["backbone_options"])
+    backbone = network(schema, config, blocks, plan["backbone_options"])
     model = Model(Arena(schema, blocks), None, backbone, config)
     _load(model.arena, model.backbone, path=folder / "model.safetensors")
     if plan["gate"]:

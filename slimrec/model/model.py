@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from slimrec.backbones.base import Backbone
 from slimrec.backbones.hidden import narrow_hidden, silence
 from slimrec.backbones.layers import pair_mask
+from slimrec.backbones.towers import Towers, before
 from slimrec.config import ModelConfig
 from slimrec.gates.base import Gate
 from slimrec.model.arena import Arena
@@ -34,7 +36,7 @@ class Model(nn.Module):
         return self.arena.blocks
 
     def forward(self, ids: Tensor, dense: Tensor) -> Tensor:
-        """Logits (B,)."""
+        """Logits (B,); of T tasks (B, T)."""
         x = self.arena(ids, dense)
         if self.gate is None:
             return self.backbone(x)
@@ -62,12 +64,19 @@ class Model(nn.Module):
         return Model(self.arena.narrow(selection), gate, backbone, self.config).train(self.training)
 
 
+def network(schema: Schema, config: ModelConfig, blocks: tuple[Block, ...], options: dict[str, Any]) -> Backbone:
+    """The network behind the gate, with fresh weights: the recipe's, or one for each task."""
+    if not schema.tasks:
+        return BACKBONES.create(config.backbone, blocks, **options)
+    return Towers([BACKBONES.create(config.backbone, blocks, **options) for _ in schema.tasks], before(schema.tasks))
+
+
 def build(schema: Schema, config: ModelConfig, seed: int, blocks: Sequence[Block] | None = None) -> Model:
     """A fresh model without gate; same seed, same weights, bit by bit. `blocks` gives unequal widths."""
     blocks = tuple(blocks or blocks_of(schema, config.embedding_dim))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = BACKBONES.create(config.backbone, blocks, **config.options)
+        backbone = network(schema, config, blocks, config.options)
         arena = Arena(schema, blocks, config.embedding_std)
     return Model(arena, None, backbone, config)
 

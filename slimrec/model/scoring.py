@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 def score(
     model: Model, split: Split, batch_size: int = 16_384, device: str | torch.device = "cpu", shuffled: str = ""
 ) -> np.ndarray:
-    """Logits (n,) float64 of all rows of a split, in stored order; one field `shuffled` among the rows of each batch."""
+    """Logits float64 of all rows of a split, in stored order, (n,), or (n, T) of T tasks.
+
+    One field is `shuffled` among the rows of each batch.
+    """
     model = model.to(device).eval()
-    logits = np.empty(len(split), dtype=np.float64)
+    logits = np.empty(shape(model, split), dtype=np.float64)
     start = 0
     with torch.inference_mode():
         for batch in split.batches(batch_size, shuffle="none"):
@@ -29,6 +32,11 @@ def score(
             logits[start : start + len(part)] = part.double().cpu().numpy()
             start += len(part)
     return logits
+
+
+def shape(model: Model, split: Split) -> tuple[int, ...]:
+    """Of the logits of a split: (n,), or (n, T) of T tasks."""
+    return (len(split), len(model.schema.tasks)) if model.schema.tasks else (len(split),)
 
 
 def _shuffle(model: Model, name: str, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from slimrec.backbones.hidden import has_hidden, score_hidden
-from slimrec.batch import Batch
+from slimrec.batch import Batch, total
 from slimrec.data.dataset import Split
 from slimrec.model import Model
 from slimrec.probes import is_probe
@@ -71,10 +71,10 @@ class Findings(BaseModel):
 
 
 class _Slice(NamedTuple):
-    """The rows looked at, with the model's losses and errors on them."""
+    """The rows looked at, with the model's losses and errors on them, those of several tasks (n, T)."""
 
     rows: Batch
-    loss: Tensor  # (n,) weighted
+    loss: Tensor  # (n,) weighted, over all tasks
     residual: Tensor  # (n,) weighted: label - probability
     variance: Tensor  # (n,) weighted: probability (1 - probability)
 
@@ -102,7 +102,7 @@ def find(model: Model, split: Split, seed: int, device: torch.device) -> Finding
     gone = removed(model, batch, [*names, *groups], cluster, device)
 
     def changed(difference: Tensor, where: Tensor) -> Change:
-        return change(difference, where, batch.weight, cluster)
+        return change(difference, where, batch.row_weight, cluster)
 
     return Findings(
         importance={name: changed(difference, everywhere) for name, difference in changes.items()},
@@ -228,8 +228,9 @@ def _judge(model: Model, batch: Batch, device: torch.device) -> _Slice:
 
 
 def _losses(logits: Tensor, batch: Batch) -> Tensor:
-    """Weighted log-loss (n,) in double precision."""
-    return batch.weight.double() * F.binary_cross_entropy_with_logits(logits, batch.label.double(), reduction="none")
+    """Weighted log-loss (n,) in double precision, over all tasks."""
+    losses = F.binary_cross_entropy_with_logits(logits, batch.label.double(), reduction="none")
+    return total(batch.weight.double() * losses)
 
 
 def _hidden(model: Model, batch: Batch, device: torch.device, size: int = 4096) -> tuple[tuple[float, ...], ...]:
@@ -237,17 +238,22 @@ def _hidden(model: Model, batch: Batch, device: torch.device, size: int = 4096) 
         return ()
 
     def losses(ids: Tensor, dense: Tensor, label: Tensor, weight: Tensor) -> Tensor:
-        return weight * F.binary_cross_entropy_with_logits(model(ids, dense).float(), label, reduction="none")
+        return total(weight * F.binary_cross_entropy_with_logits(model(ids, dense).float(), label, reduction="none"))
 
     pieces = zip(*(part.to(device).split(size) for part in batch))
     return tuple(map(tuple, score_hidden(model.backbone, (partial(losses, *piece) for piece in pieces))))
 
 
 def _missed(seen: _Slice, where: Tensor, weight: Tensor) -> Change:
-    """Log-loss that one Newton step of a constant on these rows wins back; its error that of a chi-squared."""
-    total, room = float(weight[where].double().sum()), float(seen.variance[where].sum())
-    if total <= 0 or room <= 0:
+    """Log-loss that one Newton step of a constant on these rows wins back; its error that of a chi-squared.
+
+    Of several tasks each has a constant, and the sum is of as many.
+    """
+    worth = float(weight[where].double().sum())
+    parts = [part[where].reshape(int(where.sum()), -1).T for part in (seen.residual, seen.variance, weight.double())]
+    tasks = [each for each in zip(*parts) if float(each[2].sum()) > 0 and float(each[1].sum()) > 0]
+    if worth <= 0 or not tasks:
         return Change(mean=0.0, error=0.0, rows=0)
-    won = float(seen.residual[where].sum()) ** 2 / (2 * room) / total
-    scale = float(weight[where].double().square().sum()) / total  # 1 for equal weights of 1
-    return Change(mean=won, error=2 * scale / total, rows=int(where.sum()))
+    won = sum(float(residual.sum()) ** 2 / (2 * float(room.sum())) for residual, room, _ in tasks) / worth
+    scale = float(weight[where].double().square().sum()) / worth  # 1 for equal weights of 1
+    return Change(mean=won, error=2 * len(tasks) ** 0.5 * scale / worth, rows=int(where.sum()))

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from slimrec.batch import Batch
+from slimrec.batch import Batch, total
 from slimrec.model import Model
 from slimrec.pruning.change import Change, change
 
@@ -29,10 +29,10 @@ def removed(
     place, start = {}, 0
     for block in model.blocks:
         place[block.name], start = slice(start, start + block.width), start + block.width
-    mean, total = torch.zeros(start, dtype=torch.double, device=device), float(batch.weight.double().sum())
+    mean, worth = torch.zeros(start, dtype=torch.double, device=device), float(batch.weight.double().sum())
     for _, x, weight in _pieces(model, batch, device):
         mean += weight.double() @ x.double()
-    mean = (mean / total).float()
+    mean = (mean / worth).float()
     logits: list[list[Tensor]] = [[] for _ in range(1 + len(groups))]
     for ids, x, _ in _pieces(model, batch, device):
         pairs = None if model.gate is None else model.gate.pairs(ids)
@@ -49,23 +49,23 @@ def removed(
             found.append(model.backbone(flat, pairs).double().cpu())
     before, *after = (_refitted(torch.cat(parts), batch) for parts in logits)
     everywhere = torch.ones(len(batch.label), dtype=torch.bool)
-    return [change(losses - before, everywhere, batch.weight, cluster) for losses in after]
+    return [change(losses - before, everywhere, batch.row_weight, cluster) for losses in after]
 
 
 def _pieces(model: Model, batch: Batch, device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Ids, gated blocks and weights, piece by piece."""
-    for ids, dense, weight in zip(batch.ids.split(_PIECE), batch.dense.split(_PIECE), batch.weight.split(_PIECE)):
+    for ids, dense, weight in zip(*(part.split(_PIECE) for part in (batch.ids, batch.dense, batch.row_weight))):
         ids, dense = ids.to(device), dense.to(device)
         x = model.arena(ids, dense)
         yield ids, x if model.gate is None else model.gate(x, ids), weight.to(device)
 
 
 def _refitted(logits: Tensor, batch: Batch) -> Tensor:
-    """Weighted log-loss (n,) with the best constant added to the logits."""
+    """Weighted log-loss (n,) with the best constant added to the logits, of each task if there are several."""
     label, weight = batch.label.double(), batch.weight.double()
-    shift = torch.zeros((), dtype=torch.double)
+    shift = torch.zeros(label.shape[1:], dtype=torch.double)
     for _ in range(_STEPS):
         chance = torch.sigmoid(logits + shift)
-        room = (weight * chance * (1 - chance)).sum().clamp(min=1e-12)
-        shift = (shift + ((weight * (label - chance)).sum() / room).clamp(-2, 2)).clamp(-20, 20)
-    return weight * F.binary_cross_entropy_with_logits(logits + shift, label, reduction="none")
+        room = (weight * chance * (1 - chance)).sum(0).clamp(min=1e-12)
+        shift = (shift + ((weight * (label - chance)).sum(0) / room).clamp(-2, 2)).clamp(-20, 20)
+    return total(weight * F.binary_cross_entropy_with_logits(logits + shift, label, reduction="none"))

@@ -39,7 +39,7 @@ def run(config: PartConfig, tracker, plan: Path, counts: Path) -> dict:
 def count(plan: Plan, source: Source) -> Counts:
     """Read the rows once; InputError for the first one that is wrong."""
     schema, splitter = source.schema, plan.splitter
-    tally, fitting, files = Tally(), Fitting(schema, plan.config.max_vocabulary), {}
+    tally, fitting, files = Tally(len(schema.tasks)), Fitting(schema, plan.config.max_vocabulary), {}
     for chunk in source.shown("learn"):
         keys = read_keys(schema, chunk.data, chunk.rows, chunk.where)
         split = splitter.assign(keys, chunk.rows)

@@ -55,7 +55,7 @@ def encode(plan: Plan, source: Source, encoder: Encoder, expected: list[int], fo
     """Read the rows again, and write them to `folder`/<split>; TransientError where a split has not `expected` rows."""
     schema, splitter, config = encoder.schema, plan.splitter, plan.config
     writers = [ShardWriter(folder / name, schema, config.shard_rows, config.batch_rows) for name in SPLITS]
-    tally, found = Tally(), Found(Novelty(), Repeats())
+    tally, found = Tally(len(schema.tasks)), Found(Novelty(), Repeats())
     for chunk in source.shown("encode"):
         keys = read_keys(schema, chunk.data, chunk.rows, chunk.where)
         split = splitter.assign(keys, chunk.rows)

@@ -21,7 +21,7 @@ from slimrec.data.split import SPLITS, Tally
 from slimrec.schema import Schema
 from slimrec.stages.count import count
 from slimrec.stages.encode import encode
-from slimrec.verdict import leaks, pilot
+from slimrec.verdict import leaks, pilot, tasks
 
 CONFIG = IngestConfig
 
@@ -32,7 +32,7 @@ def run(config: IngestConfig, tracker, dataset: Path) -> dict:
     leaks.check_trusted(source.schema, config.trusted)
     plan = make_plan(config, source, parts=1)
     tally, fitting, files = count(plan, source)
-    tally.check(config.split, plan.split_by)
+    tally.check(config.split, plan.split_by, [task.name for task in source.schema.tasks])
     encoder, cut, remarks = fitting.finish()
     del fitting  # its counts take as much memory as the vocabularies
     with artifacts.publish(dataset, "dataset", **describe(plan, tally, cut, files)) as folder:
@@ -79,7 +79,7 @@ def summary(schema: Schema, tally: Tally, dataset: Path, remarks: list[str], rep
         "rows": int(tally.rows.sum()),
         **{f"rows_{name}": rows for name, rows in facts["rows"].items()},
         "fields": len(schema.fields),
-        "positive_rate": float(tally.positive.sum() / tally.rows.sum()),
+        **_rates(schema, tally),
         "embedding_rows": sum(field.rows for field in schema.fields),
         "missing_share": {field.name: field.statistics.missing_share for field in schema.fields},
         "unseen_share": {field.name: field.statistics.unseen_share for field in schema.embedded},
@@ -93,12 +93,22 @@ def summary(schema: Schema, tally: Tally, dataset: Path, remarks: list[str], rep
     }
 
 
+def _rates(schema: Schema, tally: Tally) -> dict[str, float]:
+    """The share of positive labels; of each task, among the rows that are observed for it."""
+    if not schema.tasks:
+        return {"positive_rate": float(tally.positive.sum() / tally.rows.sum())}
+    rates = tally.positive.sum(axis=0) / tally.observed.sum(axis=0)
+    return {f"positive_rate/{task.name}": float(rate) for task, rate in zip(schema.tasks, rates)}
+
+
 def _outlook(dataset: Path) -> str:
     """What the certification slice can be expected to certify; the screen hears too whether that is what is allowed.
 
     What is allowed is no setting of ingest, which another limit must not run again: the audit's run tells it.
     """
     allowed, confidence = track.asked("evaluate.allowed_auc_loss"), track.asked("evaluate.confidence")
-    found = pilot.of(Dataset.open(dataset).split("test"), float(confidence or 0.95))
-    print(f"slimrec: {found.outlook(float(allowed) if allowed else None)}")
-    return found.outlook()
+    tests = Dataset.open(dataset).split("test").by_task()
+    found = {task: pilot.of(test, tasks.share(float(confidence or 0.95), len(tests))) for task, test in tests.items()}
+    for task, each in found.items():
+        print(f"slimrec: {tasks.of(task)}{each.outlook(float(allowed) if allowed else None)}")
+    return "; ".join(f"{tasks.of(task)}{each.outlook()}" for task, each in found.items())

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from slimrec.batch import Batch
+from slimrec.batch import Batch, total
 from slimrec.config import TrainConfig
 from slimrec.data.dataset import Split
 from slimrec.errors import ConfigError, InputError, Preempted, TransientError
@@ -174,10 +174,13 @@ class Trainer:
         return max(self.model.gate.warmup, self.model.gate.settled)
 
     def _loss(self, batch: Batch) -> Tensor:
-        """Weighted mean log-loss; a rank's share of it under torchrun (gradients are summed over ranks)."""
+        """Weighted mean log-loss over all labels that are observed, whatever their task.
+
+        A rank's share of it under torchrun (gradients are summed over ranks).
+        """
         ids, dense, label, weight = (part.to(self.device, non_blocking=True) for part in batch)
         if self.model.gate is not None:
-            self.model.gate.row_weight = weight
+            self.model.gate.row_weight = total(weight)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             logits = self.model(ids, dense)
         losses = F.binary_cross_entropy_with_logits(logits.float(), label, reduction="none")

@@ -13,10 +13,12 @@ from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
+from pydantic import Field as Option
 
 from slimrec.data.hashing import splitmix64
 from slimrec.data.shards import GROUP, LABEL, TIME, WEIGHT, field_column, matrix, read_shards
 from slimrec.schema import MISSING, RESERVED_ROWS, Field, Schema
+from slimrec.verdict import tasks
 
 COPIES = "copies"  # what `trusted` calls rows that stand on both sides
 GIVEN_AWAY = 0.93  # AUC of a field alone from which on it is no feature but the label in disguise
@@ -40,6 +42,11 @@ class Leak(BaseModel):
     figure: float  # AUC, or a share of rows
     said: str  # for a person
     trusted: bool = False
+    task: str = Option("", exclude_if=lambda task: not task)  # whose label it gives away, where there are several
+
+    def of(self, task: str) -> Leak:
+        """The same, said of one of several tasks."""
+        return self.model_copy(update={"task": task, "said": f"{tasks.of(task)}{self.said}"})
 
     @property
     def remark(self) -> str:
@@ -60,19 +67,28 @@ class _Rows(BaseModel):
 
 
 def look(folder: Path, schema: Schema, trusted: Collection[str] = ()) -> list[Leak]:
-    """The leaks of a dataset folder with a fitted schema, the gravest first; `test` is not looked at but for copies."""
-    train = _read(folder, schema, ("train",), _ROWS["train"])
-    held = _read(folder, schema, ("gate", "valid"), _ROWS["held"])
+    """The leaks of a dataset folder with a fitted schema, the gravest first; `test` is not looked at but for copies.
+
+    Of several tasks each label is looked at, in the rows that are observed for it.
+    """
+    found = [] if schema.tasks else _look(folder, schema, None)
+    for number, task in enumerate(schema.tasks):
+        found += [leak.of(task.name) for leak in _look(folder, schema, number)]
+    return sorted(
+        (leak.model_copy(update={"trusted": leak.name in trusted}) for leak in found),
+        key=lambda leak: (-leak.figure, leak.name),
+    )
+
+
+def _look(folder: Path, schema: Schema, task: int | None) -> list[Leak]:
+    train = _read(folder, schema, ("train",), _ROWS["train"], task)
+    held = _read(folder, schema, ("gate", "valid"), _ROWS["held"], task)
     found: list[Leak] = []
     for field in schema.fields:
         values = (train.fields[field.name], held.fields[field.name])
         found += filter(None, (_alone(field, *values, train, held), _missing(field, *values, train, held)))
         found += filter(None, [_later(field, train)])
-    found += filter(None, (_group(schema, train, held), _copies(folder, schema)))
-    return sorted(
-        (leak.model_copy(update={"trusted": leak.name in trusted}) for leak in found),
-        key=lambda leak: (-leak.figure, leak.name),
-    )
+    return [*found, *filter(None, (_group(schema, train, held), _copies(folder, schema, task)))]
 
 
 def _alone(field: Field, seen: np.ndarray, asked: np.ndarray, train: _Rows, held: _Rows) -> Leak | None:
@@ -155,10 +171,10 @@ def _group(schema: Schema, train: _Rows, held: _Rows) -> Leak | None:
     return Leak(kind="group", name=schema.group, figure=auc, said=said)
 
 
-def _copies(folder: Path, schema: Schema) -> Leak | None:
+def _copies(folder: Path, schema: Schema, task: int | None) -> Leak | None:
     """Whether lines of valid and test stand in train too, label included, beyond what alike rows do by chance."""
-    train = _hashes(_read(folder, schema, ("train",), _COMPARED))
-    held = _hashes(_read(folder, schema, ("valid", "test"), _ROWS["held"]))
+    train = _hashes(_read(folder, schema, ("train",), _COMPARED, task))
+    held = _hashes(_read(folder, schema, ("valid", "test"), _ROWS["held"], task))
     there = np.unique(train[0])
     known = np.isin(held[0], there)
     same = np.isin(held[1], train[1]) & known
@@ -191,8 +207,8 @@ def _labelled(key: np.ndarray, label: np.ndarray) -> np.ndarray:
     return splitmix64(key ^ (label.astype(np.uint64) + np.uint64(1)))
 
 
-def _read(folder: Path, schema: Schema, splits: tuple[str, ...], most: int) -> _Rows:
-    """At most so many rows of these splits, evenly spaced."""
+def _read(folder: Path, schema: Schema, splits: tuple[str, ...], most: int, task: int | None) -> _Rows:
+    """At most so many rows of these splits, evenly spaced; of several tasks those with a label of this one."""
     batches = [batch for split in splits for batch in read_shards(folder / split)]
     total = sum(batch.num_rows for batch in batches)
     step, start, places = max(1, -(-total // most)), 0, []
@@ -200,10 +216,14 @@ def _read(folder: Path, schema: Schema, splits: tuple[str, ...], most: int) -> _
         places.append(np.arange(-start % step, batch.num_rows, step))
         start += batch.num_rows
 
+    if task is not None:
+        labels = (matrix(batch.column(LABEL))[:, task] for batch in batches)
+        places = [rows[~np.isnan(label[rows])] for rows, label in zip(places, labels)]
+
     def column(name: str) -> np.ndarray:
         return np.concatenate([matrix(batch.column(name))[rows] for batch, rows in zip(batches, places)])
 
-    label = column(LABEL) > 0
+    label = (column(LABEL) if task is None else column(LABEL)[:, task]) > 0
     return _Rows(
         fields={field.name: column(field_column(field.name)) for field in schema.fields},
         label=label,

@@ -1,0 +1,232 @@
+"""Several labels: masked losses, shared embeddings, a tower and a verdict a task, and the product of two chances."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from slimrec.config import IngestConfig, ModelConfig, TrainConfig, parse
+from slimrec.data.dataset import Dataset
+from slimrec.errors import ConfigError, InputError
+from slimrec.metrics import auc
+from slimrec.model import build, with_gate
+from slimrec.model.scoring import score
+from slimrec.plugins import BACKBONES
+from slimrec.schema import Schema
+from slimrec.stages import ingest
+from slimrec.track import Tracker
+from slimrec.training.loop import Trainer
+
+FIELDS = [
+    {"name": "shown", "kind": "category"},
+    {"name": "price", "kind": "category"},
+    {"name": "mood", "kind": "number"},
+    {"name": "noise", "kind": "category"},
+]
+SPLIT = {"by": "random", "train": 0.5, "gate": 0.1, "valid": 0.1, "test": 0.3}
+
+
+def rows_of_a_shop(count: int, seed: int = 0) -> pa.Table:
+    """`shown` decides whether people click, `price` whether they then buy, `mood` a little of both; no click, no answer."""
+    random = np.random.default_rng(seed)
+    shown, price, mood = random.integers(0, 8, count), random.integers(0, 8, count), random.normal(size=count)
+    chance = [
+        1 / (1 + np.exp(-(0.8 * (code - 3.5) + 0.4 * mood + shift))) for code, shift in ((shown, 0.5), (price, 0))
+    ]
+    click, buy = (random.random(count) < each for each in chance)
+    columns = {
+        "shown": [f"s{code}" for code in shown],
+        "price": [f"p{code}" for code in price],
+        "mood": mood,
+        "noise": [f"n{code}" for code in random.integers(0, 50, count)],
+        "click": click.astype(np.int64),
+        "buy": pa.array(buy.astype(np.int64), mask=~click),
+        "user": random.integers(0, count // 4 + 1, count),
+    }
+    return pa.table(columns)
+
+
+def shop(folder: Path, tasks: list, count: int = 6000, table: pa.Table | None = None) -> Dataset:
+    source = folder / "raw.parquet"
+    pq.write_table(rows_of_a_shop(count) if table is None else table, source)
+    config = IngestConfig(source=str(source), fields={"tasks": tasks, "fields": FIELDS}, split=SPLIT)
+    ingest.run(config, Tracker(), dataset=folder / "dataset")
+    return Dataset.open(folder / "dataset")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return shop(tmp_path_factory.mktemp("shop"), ["click", "buy"])
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    return shop(tmp_path_factory.mktemp("both"), ["click", {"column": "buy", "after": "click"}])
+
+
+def schema(**given) -> Schema:
+    return parse(Schema, {"fields": FIELDS, **given})
+
+
+def test_a_schema_with_one_label_is_written_as_it_was_before_there_were_tasks():
+    assert "tasks" not in schema(label="click").model_dump(mode="json")
+
+
+def test_a_schema_with_tasks_reads_itself_again():
+    one = schema(tasks=["click", {"column": "buy", "name": "sale", "after": "click", "loss_weight": 2}])
+    assert parse(Schema, one.model_dump(mode="json")) == one
+    assert [(task.name, task.column, task.after) for task in one.tasks] == [
+        ("click", "click", None),
+        ("sale", "buy", "click"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"tasks": ["click"]}, "alone as `label`"),
+        ({"tasks": ["click", "click"]}, "tasks named twice: click"),
+        ({"tasks": ["click", {"column": "buy", "after": "view"}]}, "names an earlier task, one of \\['click'\\]"),
+        ({"tasks": [{"column": "click", "after": "buy"}, "buy"]}, "names an earlier task"),
+        ({"label": "buy", "tasks": ["click", "buy"]}, "leave `label` out"),
+        ({"tasks": ["click", "price"]}, "field 'price' reads the label column 'price'"),
+        ({}, "label"),
+    ],
+)
+def test_a_schema_whose_tasks_cannot_be_is_refused(given, said):
+    with pytest.raises(ConfigError, match=said):
+        schema(**given)
+
+
+def test_a_row_without_an_answer_counts_for_the_other_task_only(data):
+    raw, train = pq.read_table(data.path.parent / "raw.parquet"), data.split("train")
+    batch = next(train.batches(len(train), shuffle="none"))
+    asked = raw["buy"].is_valid().to_numpy()[train.row]
+    assert batch.label.shape == batch.weight.shape == (len(train), 2)
+    assert np.array_equal(batch.weight.numpy(), np.column_stack([np.ones(len(train)), asked]))
+    assert np.array_equal(batch.label[:, 1].numpy(), raw["buy"].fill_null(0).to_numpy()[train.row])
+    assert 0.2 < asked.mean() < 0.9
+    alone = train.by_task()
+    assert len(alone["click"]) == len(train)
+    assert np.array_equal(
+        alone["buy"].label, raw["buy"].drop_null().to_numpy()[np.cumsum(raw["buy"].is_valid())[alone["buy"].row] - 1]
+    )
+
+
+def test_a_row_without_any_answer_is_named_and_refused(tmp_path):
+    table = rows_of_a_shop(500)
+    bare = pa.array([None if i == 7 else value for i, value in enumerate(table["click"].to_pylist())])
+    empty = pa.array([None if i == 7 else value for i, value in enumerate(table["buy"].to_pylist())])
+    table = table.set_column(4, "click", bare).set_column(5, "buy", empty)
+    with pytest.raises(InputError, match="row 8: no task has a label here, 'click', 'buy' hold nothing"):
+        shop(tmp_path, ["click", "buy"], table=table)
+    assert not (tmp_path / "dataset").exists()
+
+
+def test_a_purchase_without_a_click_is_refused_where_it_comes_after_one(tmp_path):
+    table = rows_of_a_shop(500)
+    table = table.set_column(5, "buy", pa.array(np.ones(500, np.int64)))
+    with pytest.raises(InputError, match="the label of 'buy' is 1 where that of 'click' is 0"):
+        shop(tmp_path, ["click", {"column": "buy", "after": "click"}], table=table)
+
+
+def test_a_split_without_an_answer_of_both_kinds_is_refused_and_the_task_named(tmp_path):
+    table = rows_of_a_shop(500)
+    table = table.set_column(5, "buy", pa.array([0] * 499 + [None]))
+    with pytest.raises(InputError, match="labels of task 'buy' in the split 'train' are 0"):
+        shop(tmp_path, ["click", "buy"], table=table)
+
+
+def trained(data, method="none", backbone="mlp", epochs=4, options=None, checkpoint=None, **train):
+    network = ModelConfig(backbone=backbone, embedding_dim=4, options={"hidden": [8]})
+    model = with_gate(build(data.schema, network, seed=0), method, options or {}, seed=0)
+    settings = {"epochs": epochs, "batch_size": 128, "learning_rate": 0.01, "embedding_learning_rate": 0.02, **train}
+    one = Trainer(
+        model,
+        TrainConfig(device="cpu", **settings),
+        *(data.split(name) for name in ("train", "valid", "gate")),
+        checkpoint=checkpoint,
+    )
+    one.fit()
+    return one
+
+
+def areas(model, split):
+    logits = score(model, split)
+    return [auc(part.label, logits[~np.isnan(split.label[:, i]), i]) for i, part in enumerate(split.by_task().values())]
+
+
+def test_each_tower_learns_its_own_label(data):
+    one = trained(data)
+    found = areas(one.model, data.split("test"))
+    assert found[0] > 0.78 and found[1] > 0.78
+    last = one.history[-1]
+    assert last["valid_auc"] == pytest.approx((last["valid_auc/click"] + last["valid_auc/buy"]) / 2)
+
+
+def test_the_loss_is_the_mean_log_loss_of_all_labels_that_there_are(data):
+    model = build(data.schema, ModelConfig(embedding_dim=4), seed=0)
+    one = Trainer(model, TrainConfig(device="cpu"), data.split("train"), data.split("valid"))
+    batch = next(data.split("train").batches(256, shuffle="none"))
+    logits = model(batch.ids, batch.dense).detach().double().numpy()
+    chance = 1 / (1 + np.exp(-logits))
+    label, there = batch.label.numpy(), batch.weight.numpy() > 0
+    expected = -np.where(label == 1, np.log(chance), np.log(1 - chance))[there].mean()
+    assert float(one._loss(batch)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_stands_in_place_of_an_answer_that_is_not_there_moves_nothing(data):
+    model = build(data.schema, ModelConfig(embedding_dim=4), seed=0)
+    one = Trainer(model, TrainConfig(device="cpu"), data.split("train"), data.split("valid"))
+    batch = next(data.split("train").batches(256, shuffle="none"))
+    other = batch._replace(label=torch.where(batch.weight > 0, batch.label, 1 - batch.label))
+    assert not torch.equal(other.label, batch.label)
+    assert torch.equal(one._loss(batch), one._loss(other))
+
+
+def test_the_chance_of_a_purchase_is_the_product_of_two(both):
+    model = build(both.schema, ModelConfig(embedding_dim=4), seed=0).eval()
+    batch = next(both.split("test").batches(512, shuffle="none"))
+    x = model.arena(batch.ids, batch.dense)
+    apart = [torch.sigmoid(network(x).double()) for network in model.backbone.networks]
+    joined = torch.sigmoid(model(batch.ids, batch.dense).double())
+    assert torch.allclose(joined[:, 0], apart[0], atol=1e-7)
+    assert torch.allclose(joined[:, 1], apart[0] * apart[1], atol=1e-6)
+
+
+def test_the_product_is_learnt_from_all_rows_and_known_for_those_without_a_click(both):
+    split = both.split("train")
+    batch = next(split.batches(len(split), shuffle="none"))
+    assert bool((batch.weight == 1).all())  # the entire space: no click, no purchase
+    raw = pq.read_table(both.path.parent / "raw.parquet")
+    assert np.array_equal(split.label[:, 1], raw["buy"].fill_null(0).to_numpy()[split.row])
+    assert min(areas(trained(both).model, both.split("test"))) > 0.78
+
+
+@pytest.mark.parametrize("backbone", sorted(BACKBONES.table))
+def test_a_cut_gives_the_logits_of_the_masked_model_in_every_tower(both, tmp_path, backbone):
+    from slimrec.artifacts import publish
+    from slimrec.data.encode import Encoder
+    from slimrec.model.files import load_model, save_model
+    from slimrec.selection import Budget, Decision, Selection
+
+    model = build(both.schema, ModelConfig(backbone=backbone, embedding_dim=4, options={"hidden": [8]}), seed=0).eval()
+    fields = {}
+    for field in both.schema.fields:
+        width = field.block_width(4)
+        columns = () if field.name == "noise" else tuple(range(0, width, 2 if field.name == "price" else 1))
+        fields[field.name] = Decision(columns=columns, width=width, score=1.0, bytes=0)
+    chosen = Selection(method="by hand", seed=0, budget=Budget(fields=3), fields=fields)
+    cut = model.narrow(chosen)
+    batch = next(both.split("test").batches(256, shuffle="none"))
+    small = next(Dataset.open(both.path, chosen.kept).split("test").batches(256, shuffle="none"))
+    with torch.no_grad():
+        expected, found = model.masked_logits(batch.ids, batch.dense, chosen), cut(small.ids, small.dense)
+        assert found.shape == (256, 2)
+        assert torch.allclose(expected, found, atol=1e-5)
+        with publish(tmp_path / "slim", "slim") as folder:
+            save_model(cut, folder, Encoder.load(both.path))
+        assert torch.equal(load_model(tmp_path / "slim")(small.ids, small.dense), found)
