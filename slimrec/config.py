@@ -214,6 +214,7 @@ def _as_slice(value: Any) -> Any:
 class EvaluateConfig(_Config):
     allowed_auc_loss: float = Option(0.001, ge=0, lt=0.5)
     confidence: float = Option(0.95, gt=0.5, lt=1)
+    allowed_task_loss: dict[str, Annotated[float, Option(ge=0, lt=0.5)]] = {}  # of one of several tasks, by its name
     slices: tuple[Annotated[SliceConfig, BeforeValidator(_as_slice)], ...] = ()  # see `slimrec.verdict.slices`
     allowed_slice_loss: float = Option(0.01, ge=0, lt=1)  # AUC that each slice may lose
     unproven_slices: Literal["veto", "remark"] = "veto"  # those with too few rows to tell such a loss
@@ -391,11 +392,24 @@ def check_schema(recipe: Recipe) -> None:
         searched = with_probes(schema, per_field, seed=0) if per_field else schema
         recipe.prune.budget.check(len(schema.fields), len(searched.fields) - len(schema.fields))
         check_slices(recipe.evaluate.slices, schema)
+        check_tasks(recipe.evaluate, schema)
+        if schema.tasks and recipe.prune.hidden_keep is not None:
+            raise ConfigError(
+                "prune.hidden_keep cuts the hidden units of one label's network; leave it out with `tasks`"
+            )
         by_group = sorted({"grouped_auc", "ndcg"} & set(recipe.evaluate.binding))
         if by_group and not schema.group:
             raise ConfigError(f"evaluate.binding: {by_group[0]} needs a `group` in the schema: the column of the user")
     elif not recipe.ingest.source.startswith("planted:"):
         raise ConfigError("IngestConfig needs 'fields': a schema YAML; `slimrec schema PATH` drafts one from the data")
+
+
+def check_tasks(config: EvaluateConfig, schema: Schema) -> None:
+    """Raises ConfigError for a limit of a task that the schema does not name."""
+    names = [task.name for task in schema.tasks]
+    for name in config.allowed_task_loss:
+        if name not in names:
+            raise ConfigError(f"evaluate.allowed_task_loss: there is no task '{name}'; {did_you_mean(name, names)}")
 
 
 def check_slices(slices: tuple[SliceConfig, ...], schema: Schema) -> None:

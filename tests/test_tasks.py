@@ -1,74 +1,42 @@
-"""Several labels: masked losses, shared embeddings, a tower and a verdict a task, and the product of two chances."""
-
-from pathlib import Path
+"""Several labels: masked losses, shared embeddings and gate, a tower a task, and the product of two chances."""
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import shop
 import torch
+from two_ranks import stop_after
 
-from slimrec.config import IngestConfig, ModelConfig, TrainConfig, parse
+from slimrec.artifacts import publish
+from slimrec.config import ModelConfig, SampleConfig, TrainConfig, parse
 from slimrec.data.dataset import Dataset
-from slimrec.errors import ConfigError, InputError
+from slimrec.data.encode import Encoder
+from slimrec.errors import ConfigError, InputError, Preempted
 from slimrec.metrics import auc
 from slimrec.model import build, with_gate
+from slimrec.model.files import load_model, save_model
 from slimrec.model.scoring import score
-from slimrec.plugins import BACKBONES
+from slimrec.plugins import BACKBONES, GATES
+from slimrec.pruning.findings import find
 from slimrec.schema import Schema
-from slimrec.stages import ingest
-from slimrec.track import Tracker
+from slimrec.selection import Budget
+from slimrec.stages.sample import choose
 from slimrec.training.loop import Trainer
-
-FIELDS = [
-    {"name": "shown", "kind": "category"},
-    {"name": "price", "kind": "category"},
-    {"name": "mood", "kind": "number"},
-    {"name": "noise", "kind": "category"},
-]
-SPLIT = {"by": "random", "train": 0.5, "gate": 0.1, "valid": 0.1, "test": 0.3}
-
-
-def rows_of_a_shop(count: int, seed: int = 0) -> pa.Table:
-    """`shown` decides whether people click, `price` whether they then buy, `mood` a little of both; no click, no answer."""
-    random = np.random.default_rng(seed)
-    shown, price, mood = random.integers(0, 8, count), random.integers(0, 8, count), random.normal(size=count)
-    chance = [
-        1 / (1 + np.exp(-(0.8 * (code - 3.5) + 0.4 * mood + shift))) for code, shift in ((shown, 0.5), (price, 0))
-    ]
-    click, buy = (random.random(count) < each for each in chance)
-    columns = {
-        "shown": [f"s{code}" for code in shown],
-        "price": [f"p{code}" for code in price],
-        "mood": mood,
-        "noise": [f"n{code}" for code in random.integers(0, 50, count)],
-        "click": click.astype(np.int64),
-        "buy": pa.array(buy.astype(np.int64), mask=~click),
-        "user": random.integers(0, count // 4 + 1, count),
-    }
-    return pa.table(columns)
-
-
-def shop(folder: Path, tasks: list, count: int = 6000, table: pa.Table | None = None) -> Dataset:
-    source = folder / "raw.parquet"
-    pq.write_table(rows_of_a_shop(count) if table is None else table, source)
-    config = IngestConfig(source=str(source), fields={"tasks": tasks, "fields": FIELDS}, split=SPLIT)
-    ingest.run(config, Tracker(), dataset=folder / "dataset")
-    return Dataset.open(folder / "dataset")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return shop(tmp_path_factory.mktemp("shop"), ["click", "buy"])
+    return shop.shop(tmp_path_factory.mktemp("shop"), ["click", "buy"])
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    return shop(tmp_path_factory.mktemp("both"), ["click", {"column": "buy", "after": "click"}])
+    return shop.shop(tmp_path_factory.mktemp("both"), shop.ESMM)
 
 
 def schema(**given) -> Schema:
-    return parse(Schema, {"fields": FIELDS, **given})
+    return parse(Schema, {"fields": shop.FIELDS, **given})
 
 
 def test_a_schema_with_one_label_is_written_as_it_was_before_there_were_tasks():
@@ -117,30 +85,30 @@ def test_a_row_without_an_answer_counts_for_the_other_task_only(data):
 
 
 def test_a_row_without_any_answer_is_named_and_refused(tmp_path):
-    table = rows_of_a_shop(500)
+    table = shop.rows_of_a_shop(500)
     bare = pa.array([None if i == 7 else value for i, value in enumerate(table["click"].to_pylist())])
     empty = pa.array([None if i == 7 else value for i, value in enumerate(table["buy"].to_pylist())])
     table = table.set_column(4, "click", bare).set_column(5, "buy", empty)
     with pytest.raises(InputError, match="row 8: no task has a label here, 'click', 'buy' hold nothing"):
-        shop(tmp_path, ["click", "buy"], table=table)
+        shop.shop(tmp_path, ["click", "buy"], table=table)
     assert not (tmp_path / "dataset").exists()
 
 
 def test_a_purchase_without_a_click_is_refused_where_it_comes_after_one(tmp_path):
-    table = rows_of_a_shop(500)
+    table = shop.rows_of_a_shop(500)
     table = table.set_column(5, "buy", pa.array(np.ones(500, np.int64)))
     with pytest.raises(InputError, match="the label of 'buy' is 1 where that of 'click' is 0"):
-        shop(tmp_path, ["click", {"column": "buy", "after": "click"}], table=table)
+        shop.shop(tmp_path, shop.ESMM, table=table)
 
 
 def test_a_split_without_an_answer_of_both_kinds_is_refused_and_the_task_named(tmp_path):
-    table = rows_of_a_shop(500)
+    table = shop.rows_of_a_shop(500)
     table = table.set_column(5, "buy", pa.array([0] * 499 + [None]))
     with pytest.raises(InputError, match="labels of task 'buy' in the split 'train' are 0"):
-        shop(tmp_path, ["click", "buy"], table=table)
+        shop.shop(tmp_path, ["click", "buy"], table=table)
 
 
-def trained(data, method="none", backbone="mlp", epochs=4, options=None, checkpoint=None, **train):
+def trainer(data, method="none", backbone="mlp", epochs=4, options=None, checkpoint=None, **train):
     network = ModelConfig(backbone=backbone, embedding_dim=4, options={"hidden": [8]})
     model = with_gate(build(data.schema, network, seed=0), method, options or {}, seed=0)
     settings = {"epochs": epochs, "batch_size": 128, "learning_rate": 0.01, "embedding_learning_rate": 0.02, **train}
@@ -150,6 +118,11 @@ def trained(data, method="none", backbone="mlp", epochs=4, options=None, checkpo
         *(data.split(name) for name in ("train", "valid", "gate")),
         checkpoint=checkpoint,
     )
+    return one
+
+
+def trained(*given, **more):
+    one = trainer(*given, **more)
     one.fit()
     return one
 
@@ -175,7 +148,7 @@ def test_the_loss_is_the_mean_log_loss_of_all_labels_that_there_are(data):
     chance = 1 / (1 + np.exp(-logits))
     label, there = batch.label.numpy(), batch.weight.numpy() > 0
     expected = -np.where(label == 1, np.log(chance), np.log(1 - chance))[there].mean()
-    assert float(one._loss(batch)) == pytest.approx(expected, rel=1e-5)
+    assert one._loss(batch).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_what_stands_in_place_of_an_answer_that_is_not_there_moves_nothing(data):
@@ -208,18 +181,8 @@ def test_the_product_is_learnt_from_all_rows_and_known_for_those_without_a_click
 
 @pytest.mark.parametrize("backbone", sorted(BACKBONES.table))
 def test_a_cut_gives_the_logits_of_the_masked_model_in_every_tower(both, tmp_path, backbone):
-    from slimrec.artifacts import publish
-    from slimrec.data.encode import Encoder
-    from slimrec.model.files import load_model, save_model
-    from slimrec.selection import Budget, Decision, Selection
-
     model = build(both.schema, ModelConfig(backbone=backbone, embedding_dim=4, options={"hidden": [8]}), seed=0).eval()
-    fields = {}
-    for field in both.schema.fields:
-        width = field.block_width(4)
-        columns = () if field.name == "noise" else tuple(range(0, width, 2 if field.name == "price" else 1))
-        fields[field.name] = Decision(columns=columns, width=width, score=1.0, bytes=0)
-    chosen = Selection(method="by hand", seed=0, budget=Budget(fields=3), fields=fields)
+    chosen = shop.selection(both.schema)
     cut = model.narrow(chosen)
     batch = next(both.split("test").batches(256, shuffle="none"))
     small = next(Dataset.open(both.path, chosen.kept).split("test").batches(256, shuffle="none"))
@@ -230,3 +193,71 @@ def test_a_cut_gives_the_logits_of_the_masked_model_in_every_tower(both, tmp_pat
         with publish(tmp_path / "slim", "slim") as folder:
             save_model(cut, folder, Encoder.load(both.path))
         assert torch.equal(load_model(tmp_path / "slim")(small.ids, small.dense), found)
+
+
+@pytest.mark.parametrize("method", sorted(GATES.table))
+def test_every_method_searches_two_tasks_and_its_cut_is_exact(data, method):
+    one = trained(data, method, "pnn", epochs=1, precision="float32")
+    model, gate_rows = one.model.eval(), data.split("gate")
+    model.gate.survey(model, lambda: gate_rows.batches(128, shuffle="none"))
+    found = find(model, gate_rows, 0, torch.device("cpu"))
+    assert all(np.isfinite(each.mean) for each in [*found.importance.values(), *found.removed.values()])
+    assert all(np.isfinite(score) for score in model.gate.scores().values())
+    chosen = model.gate.select(Budget() if method == "none" else Budget(fields=3), 0)
+    batch = next(gate_rows.batches(64, shuffle="none"))
+    small = next(Dataset.open(data.path, chosen.kept).split("gate").batches(64, shuffle="none"))
+    with torch.no_grad():
+        cut = model.narrow(chosen)
+        expected, left = model.masked_logits(batch.ids, batch.dense, chosen), cut(small.ids, small.dense)
+    assert left.shape == (64, 2) and torch.allclose(expected, left, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["leap", "permutation", "shark"])
+def test_a_search_ranks_by_both_tasks_what_only_one_of_them_needs(data, method):
+    model = trained(data, method).model.eval()
+    model.gate.survey(model, lambda: data.split("gate").batches(128, shuffle="none"))
+    scores = model.gate.scores()
+    assert min(scores["shown"], scores["price"]) > 2 * scores["noise"]
+
+
+def test_without_a_model_a_field_stays_that_any_task_needs(data):
+    gate = with_gate(build(data.schema, ModelConfig(embedding_dim=4), seed=0), "mutual_information", {}, seed=0).gate
+    model = build(data.schema, ModelConfig(embedding_dim=4), seed=0)
+    gate.survey(model, lambda: data.split("gate").batches(128, shuffle="none"))
+    assert dict(zip(data.schema.names, gate.needed().tolist())) == {
+        "mood": True,
+        "noise": False,
+        "price": True,
+        "shown": True,
+    }
+
+
+def test_a_search_over_two_tasks_resumes_to_the_bit(data, tmp_path):
+    options = {"alpha": 0.001}
+    undisturbed = trained(data, "leap", epochs=1, options=options)
+    stopped = trainer(data, "leap", epochs=1, options=options, checkpoint=tmp_path / "c.safetensors")
+    stop_after(stopped, 9)
+    with pytest.raises(Preempted):
+        stopped.fit()
+    resumed = trained(data, "leap", epochs=1, options=options, checkpoint=tmp_path / "c.safetensors")
+    expected = undisturbed.model.state_dict()
+    assert all(torch.equal(expected[name], tensor) for name, tensor in resumed.model.state_dict().items())
+    assert resumed.history[-1]["train_loss"] == undisturbed.history[-1]["train_loss"]
+
+
+def test_a_stratified_sample_keeps_the_shares_of_every_combination_of_answers(data):
+    train = data.split("train")
+    rows = choose(SampleConfig(fraction=0.25), train)
+    assert len(rows) == round(len(train) / 4) and (np.diff(rows) > 0).all()
+    for part in (train.label == 1, train.label == 0, np.isnan(train.label)):
+        assert part[rows].mean(axis=0) == pytest.approx(part.mean(axis=0), abs=2 / len(rows))
+
+
+def test_the_gate_and_the_tables_are_one_and_the_networks_two(data):
+    model = with_gate(build(data.schema, ModelConfig(embedding_dim=4), seed=0), "leap", {"alpha": 0.001}, seed=0)
+    alone = build(data.schema.model_copy(update={"tasks": ()}), ModelConfig(embedding_dim=4), seed=0)
+    assert len(model.arena.tables) == len(alone.arena.tables)
+    networks = model.backbone.networks
+    assert [p.shape for p in networks[0].parameters()] == [p.shape for p in alone.backbone.parameters()]
+    assert not torch.equal(networks[0].tower.first.weight, networks[1].tower.first.weight)
+    assert model.gate.theta.shape == (len(data.schema.fields),)

@@ -216,7 +216,7 @@ def _twins(table: pa.Table, names: list[str]) -> dict[str, str]:
 def _positive(said: str, column: pa.Array) -> np.ndarray:
     """Labels (n,) of the sampled rows by the label's own line."""
     rule = read_schema({**yaml.safe_load(said), "fields": [{"name": "none", "kind": "number"}]})
-    return read_label(rule, column, _sampled_row)
+    return read_label(rule.label, column, _sampled_row)
 
 
 def _line(name: str, column: pa.Array, positive: np.ndarray, remarks: list[str]) -> str:

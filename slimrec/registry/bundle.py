@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,6 +18,9 @@ from slimrec.artifacts.codebase import bill_of_materials, code, image
 from slimrec.artifacts.envelope import own_key, public_key, seal, unseal
 from slimrec.config import parse
 from slimrec.errors import SecurityError
+
+if TYPE_CHECKING:
+    from slimrec.verdict.case import Case
 
 FILE = "bundle.json"
 SAME = 1e-12  # what another processor's rounding may do to a bound
@@ -157,12 +160,31 @@ def _decided(subject: list[dict[str, Any]], audit: Audit, signer: str) -> Replay
 
 def _verdict(audit: Audit) -> tuple[str, str, float | None, float | None]:
     """Verdict, reason and bounds by the sketch alone, each figure of the report held against it."""
-    from slimrec.verdict import case  # statistics take a second to import
+    from slimrec.verdict import case, tasks  # statistics take a second to import
+
+    report, cases = audit.report, case.read_all(audit.sketch)
+    if "" in cases:
+        return _replayed(report, report, cases[""])
+    told, again = report["tasks"], []
+    _require(sorted(each["task"] for each in told) == sorted(cases), "which tasks are judged")
+    for each in told:
+        outcome, reason, *_ = _replayed(report, each, cases[each["task"]])
+        _require(each["verdict"] == outcome, f"the verdict of task '{each['task']}'")
+        again.append({**each, "reason": reason})
+    head = tasks.joined(again)
+    for name in head.keys() - {"reason", "tasks"}:
+        _require(report[name] == head[name], f"the task that decides, by its '{name}'")
+    return head["verdict"], head["reason"], head["auc"]["low"], head["auc"]["high"]
+
+
+def _replayed(
+    whole: dict[str, Any], report: dict[str, Any], told_of: Case
+) -> tuple[str, str, float | None, float | None]:
+    """The same of one label, of which `report` tells; `whole` is the report that it stands in."""
     from slimrec.verdict.decision import decide
     from slimrec.verdict.signs import Leak
 
-    report = audit.report
-    judged = case.read(audit.sketch).judge(report["confidence"])
+    judged = told_of.judge(report["confidence"])
     found = judged.comparison
     for name, figure in _AUC.items():
         _require(_same(getattr(found, figure), report["auc"][name]), f"the figure '{name}' of the AUC")
@@ -175,9 +197,10 @@ def _verdict(audit: Audit) -> tuple[str, str, float | None, float | None]:
         for one, other in zip(again, told, strict=True):
             fits = one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
             _require(fits, f"the {kind} of '{other['name']}'")
-    leaking = [parse(Leak, each, SecurityError) for each in report["leaks"]]
+    leaking = [parse(Leak, each, SecurityError) for each in whole["leaks"]]
+    leaking = [leak for leak in leaking if leak.task in ("", report.get("task", ""))]
     outcome, reason = decide(
-        found, report["allowed_auc_loss"], leaking, report["self_test"], report["training"], judged.vetoes
+        found, report["allowed_auc_loss"], leaking, report["self_test"], whole["training"], judged.vetoes
     )
     return outcome, reason, found.low, found.high
 

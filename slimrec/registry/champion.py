@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,12 +18,14 @@ from slimrec.data.dataset import Dataset, Split
 from slimrec.data.keys import read_keys
 from slimrec.data.source import Chunk, open_source
 from slimrec.errors import ConfigError, InputError, SecurityError
+from slimrec.model.scoring import shape
 from slimrec.registry import apart, brought, versions
 from slimrec.registry.ledger import Ledger, Registered
+from slimrec.schema import Schema
 from slimrec.selection import Selection
 from slimrec.serving.predictor import Predictor
 from slimrec.track import enabled
-from slimrec.verdict import certify
+from slimrec.verdict import certify, tasks
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,10 @@ def reigning(name: str, folder: Path) -> Champion | None:
 
 
 def judge(config: EvaluateConfig, champion: Champion, dataset: Path, test: Split, slim: np.ndarray) -> dict[str, Any]:
-    """The new model, by its logits (n,) on the rows of `test`, against the champion: verdict, reason, figures.
+    """The new model, by its logits on the rows of `test`, against the champion: verdict, reason, figures.
 
-    Inconclusive where the log lacks a column that the champion needs. Raises InputError where the source no longer is
+    Of several tasks each is compared, as in `slimrec.verdict.tasks`. Inconclusive where the log lacks a column that the
+    champion needs, or where that learnt other tasks. Raises InputError where the source no longer is
     what was ingested.
     """
     facts = {"model": champion.model, "version": champion.version, "digest": digest(champion.slim), "auc": None}
@@ -63,13 +67,31 @@ def judge(config: EvaluateConfig, champion: Champion, dataset: Path, test: Split
         logits, strange = _logits(champion, dataset, test)
     except _CannotRead as error:
         return {**facts, "verdict": "inconclusive", "reason": f"the champion cannot read this log: {error}"}
-    found = certify.compare(test.label, logits, slim, test.weight, test.group, config.confidence)
+    names = [task.name for task in test.schema.tasks]
+    judged = []
+    for name, of_task in zip(names, _by_task(test, logits, slim)):
+        own = tasks.limits(config, name, len(names))
+        judged.append({"task": name, "allowed_auc_loss": own.allowed_auc_loss, **_compared(own, *of_task)})
+    whole = tasks.joined(judged) if names else _compared(config, test, logits, slim)
+    if strange:
+        whole["reason"] = f"{whole['reason']}; mind: {' '.join(strange)}"
+    return {**facts, **whole}
+
+
+def _compared(config: EvaluateConfig, test: Split, champion: np.ndarray, slim: np.ndarray) -> dict[str, Any]:
+    """Verdict, reason and figures for one label."""
+    found = certify.compare(test.label, champion, slim, test.weight, test.group, config.confidence)
     outcome, reason = certify.verdict(found, config.allowed_auc_loss)
     auc = {"champion": found.full_auc, "slim": found.slim_auc}
     auc |= {name: getattr(found, name) for name in ("difference", "error", "low", "high")}
-    if strange:
-        reason = f"{reason}; mind: {' '.join(strange)}"
-    return {**facts, "verdict": outcome, "reason": reason, "auc": auc}
+    return {"verdict": outcome, "reason": reason, "auc": auc}
+
+
+def _by_task(test: Split, *logits: np.ndarray) -> Iterator[tuple[Any, ...]]:
+    """For each task the rows that are observed for it, and of each logits (n, T) its own."""
+    for number, part in enumerate(test.by_task().values()):
+        there = ~np.isnan(test.label[:, number])
+        yield part, *(each[there, number] for each in logits)
 
 
 Scores = tuple[np.ndarray, list[str]]
@@ -102,7 +124,7 @@ def _logits(champion: Champion, dataset: Path, test: Split) -> Scores:
 
 
 def score(slim: Path, dataset: Path, test: Split | None = None) -> Scores:
-    """Logits (n,) float64 that a slim model gives the raw rows of a test split, read once more from the source.
+    """Logits float64, (n,) or (n, T), that a slim model gives the raw rows of a test split, read once more from the source.
 
     And a sentence for each field whose values are new to that model far more often than in its own training.
 
@@ -111,23 +133,25 @@ def score(slim: Path, dataset: Path, test: Split | None = None) -> Scores:
     """
     test = Dataset.open(dataset).split("test") if test is None else test
     predictor = Predictor.load(slim)
-    schema = predictor.model.schema.model_copy(
-        update={"label": test.schema.label, "weight": None, "time": None, "group": None}
-    )
+    if _learnt(predictor.model.schema) != _learnt(test.schema):
+        known = ", ".join(_learnt(predictor.model.schema)) or "one label"
+        raise _CannotRead(f"it learnt {known}, and this audit {', '.join(_learnt(test.schema)) or 'one label'}")
+    roles = {"label": test.schema.label, "tasks": test.schema.tasks, "weight": None, "time": None, "group": None}
+    schema = predictor.model.schema.model_copy(update=roles)
     address = read_json(dataset / "manifest.json")["source"]["address"]
     try:
         source = open_source(IngestConfig(source=address, fields=schema.model_dump(mode="json")))
     except (InputError, ConfigError) as error:
         raise _CannotRead(str(error)) from None
     order = np.argsort(test.row, kind="stable")
-    wanted, logits, done = test.row[order], np.full(len(test), np.nan), 0
+    wanted, logits, done = test.row[order], np.full(shape(predictor.model, test), np.nan), 0
     for chunk in source.chunks():
         end = int(np.searchsorted(wanted, chunk.start + chunk.data.num_rows))
         if end > done:
             local = wanted[done:end] - chunk.start
             rows = chunk.data.take(pa.array(local))
             keys = read_keys(schema, rows, wanted[done:end], partial(_where, chunk, local))
-            if not np.array_equal(keys.label, test.label[order[done:end]]):
+            if not np.array_equal(keys.label, test.label[order[done:end]], equal_nan=True):
                 break
             try:
                 logits[order[done:end]] = predictor.logits(pa.Table.from_batches([rows]))
@@ -137,6 +161,11 @@ def score(slim: Path, dataset: Path, test: Split | None = None) -> Scores:
         if done == len(wanted):
             return logits, list(predictor.novelty.far(predictor.encoder.schema).values())
     raise InputError(f"{address} is no longer the log that was ingested: run the audit again")
+
+
+def _learnt(schema: Schema) -> list[str]:
+    """The names of several tasks."""
+    return [task.name for task in schema.tasks]
 
 
 def _where(chunk: Chunk, taken: np.ndarray, position: int) -> str:

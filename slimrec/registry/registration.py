@@ -157,13 +157,15 @@ def _signature(schema: Schema, columns: list[str]) -> ModelSignature:
     from mlflow.types import Schema as Columns
     from mlflow.types.schema import AnyType
 
+    from slimrec.serving.predictor import score_columns
+
     lists = any(field.width or (field.kind == "bag" and field.separator is None) for field in schema.fields)
     numbers = {field.column for field in schema.fields if field.kind == "number"}
     numbers = numbers.union(*(field.discretised for field in schema.fields))
     types = {name: AnyType() if lists else "double" if name in numbers else "string" for name in columns}
     return ModelSignature(
         inputs=Columns([ColSpec(kind, name) for name, kind in types.items()]),
-        outputs=Columns([ColSpec("double", "probability")]),
+        outputs=Columns([ColSpec("double", name) for name in score_columns(schema)]),
     )
 
 
@@ -196,8 +198,10 @@ def _tags(decision: dict[str, Any], version: str) -> dict[str, str]:
     if champion and champion["version"] == version:
         judged = {}  # the champion found again is not judged against itself
     kept = sum(field["kept"] for field in decision["fields"])
+    several = [each["task"] for each in decision.get("tasks", ())]
     return {
         "slimrec.verdict": decision["verdict"],
+        **({"slimrec.tasks": ", ".join(several), "slimrec.task": decision["task"]} if several else {}),
         "slimrec.auc_difference": f"{auc['difference']:+.6f}",
         "slimrec.auc_interval": f"{auc['low']:+.6f} to {auc['high']:+.6f}",
         "slimrec.fields": f"{kept} of {len(decision['fields'])}",

@@ -49,7 +49,10 @@ def judge_again(name: str, slim: Path, dataset: Path, decision: dict[str, Any], 
         if champion is not None:
             number = sightings.number(tracker, sightings.CHAMPION, digest(champion.slim), digest(slim))
             paid = sequence.challenge(asked, number or 1)
-            limits = EvaluateConfig(allowed_auc_loss=decision["allowed_auc_loss"], confidence=paid)
+            of_tasks = {each["task"]: each["allowed_auc_loss"] for each in decision.get("tasks", ())}
+            limits = EvaluateConfig(
+                allowed_auc_loss=decision["allowed_auc_loss"], allowed_task_loss=of_tasks, confidence=paid
+            )
             judged = judge(limits, champion, dataset, test, score(model, test))
             judged["look"] = {"number": number, "asked": asked, "confidence": paid}
     said = "against " + (

@@ -171,8 +171,8 @@ def check_round_trip(model: str, slim: Path) -> None:
         loaded = mlflow.pyfunc.load_model(model)  # first: it brings the code that the network may need
         predictor = Predictor.load(slim)
         rows = example_rows(predictor.encoder)
-        stored = loaded.predict(rows)["probability"].to_numpy()
-    if not np.allclose(stored, predictor.predict(rows), rtol=0, atol=TOLERANCE):
+        stored, scored = loaded.predict(rows)[list(predictor.scores)].to_numpy(), predictor.predict(rows)
+    if not np.allclose(stored, scored.reshape(stored.shape), rtol=0, atol=TOLERANCE):
         raise ConflictError(f"{model} scores otherwise than {slim}: it must not serve, log the model again")
 
 

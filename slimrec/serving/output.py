@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from slimrec.errors import ConfigError
 
-SCORE = "probability"  # name of the column
+SCORE = "probability"  # name of the column; of several tasks each one's begins so
 ENDINGS = (".parquet", ".pq", ".csv", ".csv.gz")  # in capitals too
 
 

@@ -24,6 +24,7 @@ from slimrec.errors import ConfigError, InputError, did_you_mean
 from slimrec.metrics import probability
 from slimrec.model import Model
 from slimrec.model.files import load_model
+from slimrec.schema import Schema
 from slimrec.serving.output import SCORE, Output
 
 ROWS_AT_ONCE = 16_384
@@ -40,6 +41,7 @@ class Predictor:
     def __init__(self, model: Model, encoder: Encoder):
         self.model, self.encoder = model.eval(), encoder
         self.columns = tuple(dict.fromkeys(name for field in model.schema.fields for name in field.columns))
+        self.scores = score_columns(model.schema)
         self.ignored: Counter[str] = Counter()  # column -> rows that brought it for nothing
         self.novelty = Novelty()  # values that training did not see, over all rows scored so far
 
@@ -49,18 +51,19 @@ class Predictor:
         return cls(load_model(folder), Encoder.load(Path(folder)))
 
     def predict(self, rows: pa.Table | pd.DataFrame, where: Where = request_row) -> np.ndarray:
-        """Probabilities (n,) float64 of raw rows; `where` names a row by its position in errors.
+        """Probabilities float64 of raw rows, (n,), or (n, T) of T tasks; `where` names a row by its position in errors.
 
         Raises InputError when a needed column is missing or holds what training would have refused.
         """
         return probability(self.logits(rows, where))
 
     def logits(self, rows: pa.Table | pd.DataFrame, where: Where = request_row) -> np.ndarray:
-        """Logits (n,) float64 of raw rows."""
+        """Logits float64 of raw rows, (n,) or (n, T)."""
         table = self._needed(rows)
         starts = range(0, len(table), ROWS_AT_ONCE)
         parts = [self._score(table.slice(start, ROWS_AT_ONCE), lambda i, s=start: where(s + i)) for start in starts]
-        return np.concatenate(parts) if parts else np.empty(0)
+        tasks = self.model.schema.tasks
+        return np.concatenate(parts) if parts else np.empty((0, len(tasks)) if tasks else 0)
 
     def told(self, rows: int) -> list[str]:
         """What was new to the model in `rows` rows scored, in lines for a person; a warning where it is far more than usual."""
@@ -98,6 +101,11 @@ class Predictor:
             return self.model(torch.from_numpy(ids), torch.from_numpy(dense)).double().numpy()
 
 
+def score_columns(schema: Schema) -> tuple[str, ...]:
+    """What the probabilities of a model are called, one a label."""
+    return tuple(f"{SCORE}_{task.name}" for task in schema.tasks) or (SCORE,)
+
+
 def example_rows(encoder: Encoder, count: int = 3) -> pd.DataFrame:
     """Raw rows that the encoder accepts: known categories where it has a vocabulary, means for numbers."""
     rows = {}
@@ -126,7 +134,8 @@ def predict_file(
 ) -> Novelty:
     """Score a Parquet or CSV file (or a folder or s3:// address of them) piece by piece into `output` (see there).
 
-    Its columns are `keys`, columns of the file that say whose row it is, and `probability`. Without `output` they go to
+    Its columns are `keys`, columns of the file that say whose row it is, and `probability`, or of several tasks
+    `probability_` and the name of each. Without `output` they go to
     the screen, as CSV, or without keys one probability a line. What was new to the model is returned, and told on
     stderr. Raises InputError where a key is missing, or rows were lost on the way.
     """
@@ -138,21 +147,22 @@ def predict_file(
     if target is not None:
         rows = target.write(pieces, schema)
     else:
-        rows = _show(pieces, schema)
+        rows = _show(pieces, schema, len(predictor.scores))
     for line in predictor.told(rows):
         print(line, file=sys.stderr)
     return predictor.novelty
 
 
-def _show(pieces: Iterator[pa.Table], schema: pa.Schema) -> int:
-    """Print the pieces; returns how many rows."""
+def _show(pieces: Iterator[pa.Table], schema: pa.Schema, scores: int) -> int:
+    """Print the pieces, whose last columns are so many scores; returns how many rows."""
     rows, lines = 0, csv.writer(sys.stdout, lineterminator="\n")
     if len(schema) > 1:
         lines.writerow(schema.names)
     for piece in pieces:
-        *keys, scores = piece.columns
-        shown = (f"{value:.9g}" for value in scores.to_pylist())
-        lines.writerows(zip(*(key.to_pylist() for key in keys), shown))
+        columns = [piece[name].to_pylist() for name in schema.names]
+        for i in range(len(schema) - scores, len(schema)):
+            columns[i] = [f"{value:.9g}" for value in columns[i]]
+        lines.writerows(zip(*columns))
         rows += piece.num_rows
     return rows
 
@@ -162,8 +172,9 @@ def _scored(predictor: Predictor, path: str, keys: tuple[str, ...]) -> tuple[pa.
 
     Files are read as ingest reads them, so that a CSV cell means to the model what it meant in training.
     """
-    if SCORE in keys:
-        raise ConfigError(f"a key cannot be called '{SCORE}', as the scores are; rename the column")
+    for name in predictor.scores:
+        if name in keys:
+            raise ConfigError(f"a key cannot be called '{name}', as the scores are; rename the column")
     system, names = list_files(path, files.PARQUET + files.TEXT)
     schema = predictor.encoder.schema
     there: dict[str, tuple[pa.Schema, int | None]] = {}
@@ -188,7 +199,11 @@ def _scored(predictor: Predictor, path: str, keys: tuple[str, ...]) -> tuple[pa.
         there[name] = found, rows
     if not there:
         raise InputError(f"{path} has no rows; fill it")
-    return pa.schema([*types.items(), (SCORE, pa.float64())]), _pieces(predictor, system, there, types)
+    return pa.schema([*types.items(), *_scores(predictor)]), _pieces(predictor, system, there, types)
+
+
+def _scores(predictor: Predictor) -> list[tuple[str, pa.DataType]]:
+    return [(name, pa.float64()) for name in predictor.scores]
 
 
 def _pieces(
@@ -198,7 +213,7 @@ def _pieces(
     keys: dict[str, pa.DataType],
 ) -> Iterator[pa.Table]:
     needed = list(dict.fromkeys([*predictor.columns, *keys]))
-    schema = pa.schema([*keys.items(), (SCORE, pa.float64())])
+    schema = pa.schema([*keys.items(), *_scores(predictor)])
     for name, (found, rows) in there.items():
         columns = pa.schema([found.field(column) for column in needed])
         start = 0
@@ -206,7 +221,8 @@ def _pieces(
             table = pa.Table.from_batches([batch])
             asked = table.select(list(predictor.columns))
             scores = predictor.predict(asked, lambda i, n=name, s=start: f"{n}, row {s + i + 1}")
-            yield pa.Table.from_arrays([*(table[key].cast(kind) for key, kind in keys.items()), scores], schema=schema)
+            found = scores.reshape(len(scores), len(predictor.scores)).T
+            yield pa.Table.from_arrays([*(table[key].cast(kind) for key, kind in keys.items()), *found], schema=schema)
             start += len(batch)
         if rows is not None and start != rows:
             raise InputError(f"{name} says that it has {rows} rows, and gave {start}; write it again")

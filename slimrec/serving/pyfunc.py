@@ -9,7 +9,7 @@ from mlflow.models import set_model
 
 
 class SlimModel(mlflow.pyfunc.PythonModel):
-    """Raw rows -> a column `probability`."""
+    """Raw rows -> a column `probability`, or `probability_` and its name for each of several tasks."""
 
     def load_context(self, context) -> None:
         """Load the slim folder, verified against its manifest."""
@@ -19,7 +19,7 @@ class SlimModel(mlflow.pyfunc.PythonModel):
         self.warned: set[str] = set()
 
     def predict(self, context, model_input: pd.DataFrame, params=None) -> pd.DataFrame:
-        """One probability a row; a missing column is an error, an unknown one is ignored.
+        """One probability a row and label; a missing column is an error, an unknown one is ignored.
 
         What is wrong with the rows is MLflow's INVALID_PARAMETER_VALUE (HTTP 400), with our sentence as its message. A
         field whose values are new to the model far more often than in training is told once, in the server's log.
@@ -34,7 +34,7 @@ class SlimModel(mlflow.pyfunc.PythonModel):
             if name not in self.warned:
                 self.warned.add(name)
                 logging.getLogger("slimrec").warning(sentence)
-        return pd.DataFrame({"probability": found})
+        return pd.DataFrame(found.reshape(len(found), -1), columns=list(self.predictor.scores))
 
 
 set_model(SlimModel())

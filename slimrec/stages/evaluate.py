@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -11,7 +13,7 @@ from torch import Tensor
 from slimrec import metrics
 from slimrec.artifacts import digest, publish, read_json, read_manifest, verify, write_json
 from slimrec.backbones.hidden import widths
-from slimrec.config import EvaluateConfig, parse
+from slimrec.config import EvaluateConfig, check_tasks, parse
 from slimrec.data import slicing
 from slimrec.data.content import contents
 from slimrec.data.dataset import Dataset, Split
@@ -25,10 +27,24 @@ from slimrec.schema import Schema
 from slimrec.selection import Selection
 from slimrec.track import Tracker
 from slimrec.training import again
-from slimrec.verdict import case, certify, cost, fairness, leaks, losses, pilot, reaudit, seeds, selftest, sequence
+from slimrec.verdict import (
+    case,
+    certify,
+    cost,
+    fairness,
+    leaks,
+    losses,
+    pilot,
+    reaudit,
+    seeds,
+    selftest,
+    sequence,
+    tasks,
+)
 from slimrec.verdict.decision import decide
 from slimrec.verdict.report import Facts
 from slimrec.verdict.report import write as write_report
+from slimrec.verdict.signs import Leak
 
 CONFIG = EvaluateConfig
 LATENCY_BATCHES = (1, 4096)
@@ -61,38 +77,27 @@ def run(
     tests = {name: part.split("test") for name, part in data.items()}
     logits = {name: score(models[name], test) for name, test in tests.items()}
     test = tests["slim"]
+    check_tasks(config, test.schema)
     content = contents(tests["full"])
     models_seen = f"{digest(slim)}-{digest(full)}"
     look = sightings.number(tracker, sightings.SLICE, sightings.slice_of(dataset, test), models_seen)
     asked, config = config, _paying(config, sequence.repeated(config.confidence, look or 1))
-
-    def compare(one: np.ndarray, other: np.ndarray) -> certify.Comparison:
-        return certify.compare(test.label, one, other, test.weight, test.group, config.confidence, content)
-
     others = None
     if config.retrains:
         of = {"dataset": data["slim"].fingerprint}
         full_scores = again.read(full_retrained, config.retrains, test, of)
         slim_scores = again.read(slim_retrained, config.retrains, test, {**of, "selection": digest(selection)})
-        others = np.moveaxis(np.stack([full_scores, slim_scores]), -1, 0)
-    rows = losses.Rows(test.label, logits["full"], logits["slim"], test.weight, test.group, content, others)
-    gathered = case.gather(rows, config, slicing.slices(dataset, config.slices))
-    judgement = gathered.judge(config.confidence)
-    comparison = judgement.comparison
+        others = np.moveaxis(np.stack([full_scores, slim_scores]), 2, 0)
     leaking = leaks.read(dataset)
-    tested = selftest.check(compare, logits["slim"], _damaged(models["slim"], chosen, test))
     training = fairness.weigh(*(fairness.recorded(read_manifest(folder)) for folder in (full, slim)))
-    outcome, reason = decide(comparison, config.allowed_auc_loss, leaking, tested, training, judgement.vetoes)
+    damaged, parts = _damaged(models["slim"], chosen, test), slicing.slices(dataset, config.slices)
+    scored = _Scored(test, logits, damaged, content, parts, others)
+    cases, judged = _judge(asked, config, scored, leaking, training)
     facts = {
-        **_judged(config, comparison, outcome, reason, test),
-        "slices": judgement.slices,
-        "losses": judgement.losses,
-        "retrains": seeds.facts(gathered.whole.differences, gathered.whole.mixed, config.allowed_auc_loss),
+        **judged,
         "training": training,
         "leaks": [leak.model_dump() for leak in leaking],
-        "self_test": tested,
-        "pilot": pilot.against(pilot.of(test, asked.confidence), comparison, config.allowed_auc_loss),
-        **_measured(config, models, tests, logits),
+        **_measured(config, models, tests),
         **_made(chosen, models, data["full"], digest(slim)),
         "look": {"number": look, "asked": asked.confidence},
         **_since(asked, tracker, chosen, dataset, test, logits["slim"], digest(slim)),
@@ -101,17 +106,100 @@ def run(
     facts["stoppable"] = [entry["column"] for entry in contract["safe_to_stop_computing"] or contract["candidates"]]
     with publish(report, "report", slim=digest(slim), dataset=data["slim"].fingerprint) as folder:
         write_report(folder, facts)
-        write_json(folder / "sketch.json", gathered.plain())
+        write_json(folder / "sketch.json", case.plain(cases))
         write_json(folder / "contract.json", contract)
-        write_json(folder / "roc.json", metrics.roc(test.label, logits["slim"], test.weight))
+        write_json(folder / "roc.json", scored.of_task(facts["task"]).roc() if test.schema.tasks else scored.roc())
         if facts["diff"] is not None:
             write_json(folder / "diff.json", facts["diff"])
     tracker.artifact(report)
     return _summary(facts)
 
 
+class _Scored(NamedTuple):
+    """The certification slice with the logits of both models, and all that is asked of them: of one label, or of several."""
+
+    test: Split
+    logits: dict[str, np.ndarray]  # full and slim, (n,), or (n, T) of T tasks
+    damaged: dict[str, np.ndarray]  # of the slim model with a field in the wrong rows
+    content: np.ndarray
+    slices: list[slicing.Slice]
+    retrained: np.ndarray | None  # (n, 2, N), or (n, 2, N, T): by further trainings of full and slim
+
+    def of_task(self, name: str) -> _Scored:
+        """The rows that are observed for one of several tasks, with its label and logits alone."""
+        number = [task.name for task in self.test.schema.tasks].index(name)
+        rows = np.flatnonzero(~np.isnan(self.test.label[:, number]))
+        logits, damaged = (
+            {name: values[rows, number] for name, values in each.items()} for each in (self.logits, self.damaged)
+        )
+        parts = [part._replace(rows=part.rows[rows]) for part in self.slices]
+        retrained = None if self.retrained is None else self.retrained[rows][..., number]
+        return _Scored(self.test.by_task()[name], logits, damaged, self.content[rows], parts, retrained)
+
+    def rows(self) -> losses.Rows:
+        """For the verdict."""
+        test, both = self.test, (self.logits["full"], self.logits["slim"])
+        return losses.Rows(test.label, *both, test.weight, test.group, self.content, self.retrained)
+
+    def compare(self, one: np.ndarray, other: np.ndarray, confidence: float) -> certify.Comparison:
+        """Two scores (n,) of these rows."""
+        test = self.test
+        return certify.compare(test.label, one, other, test.weight, test.group, confidence, self.content)
+
+    def roc(self) -> dict[str, list[float]]:
+        """The curve of the slim model."""
+        return metrics.roc(self.test.label, self.logits["slim"], self.test.weight)
+
+    def quality(self) -> Facts:
+        """Log-loss and calibration of both models."""
+        label, weight = self.test.label, self.test.weight
+        return {
+            name: {"logloss": metrics.log_loss(label, each, weight), **metrics.calibration(label, each, weight)}
+            for name, each in self.logits.items()
+        }
+
+
+def _judge(
+    asked: EvaluateConfig, config: EvaluateConfig, scored: _Scored, leaking: list[Leak], training: Facts
+) -> tuple[dict[str, case.Case], Facts]:
+    """The case of each task ("" of one label), and what report.json holds of the verdict."""
+    names = [task.name for task in scored.test.schema.tasks]
+    if not names:
+        found, facts = _judge_label(asked, config, scored, leaking, training)
+        return {"": found}, facts
+    cases, judged = {}, []
+    for name in names:
+        asked_of, config_of = (tasks.limits(each, name, len(names)) for each in (asked, config))
+        own = [leak for leak in leaking if leak.task in ("", name)]
+        cases[name], facts = _judge_label(asked_of, config_of, scored.of_task(name), own, training)
+        judged.append({"task": name, **facts})
+    return cases, tasks.joined(judged)
+
+
+def _judge_label(
+    asked: EvaluateConfig, config: EvaluateConfig, scored: _Scored, leaking: list[Leak], training: Facts
+) -> tuple[case.Case, Facts]:
+    """The case of one label, and what report.json holds of its verdict; `asked` has not paid for earlier looks."""
+    gathered = case.gather(scored.rows(), config, scored.slices)
+    judgement = gathered.judge(config.confidence)
+    comparison = judgement.comparison
+    tested = selftest.check(
+        partial(scored.compare, confidence=config.confidence), scored.logits["slim"], scored.damaged
+    )
+    outcome, reason = decide(comparison, config.allowed_auc_loss, leaking, tested, training, judgement.vetoes)
+    return gathered, {
+        **_judged(config, comparison, outcome, reason, scored.test),
+        "slices": judgement.slices,
+        "losses": judgement.losses,
+        "retrains": seeds.facts(gathered.whole.differences, gathered.whole.mixed, config.allowed_auc_loss),
+        "self_test": tested,
+        "pilot": pilot.against(pilot.of(scored.test, asked.confidence), comparison, config.allowed_auc_loss),
+        "quality": scored.quality(),
+    }
+
+
 def _damaged(slim: Model, chosen: Selection, test: Split) -> dict[str, np.ndarray]:
-    """Logits (n,) of the slim model on rows where one field stands in the wrong row, for the fields of highest score."""
+    """Logits of the slim model on rows where one field stands in the wrong row, for the fields of highest score."""
     best = sorted(chosen.kept, key=lambda name: (-chosen.fields[name].score, name))[:DAMAGED]
     return {name: score(slim, test, shuffled=name) for name in best}
 
@@ -174,17 +262,8 @@ def _judged(config: EvaluateConfig, comparison: certify.Comparison, outcome: str
     }
 
 
-def _measured(
-    config: EvaluateConfig, models: dict[str, Model], tests: dict[str, Split], logits: dict[str, np.ndarray]
-) -> Facts:
+def _measured(config: EvaluateConfig, models: dict[str, Model], tests: dict[str, Split]) -> Facts:
     batches = {name: _one_batch(test, max(LATENCY_BATCHES)) for name, test in tests.items()}
-    quality = {
-        name: {
-            "logloss": metrics.log_loss(test.label, logits[name], test.weight),
-            **metrics.calibration(test.label, logits[name], test.weight),
-        }
-        for name, test in tests.items()
-    }
     sizes = {
         name: {**cost.size(model), "multiply_adds": cost.multiply_adds(model, batches[name])}
         for name, model in models.items()
@@ -194,7 +273,7 @@ def _measured(
         full, slim = ([part[:rows] for part in batches[name]] for name in ("full", "slim"))
         full_ms, slim_ms = cost.compare_latency(models["full"], full, models["slim"], slim, config.latency_repeats)
         latency.append({"batch": len(full[0]), "full_ms": full_ms, "slim_ms": slim_ms})
-    return {"quality": quality, "size": sizes, "latency": latency}
+    return {"size": sizes, "latency": latency}
 
 
 def _one_batch(split: Split, rows: int) -> tuple[Tensor, Tensor]:
@@ -243,7 +322,8 @@ def _made(chosen: Selection, models: dict[str, Model], data: Dataset, slim_diges
 def _contract(facts: Facts, chosen: Selection, schema: Schema) -> dict:
     """Which raw columns the slim model needs, and which it would let go; the latter only with a certificate."""
     needed = {column for name in chosen.kept for column in schema[name].columns}
-    training = {column for column in (schema.label.column, schema.weight, schema.time, schema.group) if column}
+    roles = (schema.weight, schema.time, schema.group)
+    training = {column for column in (*(label.column for label in schema.labels), *roles) if column}
     single = {schema[name].column for name in chosen.fields if not schema[name].cross}
     idle = [
         {"column": column, "field": name, "bytes": decision.bytes, "score": decision.score}
@@ -281,5 +361,9 @@ def _summary(facts: Facts) -> dict:
         metrics |= {f"{name}_ms_{entry['batch']}": entry[f"{name}_ms"] for entry in facts["latency"]}
     if facts["champion"] and facts["champion"]["auc"]:
         metrics |= {f"champion_auc_{name}": facts["champion"]["auc"][name] for name in ("difference", "low", "high")}
+    for each in facts.get("tasks", ()):
+        named = {"full_auc": each["auc"]["full"], "slim_auc": each["auc"]["slim"]}
+        named |= {f"auc_{name}": each["auc"][name] for name in ("difference", "low", "high")}
+        metrics |= {f"{name}/{each['task']}": value for name, value in named.items()}
     outcome = {name: facts[name] for name in ("decision", "verdict", "reason")}
     return {**{name: value for name, value in metrics.items() if value is not None}, **outcome}

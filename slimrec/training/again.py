@@ -36,7 +36,7 @@ def retrain(
     checkpoint: Callable[[str], Path | None],
     log: Log,
 ) -> tuple[list[np.ndarray], list[Checkpoint]]:
-    """Logits float32 (n,) of the split `test` by each of so many trainings; elsewhere than in the first rank none.
+    """Logits float32, (n,) or (n, T), of the split `test` by each of so many trainings; elsewhere than in the first rank none.
 
     `start` gives new weights by how far the seed is from that of the network at hand; seeds of the passes move as far.
     The checkpoints are to be removed by whoever keeps the logits.
@@ -71,7 +71,7 @@ def keep(folder: Path, scores: Sequence[np.ndarray], **facts: Any) -> None:
 
 
 def read(folder: Path | None, count: int, split: Split, facts: dict[str, Any]) -> np.ndarray:
-    """Logits (count, n) of a split by as many trainings. Raises InputError for those of other ones than `facts` say."""
+    """Logits, (count, n) or (count, n, T), of a split by as many trainings. Raises InputError for those of other ones than `facts` say."""
     found = {} if folder is None else verify(folder, "retrained")
     if folder is None or found["count"] != count or any(found[name] != value for name, value in facts.items()):
         raise InputError(
@@ -79,6 +79,6 @@ def read(folder: Path | None, count: int, split: Split, facts: dict[str, Any]) -
             "this network on this dataset: train again with the same recipe"
         )
     scores = np.load(folder / SCORES, allow_pickle=False)
-    if scores.shape != (count, len(split)):
-        raise InputError(f"{folder} holds scores of {scores.shape[-1]:,} rows, not {len(split):,}: train again")
+    if scores.shape[:2] != (count, len(split)):
+        raise InputError(f"{folder} holds scores of {scores.shape[1]:,} rows, not {len(split):,}: train again")
     return scores

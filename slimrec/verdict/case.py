@@ -5,7 +5,7 @@ A report keeps it as sketch.json, in sums that name no row, and whoever reads it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -70,6 +70,18 @@ def gather(rows: Rows, config: EvaluateConfig, parts: Sequence[tuple[str, np.nda
         sliced.append((name, certify.gather(*rows.only(where)).folded(SLICE_FOLDS), allowed))
     others = losses.gather(rows, config.binding, config.ndcg_at, [(name, where) for name, where, _ in parts])
     return Case(whole, tuple(sliced), tuple(others), config.unproven_slices)
+
+
+def plain(cases: Mapping[str, Case]) -> dict[str, Any]:
+    """sketch.json: one case, called "", or one for each of several tasks."""
+    return cases[""].plain() if "" in cases else {"tasks": {name: each.plain() for name, each in cases.items()}}
+
+
+def read_all(plain: dict[str, Any]) -> dict[str, Case]:
+    """What `plain` wrote; raises as `read`."""
+    if not isinstance(plain.get("tasks"), dict):
+        return {"": read(plain)}
+    return {str(name): read(each) for name, each in plain["tasks"].items()}
 
 
 class _Part(BaseModel):

@@ -13,7 +13,7 @@ from slimrec.artifacts import write_json
 from slimrec.verdict import seeds, sequence
 from slimrec.verdict.losses import titled
 from slimrec.verdict.path import path
-from slimrec.verdict.soundness import leaking, mind, piloted, self_test, trainings, worth
+from slimrec.verdict.soundness import leaking, mind, piloted, self_test, self_tests, trainings, worth
 from slimrec.verdict.wording import bound, figure, literal, signed, size, whole
 
 PROBED = "share of meaningless fields to expect among those that score as high, told by shuffled copies of the fields"
@@ -58,6 +58,8 @@ def html(facts: Facts) -> str:
         self_tested=self_test(facts),
         stoppable_title=stoppable_title(facts),
         PROBED=PROBED,
+        parts=by_task(facts),
+        several="tasks" in facts,
         **evidence(facts),
     )
 
@@ -76,7 +78,9 @@ def markdown(facts: Facts) -> str:
     ]
     lines += ["| | full | slim | change |", "|---|---:|---:|---:|"]
     lines += [f"| {name} | {full} | {slim} | {change} |" for name, full, slim, change in before_after(facts)]
-    lines += _protected(facts) + _losses(facts)
+    lines += _tasks(facts)
+    for part in by_task(facts):
+        lines += _protected(part) + _losses(part)
     lines += ["", f"## {stoppable_title(facts)}", "", ", ".join(map(literal, facts["stoppable"])) or "None."]
     lines += ["", "## Fields", ""]
     lines += ["| field | kind | fate | score | columns | rows | table | remark |"]
@@ -113,11 +117,39 @@ def markdown(facts: Facts) -> str:
     return "\n".join(lines) + "\n"
 
 
+def by_task(facts: Facts) -> list[Facts]:
+    """What there is of each task, or of the one label."""
+    return facts.get("tasks", [facts])
+
+
+def _of(facts: Facts) -> str:
+    return f", task {literal(facts['task'])}" if "task" in facts else ""
+
+
+def _tasks(facts: Facts) -> list[str]:
+    """The verdict on each of several tasks."""
+    if "tasks" not in facts:
+        return []
+    lines = ["", "## Tasks", "", "| task | verdict | rows | full | slim | change | not below | not above | allowed |"]
+    lines += ["|---|---|---:|---:|---:|---:|---:|---:|---:|"]
+    for each in facts["tasks"]:
+        qualities = (bound(each["auc"][name], False) for name in ("full", "slim"))
+        changes = (bound(each["auc"][name]) for name in ("difference", "low", "high"))
+        cells = (literal(each["task"]), each["verdict"], whole(each["rows"]), *qualities, *changes)
+        lines.append(f"| {' | '.join(cells)} | {signed(-each['allowed_auc_loss'])} |")
+    return [*lines, "", f"{self_tests(facts)}."]
+
+
 def _protected(facts: Facts) -> list[str]:
     """The table of slices, where there are any."""
     if not facts["slices"]:
         return []
-    lines = ["", "## Protected slices", "", "| slice | verdict | rows | change | not below | not above | allowed |"]
+    lines = [
+        "",
+        f"## Protected slices{_of(facts)}",
+        "",
+        "| slice | verdict | rows | change | not below | not above | allowed |",
+    ]
     lines += ["|---|---|---:|---:|---:|---:|---:|"]
     for part in facts["slices"]:
         figures = (bound(part[name]) for name in ("difference", "low", "high"))
@@ -128,7 +160,12 @@ def _protected(facts: Facts) -> list[str]:
 
 def _losses(facts: Facts) -> list[str]:
     """The table of other losses."""
-    lines = ["", "## Other losses", "", "| loss | full | slim | slim is worse by | at least | at most | allowed | |"]
+    lines = [
+        "",
+        f"## Other losses{_of(facts)}",
+        "",
+        "| loss | full | slim | slim is worse by | at least | at most | allowed | |",
+    ]
     lines += ["|---|---:|---:|---:|---:|---:|---:|---|"]
     for loss in facts["losses"]:
         figures = (
@@ -164,8 +201,9 @@ def consequence(facts: Facts) -> str:
     if auc["low"] is None:
         return "No interval for the change in AUC can be stated."
     percent = f"{100 * facts['confidence']:g} %"
+    start = f"Of the tasks '{facts['task']}' decides: " if "tasks" in facts else ""
     return (
-        f"AUC goes from {auc['full']:.5f} to {auc['slim']:.5f}, a change of {signed(auc['difference'])}. "
+        f"{start}AUC goes from {auc['full']:.5f} to {auc['slim']:.5f}, a change of {signed(auc['difference'])}. "
         f"With {percent} confidence it is not below {signed(auc['low'])}, and with {percent} not above "
         f"{signed(auc['high'])}; the allowed loss is {figure(facts['allowed_auc_loss'])}."
     )
@@ -173,7 +211,7 @@ def consequence(facts: Facts) -> str:
 
 def before_after(facts: Facts) -> list[tuple[str, str, str, str]]:
     """Rows (what, full, slim, change) of the table of costs and quality."""
-    full, slim, quality = facts["size"]["full"], facts["size"]["slim"], facts["quality"]
+    full, slim = facts["size"]["full"], facts["size"]["slim"]
     fields, kept = facts["fields"], [field for field in facts["fields"] if field["kept"]]
     rows = [("Fields", *_ratio(len(fields), len(kept), whole))]
     rows.append(("Input columns", *_ratio(sum(f["width"] for f in fields), sum(f["columns"] for f in kept), whole)))
@@ -190,12 +228,17 @@ def before_after(facts: Facts) -> list[tuple[str, str, str, str]]:
     for entry in facts["latency"]:
         name = f"Latency, {whole(entry['batch'])} row{'s' * (entry['batch'] > 1)}"
         rows.append((name, *_ratio(entry["full_ms"], entry["slim_ms"], lambda ms: f"{ms:.3g} ms")))
-    auc, trainings = facts["auc"], len(facts["retrains"]["differences"])
-    name = f"AUC, mean of {trainings} trainings" if trainings else "AUC"
-    rows.append((name, *_difference(auc["full"], auc["slim"])))
-    rows.append(("Log-loss", *_difference(quality["full"]["logloss"], quality["slim"]["logloss"])))
-    rows.append(("Predicted / observed", *_difference(quality["full"]["ratio"], quality["slim"]["ratio"])))
-    rows.append(("Calibration error (ECE)", *_difference(quality["full"]["error"], quality["slim"]["error"])))
+    for part in by_task(facts):
+        auc, quality, of = part["auc"], part["quality"], f", {part['task']}" if "task" in part else ""
+        trainings = len(part["retrains"]["differences"])
+        name = f"AUC{of}, mean of {trainings} trainings" if trainings else f"AUC{of}"
+        rows.append((name, *_difference(auc["full"], auc["slim"])))
+        for name, key in (
+            ("Log-loss", "logloss"),
+            ("Predicted / observed", "ratio"),
+            ("Calibration error (ECE)", "error"),
+        ):
+            rows.append((f"{name}{of}", *_difference(quality["full"][key], quality["slim"][key])))
     return rows
 
 

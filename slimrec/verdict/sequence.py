@@ -23,6 +23,12 @@ def repeated(confidence: float, look: int) -> float:
 
 def told(facts: dict[str, Any]) -> str:
     """Which bound the verdict in report.json rests on, and which look at its slice it was."""
+    tasks = len(facts.get("tasks", ()))
+    many = f"; the bounds of {tasks} tasks pay for each other, so that all hold at once (Bonferroni)" if tasks else ""
+    return _told(facts) + many
+
+
+def _told(facts: dict[str, Any]) -> str:
     look, percent = facts["look"], f"{100 * facts['confidence']:g} %"
     if look["number"] is None:
         return f"for one look, at {percent}; looks at this slice are not counted without a tracking store"

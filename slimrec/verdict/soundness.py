@@ -6,6 +6,7 @@ from typing import Any
 
 from slimrec.verdict import seeds
 from slimrec.verdict.fairness import taken
+from slimrec.verdict.tasks import of
 from slimrec.verdict.wording import figure, literal, signed, whole
 
 Facts = dict[str, Any]  # the content of report.json
@@ -20,7 +21,16 @@ def leaking(facts: Facts) -> list[str]:
 
 def mind(facts: Facts) -> list[str]:
     """What weakens the verdict, a sentence each without its full stop."""
-    return [said for said in (facts["training"]["said"], seeds.warned(facts["retrains"])) if said]
+    parts = facts.get("tasks", [facts])
+    warned = [(part.get("task", ""), seeds.warned(part["retrains"])) for part in parts]
+    return [said for said in (facts["training"]["said"], *(said and f"{of(task)}{said}" for task, said in warned)) if said]
+
+
+def self_tests(facts: Facts) -> str:
+    """What the comparison of each of several tasks made of models whose worth is known."""
+    return "Self-test of " + "; of ".join(
+        f"{literal(each['task'])}: {literal(self_test(each))}" for each in facts["tasks"]
+    )
 
 
 def self_test(facts: Facts) -> str:

@@ -1,0 +1,201 @@
+"""A verdict a task: each with its own bound, all of them at once, from the report to the bundle, the registry and serving."""
+
+import copy
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import shop
+from sklearn.metrics import roc_auc_score
+
+from slimrec.artifacts import read_json
+from slimrec.artifacts.envelope import unseal
+from slimrec.config import EvaluateConfig, Recipe, check_schema, parse
+from slimrec.data.dataset import Dataset
+from slimrec.errors import ConfigError, SecurityError
+from slimrec.registry import bundle, registration
+from slimrec.registry.champion import Champion, judge
+from slimrec.serving.predictor import Predictor, predict_file
+from slimrec.serving.pyfunc import SlimModel
+from slimrec.stages import evaluate
+from slimrec.track import Tracker
+from slimrec.verdict import tasks
+
+NAMES = ["click", "buy"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Artifacts of an audit that drops the noise."""
+    folder = tmp_path_factory.mktemp("tasks")
+    shop.shop(folder, shop.ESMM, 8000)
+    return {
+        "folder": folder,
+        **shop.pruned(folder, folder / "dataset", shop.full_model(folder, folder / "dataset"), ("noise",)),
+    }
+
+
+def report_of(world, target, **settings):
+    config = EvaluateConfig(latency_repeats=1, **{"allowed_auc_loss": 0.1, **settings})
+    paths = {name: world[name] for name in ("dataset", "slim", "full", "selection")}
+    return evaluate.run(config, Tracker(), **paths, report=target)
+
+
+@pytest.fixture(scope="module")
+def judged(world, tmp_path_factory):
+    report = tmp_path_factory.mktemp("report") / "report"
+    return report_of(world, report, slices=[{"of": "mood", "parts": 2}], allowed_slice_loss=0.3), report
+
+
+def test_each_task_is_judged_on_the_rows_that_are_observed_for_it(tmp_path):
+    data = shop.shop(tmp_path, NAMES)
+    world = shop.pruned(tmp_path, data.path, shop.full_model(tmp_path, data.path), ("noise",))
+    report_of(world, tmp_path / "report")
+    facts = read_json(tmp_path / "report" / "report.json")
+    raw = pq.read_table(tmp_path / "raw.parquet").take(data.split("test").row)
+    scores = Predictor.load(world["slim"]).predict(raw)
+    for number, (name, told) in enumerate(zip(NAMES, facts["tasks"])):
+        there = raw[name].is_valid().to_numpy()
+        expected = roc_auc_score(raw[name].drop_null(), scores[there, number])
+        assert told["task"] == name and told["rows"] == there.sum()
+        assert told["auc"]["slim"] == pytest.approx(expected, abs=1e-9)
+    assert facts["tasks"][1]["rows"] < facts["tasks"][0]["rows"]
+
+
+def test_the_bounds_of_two_tasks_pay_for_each_other(judged):
+    for told in read_json(judged[1] / "report.json")["tasks"]:
+        assert told["confidence"] == pytest.approx(0.975)
+
+
+def test_the_whole_is_certified_where_every_task_is_and_says_so_of_each(judged):
+    metrics, report = judged
+    facts = read_json(report / "report.json")
+    assert metrics["verdict"] == "certified" and [each["verdict"] for each in facts["tasks"]] == ["certified"] * 2
+    assert facts["reason"].startswith("task 'click': ") and "; task 'buy': " in facts["reason"]
+    worst = min(facts["tasks"], key=lambda each: each["auc"]["low"])
+    assert facts["auc"] == worst["auc"] and facts["task"] == worst["task"]
+    assert {f"auc_low/{name}" for name in NAMES} <= metrics.keys()
+
+
+def test_the_report_shows_every_task_with_its_slices(judged):
+    text = (judged[1] / "report.md").read_text()
+    page = (judged[1] / "report.html").read_text()
+    for name in NAMES:
+        assert f"| {name} | certified |" in text and f"## Protected slices, task {name}" in text
+        assert f"AUC, {name}" in text and f"Protected slices, task {name}</h2>" in page
+    assert "so that those of all 2 tasks hold at once with 95 %" in page
+
+
+def test_a_field_that_one_task_needs_is_vetoed_by_it_alone(world, tmp_path):
+    lost = shop.pruned(tmp_path, world["dataset"], world["full"], ("noise", "price"))
+    metrics = report_of({**world, **lost}, tmp_path / "report", allowed_auc_loss=0.02)
+    facts = read_json(tmp_path / "report" / "report.json")
+    assert metrics["verdict"] == "rejected" and facts["task"] == "buy"
+    assert [each["verdict"] for each in facts["tasks"]] == ["certified", "rejected"]
+    assert facts["reason"].startswith("task 'buy': ") and "task 'click'" not in facts["reason"]
+
+
+def test_a_task_may_be_allowed_a_loss_of_its_own(world, tmp_path):
+    report_of(world, tmp_path / "report", allowed_task_loss={"buy": 0.0})
+    facts = read_json(tmp_path / "report" / "report.json")
+    assert [each["allowed_auc_loss"] for each in facts["tasks"]] == [0.1, 0.0]
+    assert facts["task"] == "buy" and facts["verdict"] != "certified"
+
+
+def test_a_limit_of_no_task_is_refused_before_anything_runs(world, tmp_path):
+    with pytest.raises(ConfigError, match="there is no task 'sale'"):
+        report_of(world, tmp_path / "report", allowed_task_loss={"sale": 0.1})
+    recipe = {"ingest": {"source": "x.parquet", "fields": {"tasks": NAMES, "fields": shop.FIELDS}}}
+    with pytest.raises(ConfigError, match="there is no task 'bye'; did you mean 'buy'"):
+        check_schema(parse(Recipe, {**recipe, "evaluate": {"allowed_task_loss": {"bye": 0.1}}}))
+    search = {"pretrain": {"method": "leap"}, "prune": {"hidden_keep": 0.5}}
+    with pytest.raises(ConfigError, match="leave it out with `tasks`"):
+        check_schema(parse(Recipe, {**recipe, **search}))
+
+
+@pytest.mark.parametrize(
+    "verdicts, decides",
+    [(("certified", "rejected"), 1), (("inconclusive", "certified"), 0), (("inconclusive", "rejected"), 1)],
+)
+def test_the_gravest_verdict_of_a_task_is_that_of_all(verdicts, decides):
+    found = [
+        {"task": str(i), "verdict": verdict, "reason": "r", "auc": {"low": 0.0}, "allowed_auc_loss": 0.0}
+        for i, verdict in enumerate(verdicts)
+    ]
+    whole = tasks.joined(found)
+    assert whole["verdict"] == verdicts[decides] and whole["task"] == str(decides)
+
+
+def test_a_leak_of_the_second_label_is_found_and_stops_the_whole(tmp_path):
+    table = shop.rows_of_a_shop(4000)
+    told = [f"after{code % 3}" if buy else f"before{code % 3}" for code, buy in enumerate(table["buy"].to_pylist())]
+    table = table.set_column(3, "noise", pa.array(told))
+    data = shop.shop(tmp_path, NAMES, table=table)
+    found = [leak for leak in read_json(data.path / "leaks.json") if leak["name"] == "noise"]
+    assert [leak["task"] for leak in found] == ["buy"] and found[0]["said"].startswith("task 'buy': ")
+    full = shop.full_model(tmp_path, data.path)
+    made = shop.pruned(tmp_path, data.path, full, ("mood",))
+    metrics = report_of(made, tmp_path / "report", allowed_auc_loss=0.4)
+    facts = read_json(tmp_path / "report" / "report.json")
+    assert metrics["verdict"] == "inconclusive" and "looks like a leak" in metrics["reason"]
+    assert [each["verdict"] for each in facts["tasks"]] == ["certified", "inconclusive"]
+
+
+def test_a_bundle_replays_both_tasks_and_refuses_a_verdict_that_one_of_them_does_not_bear(world, judged, tmp_path):
+    made = {"slim": world["slim"], "report": judged[1], "selection": world["selection"]}
+    file = bundle.write(tmp_path / "bundle", **made, registry={"registered": False})
+    replay = bundle.verify(file, unsigned=True)
+    facts = read_json(judged[1] / "report.json")
+    assert replay.verdict == "certified" and replay.reason == facts["reason"] and replay.low == facts["auc"]["low"]
+    statement, _ = unseal(file, None)
+    for number in range(2):
+        forged = copy.deepcopy(statement)
+        forged["predicate"]["report"]["tasks"][number]["auc"]["low"] += 1e-3
+        with pytest.raises(SecurityError):
+            bundle._verdict(bundle.Audit(**forged["predicate"]))
+
+
+def test_serving_gives_a_probability_a_task(world, tmp_path):
+    predictor = Predictor.load(world["slim"])
+    raw = pq.read_table(world["folder"] / "raw.parquet").slice(0, 50)
+    scores = predictor.predict(raw)
+    assert predictor.scores == ("probability_click", "probability_buy")
+    assert scores.shape == (50, 2) and (scores[:, 1] <= scores[:, 0]).all()
+    pq.write_table(raw, tmp_path / "rows.parquet")
+    predict_file(world["slim"], tmp_path / "rows.parquet", tmp_path / "scores.csv", keys=["user"])
+    written = pd.read_csv(tmp_path / "scores.csv")
+    assert list(written) == ["user", "probability_click", "probability_buy"]
+    assert np.allclose(written[["probability_click", "probability_buy"]], scores)
+    served = SlimModel()
+    served.predictor, served.warned = predictor, set()
+    assert list(served.predict(None, raw.to_pandas())) == ["probability_click", "probability_buy"]
+    signature = registration._signature(predictor.model.schema, list(predictor.columns))
+    assert signature.outputs.input_names() == ["probability_click", "probability_buy"]
+
+
+def test_scores_of_two_tasks_go_to_the_screen_with_their_names(world, tmp_path, capsys):
+    pq.write_table(pq.read_table(world["folder"] / "raw.parquet").slice(0, 3), tmp_path / "rows.parquet")
+    predict_file(world["slim"], tmp_path / "rows.parquet")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "probability_click,probability_buy" and len(lines) == 4
+    with pytest.raises(ConfigError, match="cannot be called 'probability_buy'"):
+        predict_file(world["slim"], tmp_path / "rows.parquet", keys=["probability_buy"])
+
+
+def test_a_champion_of_the_same_tasks_is_compared_in_each_and_one_of_other_tasks_in_none(world, tmp_path):
+    test = Dataset.open(world["dataset"]).split("test")
+    config = EvaluateConfig(allowed_auc_loss=0.05)
+    from slimrec.model.files import load_model
+    from slimrec.model.scoring import score
+
+    slim = load_model(world["slim"])
+    logits = score(slim, Dataset.open(world["dataset"], slim.schema.names).split("test"))
+    champion = Champion("ctr", "1", world["slim"], world["slim"], None, None)
+    found = judge(config, champion, world["dataset"], test, logits)
+    assert found["verdict"] == "certified" and [each["task"] for each in found["tasks"]] == NAMES
+    assert found["auc"]["difference"] == 0.0
+    other = test.by_task()["click"]
+    found = judge(config, champion, world["dataset"], other, logits[:, 0])
+    assert found["verdict"] == "inconclusive" and "it learnt click, buy, and this audit one label" in found["reason"]
