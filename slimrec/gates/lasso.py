@@ -32,6 +32,7 @@ class LassoGate(Survey):
 
     method = "lasso"
     surveyed = "train"
+    of_one_label = True
 
     def __init__(self, schema: Schema, embedding_dim: int, *, strength: float = 1.0, rows: int = 200_000):
         super().__init__(schema, embedding_dim)

@@ -103,7 +103,7 @@ class OptFSGate(Gate):
         looks = {"level": self.mask, "worth": torch.sigmoid, "on": lambda c: (c > 0).to(c.dtype)}
         sums, total = {name: torch.zeros_like(self.level, dtype=torch.double) for name in looks}, 0.0
         for batch in batches():
-            ids, weight = batch.ids.to(self.owner.device), batch.weight.double().to(self.owner.device)
+            ids, weight = (part.to(self.owner.device) for part in (batch.ids, batch.row_weight.double()))
             for name, look in looks.items():
                 sums[name] += weight @ self.by_field(ids, look).double()
             total += float(weight.sum())

@@ -26,9 +26,13 @@ class Survey(Gate):
     The score is importance / largest importance, negative importance counting as 0. Without a budget the fields that
     `needed` names stay: each method says what it takes for needed. A column that goes leaves its mean over the surveyed
     rows behind as a constant, which is what a network that never saw it gated misses least.
+
+    Batches of several tasks bring labels and weights (B, T). A method that fits `of_one_label` is given those of each task
+    in turn, (B,), and the importances add up.
     """
 
     surveys = True
+    of_one_label = False
 
     def __init__(self, schema: Schema, embedding_dim: int):
         super().__init__(schema, embedding_dim)
@@ -47,7 +51,14 @@ class Survey(Gate):
 
     def survey(self, model: nn.Module, batches: Batches) -> None:
         self._average(model, batches)
-        self.importance.copy_(self.measure(model, batches))
+        if not (self.of_one_label and self.schema.tasks):
+            self.importance.copy_(self.measure(model, batches))
+            return
+        rows, total = self.rows.clone(), torch.zeros_like(self.importance)
+        for task in range(len(self.schema.tasks)):
+            self.rows.copy_(rows)
+            total += self.measure(model, lambda task=task: (batch.of_task(task) for batch in batches()))
+        self.importance.copy_(total)
 
     @torch.no_grad()
     def _average(self, model: nn.Module, batches: Batches) -> None:

@@ -24,6 +24,7 @@ class LightGBMGate(Survey):
 
     method = "lightgbm"
     surveyed = "train"
+    of_one_label = True
 
     def __init__(self, schema: Schema, embedding_dim: int, *, least: float = 0.1, rows: int = 200_000):
         super().__init__(schema, embedding_dim)
