@@ -1,0 +1,90 @@
+"""The logs of the leaderboard: public ones as they are, a planted one, that with drift, and worlds that ask one thing each."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.datasets import census
+from benchmarks.leaderboard.worlds import WORLDS, Log
+from slimrec.config import read_schema
+from slimrec.data import planted
+
+RECIPES = Path(__file__).parents[2] / "pipelines" / "recipes"
+
+
+def _categories(table: pa.Table, label: str | dict, numbers: tuple[str, ...] = (), out: tuple[str, ...] = ()) -> Log:
+    """Every column a category, but `numbers`, in quantiles, and those left `out`."""
+    name = label if isinstance(label, str) else label["column"]
+    fields = [
+        {"name": each, **({"kind": "number", "discretise": "quantile"} if each in numbers else {"kind": "category"})}
+        for each in table.column_names
+        if each != name and each not in out
+    ]
+    return table, {"label": label, "fields": fields}
+
+
+def movielens_1m(data: Path) -> Log:
+    """The nine fields of the published benchmark, the real timestamp among them, as a category."""
+    ratings, users, movies = (pq.read_table(data / f"movielens_1m/{n}.parquet") for n in ("ratings", "users", "movies"))
+    table = ratings.join(users, "user_id").join(movies, "movie_id")
+    return _categories(table, {"column": "rating", "positive_above": 3})
+
+
+def movielens_100k(data: Path) -> Log:
+    parts = {name: pq.read_table(data / f"movielens_100k/{name}.parquet") for name in ("inter", "item", "user")}
+    table = parts["inter"].join(parts["item"], "item_id").join(parts["user"], "user_id")
+    table = table.set_column(table.column_names.index("rating"), "rating", table["rating"].cast("float64"))
+    return _categories(table, {"column": "rating", "positive_above": 3})
+
+
+def census_income(data: Path) -> Log:
+    schema = read_schema(RECIPES / "census.schema.yaml")
+    return census(data, 0), schema.model_dump(mode="json", exclude_unset=True)
+
+
+def amazon(data: Path) -> Log:
+    return _categories(pq.read_table(data / "amazon_employee_access/train.parquet"), "ACTION")
+
+
+def insurance(data: Path) -> Log:
+    left = ("id", "nclaims", "amount", "average")  # what the claim brings with it
+    table = pq.read_table(data / "insurance_bemtpl97/bemtpl97.parquet")
+    return _categories(table, "claim", ("expo", "ageph", "long", "lat"), left)
+
+
+def avazu(data: Path) -> Log:
+    return _categories(pq.read_table(data / "avazu_sample/avazu_sample.parquet"), "click", out=("hour", "id"))
+
+
+def criteo(data: Path) -> Log:
+    numbers = tuple(f"I{i}" for i in range(1, 14))
+    return _categories(pq.read_table(data / "criteo_sample/kaggle_dac_first10k.parquet"), "label", numbers)
+
+
+def _world(name: str, data: Path) -> Log:
+    return WORLDS[name]()
+
+
+def _planted(rows: int, drift: float, data: Path) -> Log:
+    table, schema = planted.generate(rows, 0, drift)
+    fields = schema.model_dump(mode="json", exclude_unset=True)
+    return table, {key: value for key, value in fields.items() if key != "time" or drift}
+
+
+# Those that take least time first. A log with a time is split by it.
+LOGS: dict[str, Callable[[Path], Log]] = {
+    **{name: partial(_world, name) for name in WORLDS if name != "thousand_fields"},
+    "criteo": criteo,
+    "avazu": avazu,
+    "amazon": amazon,
+    "movielens_100k": movielens_100k,
+    "drift": partial(_planted, 60_000, 1.0),
+    "planted": partial(_planted, 100_000, 0.0),
+    "insurance": insurance,
+    "census": census_income,
+    "thousand_fields": partial(_world, "thousand_fields"),
+    "movielens_1m": movielens_1m,
+}
