@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,22 @@ if os.environ.get("SLIMREC_TEST_S3"):
     KEYS = {name: os.environ.get(name, value) for name, value in KEYS.items()}
 
 HANG = 1800  # seconds: limits in tests are for what hangs, not for what is slow on a busy machine
+
+
+@cache
+def _store() -> Path:
+    """An MLflow database with all its tables and no rows: to make them takes a second."""
+    from mlflow import MlflowClient
+
+    file = Path(tempfile.mkdtemp(), "mlflow.db")
+    MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
+def empty_store(folder: Path) -> str:
+    """The address of a new store in `folder`, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{shutil.copy(_store(), folder / 'mlflow.db')}"
 
 
 def free_port() -> int:
@@ -81,7 +98,7 @@ def mlflow_server(
 def mlflow_on_sqlite(folder: Path, **environment: str) -> Iterator[Path]:
     """MLflow without a server, its artifacts beside its database; `environment` is set with its address."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", **environment}.items():
+        for name, value in {"MLFLOW_TRACKING_URI": empty_store(folder), **environment}.items():
             patch.setenv(name, value)
         yield folder
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import small
 import yaml
-from services import HANG
+from mlflow import MlflowClient
+from services import HANG, empty_store
 from slimrec.pipelines.__main__ import main as pipelines
 from test_house import without
 
@@ -94,24 +95,28 @@ def test_what_is_no_command_ends_with_2(capsys, words):
     assert ended.value.code == 2 and "Usage: slimrec" in capsys.readouterr().err
 
 
-def bare(*words, lacks, cwd, **environment) -> subprocess.CompletedProcess:
-    """The program in an installation that lacks some packages."""
+def bare(*words: str | list[str], lacks, cwd, **environment) -> subprocess.CompletedProcess:
+    """The program in an installation that lacks some packages; lists of words are runs of it, until one does not end well."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("KFP", "MLFLOW", "SLIMREC"))}
     source = (
         without(*lacks)
         .replace("ImportError(", "ModuleNotFoundError(")
         .replace(" on this floor')", " here', name=name)")
     )
+    runs = words if isinstance(words[0], list) else [[str(word) for word in words]]
+    source += f"from slimrec.cli import main\nfor words in {list(runs)!r}:\n    try:\n        main(words)\n"
+    source += "    except SystemExit as ended:\n        if ended.code:\n            raise\n"
     return subprocess.run(
-        [sys.executable, "-c", f"{source}from slimrec.cli import main\nmain({[str(word) for word in words]!r})"],
+        [sys.executable, "-c", source],
         env=kept | environment, cwd=cwd, capture_output=True, text=True, timeout=HANG, check=False,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["--help", "--version", *sorted(f"{name} --help" for name in COMMANDS)])
-def test_a_base_installation_tells_what_there_is(tmp_path, name):
-    done = bare(*name.split(), lacks=TRAIN + PIPELINES, cwd=tmp_path)
+def test_a_base_installation_tells_what_there_is(tmp_path):
+    asked = [["--help"], ["--version"], *([name, "--help"] for name in sorted(COMMANDS))]
+    done = bare(*asked, lacks=TRAIN + PIPELINES, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Usage: slimrec") == len(asked) - 1 and "slimrec " + __version__ in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -168,13 +173,13 @@ def test_looking_into_a_registry_makes_none(tmp_path, monkeypatch, capfd, comman
     assert code == 20 and "MLFLOW_TRACKING_URI" in error and not any(tmp_path.iterdir())
 
 
-def test_the_registry_is_by_default_that_of_the_runs_in_this_folder(tmp_path):
-    store = tmp_path / "runs" / "mlflow"
-    store.mkdir(parents=True)
-    program = "from mlflow import MlflowClient\nMlflowClient('sqlite:///runs/mlflow/mlflow.db').create_registered_model('shop')"
-    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True)
-    done = bare("history", "shop", lacks=(), cwd=tmp_path)
-    assert done.returncode == 0 and "champion of shop: none" in done.stdout, done.stderr
+def test_the_registry_is_by_default_that_of_the_runs_in_this_folder(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    MlflowClient(empty_store(tmp_path / "runs" / "mlflow")).create_registered_model("shop")
+    with pytest.raises(SystemExit) as ended:
+        slimrec(["history", "shop"])
+    assert ended.value.code == 0 and "champion of shop: none" in capfd.readouterr().out
 
 
 def drafted(folder: Path, *more: str) -> tuple[Path, dict]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from services import empty_store
 from slimrec.components.notify import notify as component
 
 from slimrec import track
@@ -22,13 +23,14 @@ BAD = ("FAILED", "ERROR", "CANCELED", "CANCELLED", "CANCELING", "CANCELLING", "S
 @pytest.fixture
 def audit(tmp_path, monkeypatch):
     """An audit with a run in MLflow, and what that run says after its end."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    store = empty_store(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     monkeypatch.setenv("SLIMREC_AUDIT", "run-1")
     monkeypatch.delenv("SLIMREC_WEBHOOK", raising=False)
     run = track.start_audit({})
 
     def ended():
-        found = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").get_run(run)
+        found = MlflowClient(store).get_run(run)
         return found.info.status, found.data.tags.get("slimrec.reason")
 
     return ended

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import stats
+from services import empty_store
 
 from slimrec.stages import execute
 from slimrec.verdict import pilot
@@ -82,7 +83,7 @@ def test_a_slice_of_one_class_makes_no_promise():
 
 def test_ingest_says_before_any_training_whether_what_the_audit_allows_can_be_certified(tmp_path, monkeypatch, capsys):
     """What is allowed is no setting of ingest: what it returns, which a cache keeps, does not change with it."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", empty_store(tmp_path))
     told = {}
     for allowed in (0.2, 0.0001):
         monkeypatch.setenv("SLIMREC_AUDIT", f"audit-{allowed}")

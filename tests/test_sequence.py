@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import small
+from services import empty_store
 
 from benchmarks.verdict import ever_wrong
 from slimrec import track
@@ -28,7 +29,7 @@ def test_a_gain_is_found_where_there_is_none_by_naive_looks_and_not_by_those_tha
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", empty_store(tmp_path))
 
 
 def look(at, models):
