@@ -109,6 +109,7 @@ class Selection(_Plain):
     pairs: tuple[tuple[str, str], ...] | None = None  # field pairs that still meet; None: all
     hidden: dict[int, tuple[int, ...]] | None = None  # units that stay, by hidden layer from 0; None: all
     evidence: dict[str, float] = {}  # the method's own figures, for people
+    note: str = ""  # what a person should know of the search before believing any of it
 
     @model_validator(mode="after")
     def _canonical(self) -> Self:

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from slimrec.backbones.base import Backbone, narrow_linear
 from slimrec.gates.base import Gate
 
 
@@ -43,6 +44,22 @@ class WithoutBias(nn.Module):
 
     def forward(self, x):
         return self.last(torch.relu(self.first(x)))
+
+
+class Forgetful(Backbone):
+    """Knows slimrec, and cuts itself as if all that goes had been zero."""
+
+    def __init__(self, blocks, *, size=8):
+        super().__init__(blocks, size=size)
+        self.first, self.last = nn.Linear(self.width, size), nn.Linear(size, 1)
+
+    def forward(self, x, pairs=None):
+        return self.last(torch.relu(self.first(x))).squeeze(1)
+
+    def narrow(self, selection, fill):
+        slim, kept = self.start_cut(selection)
+        slim.first = narrow_linear(self.first, kept, torch.zeros_like(fill))
+        return slim
 
 
 class ByName(Gate):

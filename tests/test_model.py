@@ -40,13 +40,13 @@ CONFIG = ModelConfig(embedding_dim=DIM)
 every_network = pytest.mark.parametrize("name", BACKBONES.table)
 
 
-def batch(size=40, seed=0, empty_bags=True):
-    """Ids (B, S) and dense columns (B, N) of SCHEMA; bags padded at the end, some empty on request."""
+def batch(size=40, seed=0):
+    """Ids (B, S) and dense columns (B, N) of SCHEMA; bags padded at the end, some empty."""
     draw, ids = np.random.default_rng(seed), []
     for field in SCHEMA.embedded:
         values = draw.integers(1, field.rows, (size, field.slots))
         if field.kind == "bag":
-            length = draw.integers(0 if empty_bags else 1, field.slots + 1, (size, 1))
+            length = draw.integers(0, field.slots + 1, (size, 1))
             values = np.where(np.arange(field.slots) < length, values, 0)
         ids.append(values)
     dense = draw.normal(size=(size, sum(field.dense_width for field in SCHEMA.dense)))
@@ -64,8 +64,8 @@ def field_by_field(arena, ids, dense):
             if field.kind != "bag":
                 parts.append(table(own[:, 0]))
                 continue
-            zeros = torch.zeros(table.embedding_dim)
-            parts.append(torch.stack([table(row[row > 0]).mean(0) if (row > 0).any() else zeros for row in own]))
+            none = table(torch.tensor(0))
+            parts.append(torch.stack([table(row[row > 0]).mean(0) if (row > 0).any() else none for row in own]))
         else:
             parts.append(dense[:, column : column + field.dense_width])
             column += field.dense_width
@@ -166,7 +166,7 @@ def test_sparse_gradients_hold_the_rows_of_the_batch_and_equal_the_dense_ones():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_narrowed_arena_gives_the_gated_columns_that_stay(seed):
-    made, chosen, (ids, dense) = arena(), selection(seed), batch(empty_bags=False)
+    made, chosen, (ids, dense) = arena(), selection(seed), batch()
     scale, shift = (torch.tensor(values) for values in chosen.affine(made.blocks))
     expected = (field_by_field(made, ids, dense) * scale + shift)[:, chosen.indices(made.blocks)]
     state = torch.get_rng_state()
@@ -181,7 +181,7 @@ def test_the_narrowed_arena_gives_the_gated_columns_that_stay(seed):
 
 
 def test_an_arena_narrowed_twice_equals_one_narrowed_once():
-    made, (ids, dense) = arena(), batch(empty_bags=False)
+    made, (ids, dense) = arena(), batch()
     first, second = selection(1), selection(2)
     half = made.narrow(first)
     slim = half.narrow(second)
@@ -194,20 +194,18 @@ def test_an_arena_narrowed_twice_equals_one_narrowed_once():
     torch.testing.assert_close(slim(*of_fields(ids, dense, names)), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_an_empty_bag_stays_at_zero_where_the_gate_had_a_shift():
+def test_an_empty_bag_holds_the_shift_of_the_gate_after_the_cut():
     schema = SCHEMA.narrow(["genres"])
     made = Arena(schema, blocks_of(schema, DIM), 1.0)
     decision = Decision(columns=(0, 1), width=DIM, score=1, bytes=0, scale=(2.0,) * DIM, shift=(5.0,) * DIM)
     slim = made.narrow(Selection(method="none", seed=0, budget=Budget(), fields={"genres": decision}))
-    assert slim(torch.zeros(1, 4, dtype=torch.long), torch.empty(1, 0)).tolist() == [[0.0, 0.0]]
+    assert slim(torch.zeros(1, 4, dtype=torch.long), torch.empty(1, 0)).tolist() == [[5.0, 5.0]]
 
 
 @every_network
 @pytest.mark.parametrize("seed", range(3))
 def test_the_slim_model_equals_the_model_behind_its_frozen_gate(name, seed):
-    exact = name not in {"dcn", "xdeepfm"}
-    made, chosen = model(name, batch_norm=True), selection(seed, constants=exact)
-    ids, dense = batch(empty_bags=False)
+    made, chosen, (ids, dense) = model(name, batch_norm=True), selection(seed), batch()
     scale, shift = (torch.tensor(values) for values in chosen.affine(made.blocks))
     with torch.no_grad():
         expected = made.backbone(field_by_field(made.arena, ids, dense) * scale + shift)
@@ -220,7 +218,7 @@ def test_the_slim_model_equals_the_model_behind_its_frozen_gate(name, seed):
 @pytest.mark.parametrize("name", [name for name in BACKBONES.table if BACKBONES.load(name).meets_pairs])
 def test_the_slim_model_lets_only_the_selected_pairs_meet(name):
     pairs = tuple(pair for i, pair in enumerate(combinations(SCHEMA.names, 2)) if i % 3)
-    made, chosen, (ids, dense) = model(name), selection(4, pairs=pairs), batch(empty_bags=False)
+    made, chosen, (ids, dense) = model(name), selection(4, pairs=pairs), batch()
     with torch.no_grad():
         expected = made.masked_logits(ids, dense, chosen)
         slim = made.narrow(chosen)
@@ -229,7 +227,7 @@ def test_the_slim_model_lets_only_the_selected_pairs_meet(name):
         assert not torch.allclose(expected, without)
 
 
-def test_a_cut_of_unequal_widths_without_a_gate_is_exact_with_empty_bags_too():
+def test_a_cut_of_unequal_widths_without_a_gate_is_exact():
     made, chosen, (ids, dense) = model("deepfm"), selection(0, affine=False, constants=False), batch()
     with torch.no_grad():
         slim = made.narrow(chosen)(*of_fields(ids, dense, chosen.kept))

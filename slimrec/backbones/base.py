@@ -20,9 +20,11 @@ class Backbone(nn.Module, ABC):
     Subclasses take `blocks` first and their options as keyword-only arguments with defaults. `blocks` and `options`
     (plain JSON values) decide every shape, also after a cut, so that a model rebuilds itself from JSON.
     `meets_pairs` says whether the network has meetings of fields that can be weighed and cut one by one.
+    `of_constants` names the options that a cut sets to hold on to constants: a network with new weights needs none.
     """
 
     meets_pairs = False
+    of_constants: tuple[str, ...] = ()
 
     def __init__(self, blocks: Sequence[Block], **options):
         super().__init__()
@@ -46,9 +48,8 @@ class Backbone(nn.Module, ABC):
     def narrow(self, selection: Selection, fill: Tensor) -> Self:
         """The same network over the surviving columns and pairs, weights copied.
 
-        `fill` (W,) holds the constant that stands in each dropped column (kept columns are not read). With zeros the
-        cut is exact for every network (logits equal those with the columns set to zero), otherwise as far as a
-        constant can be folded into weights and biases, which each network states.
+        `fill` (W,) holds the constant that stands in each dropped column (kept columns are not read). The cut is exact:
+        logits equal those with these constants in the columns. `slimrec.stages.prune` refuses one that is not.
         """
 
     def first_layers(self) -> tuple[nn.Linear, ...]:
@@ -88,6 +89,13 @@ class Backbone(nn.Module, ABC):
         return slim, torch.tensor(selection.indices(self.blocks), device=device)
 
 
+def constants_in(fill: Tensor, kept: Tensor) -> Tensor:
+    """Positions of the columns that are gone and held another constant than zero."""
+    gone = fill != 0
+    gone[kept] = False
+    return gone.nonzero().squeeze(1)
+
+
 def initialise(module: nn.Module) -> nn.Module:
     """Xavier-uniform weights and zero biases for every linear layer within."""
     for layer in module.modules():
@@ -110,11 +118,16 @@ def narrow_linear(layer: nn.Linear, kept: Tensor, fill: Tensor, outputs: Tensor 
     bias = weight[:, gone] @ fill.to(weight)[gone]
     if layer.bias is not None:
         bias = bias + layer.bias[outputs]
-    place = {"dtype": weight.dtype, "device": weight.device}
-    narrow = nn.utils.skip_init(nn.Linear, len(kept), len(weight), bias=True, **place)  # draws no random numbers
-    narrow.weight.copy_(weight[:, kept])
-    narrow.bias.copy_(bias)
-    return narrow.train(layer.training)
+    return linear_of(weight[:, kept], bias).train(layer.training)
+
+
+@torch.no_grad()
+def linear_of(weight: Tensor, bias: Tensor) -> nn.Linear:
+    """The linear layer of this weight (K, W) and bias (K,); draws no random numbers."""
+    made = nn.utils.skip_init(nn.Linear, weight.shape[1], len(weight), dtype=weight.dtype, device=weight.device)
+    made.weight.copy_(weight)
+    made.bias.copy_(bias)
+    return made
 
 
 @torch.no_grad()

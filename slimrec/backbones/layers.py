@@ -89,6 +89,7 @@ class Grid(nn.Module):
         self.shape = (len(fields), len(columns))
         self.padded, self.plain = width in cells, cells == list(range(width))
         self.register_buffer("fields", torch.tensor(fields, dtype=torch.long), persistent=False)
+        self.register_buffer("columns", torch.tensor(columns, dtype=torch.long), persistent=False)
         self.register_buffer("cells", torch.tensor(cells, dtype=torch.long), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:

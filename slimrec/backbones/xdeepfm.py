@@ -12,6 +12,7 @@ from slimrec.backbones.layers import Grid, Projection, Tower, holders, sizes
 from slimrec.schema import Block
 from slimrec.selection import Selection
 
+_NOTHING = 1e-7  # of the largest singular value: what single precision cannot tell from zero
 _PIECE = 1 << 20  # numbers in the largest tensor of one piece of a training batch on a CPU: it stays in the cache
 
 
@@ -21,29 +22,40 @@ class CIN(nn.Module):
     Every map of every layer goes on to the next layer and, summed over its columns, to the output: maps are not
     split in halves between the two. No activation: the paper found the identity best. No bias: zeros stay zeros.
     Columns work apart from each other: those that the same fields have are one grid, and none is padded.
+    Below the fields X^0 may have `constants` rows that are the same for all inputs: what a cut leaves of constants.
     """
 
-    def __init__(self, blocks: Sequence[Block], layers: Sequence[int]):
+    def __init__(self, blocks: Sequence[Block], layers: Sequence[int], constants: int = 0):
         super().__init__()
-        before = [len(blocks), *layers[:-1]]
-        self.maps = nn.ParameterList(torch.empty(size, wide, len(blocks)) for size, wide in zip(layers, before))
+        rows = len(blocks) + constants
+        self.maps = nn.ParameterList(torch.empty(size, wide, rows) for size, wide in zip(layers, [rows, *layers]))
         for weight in self.maps:
             nn.init.xavier_uniform_(weight.view(len(weight), -1))
         self.head = initialise(nn.Linear(sum(layers), 1, bias=False))
-        self.grids = _grids(blocks)
+        self._lay(blocks, torch.zeros(constants, _columns(blocks)))
+
+    def _lay(self, blocks: Sequence[Block], constants: Tensor) -> None:
+        """Lay the fields out as `blocks`, with rows of `constants` (r, columns) below them."""
+        self.blocks, self.grids = tuple(blocks), _grids(blocks)
+        self.register_buffer("constants", constants, persistent=len(constants) > 0)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(sum(self._pool(grid(x), grid.fields) for grid in self.grids)).squeeze(1)
+        return self.head(sum(self._pool(grid, x) for grid in self.grids)).squeeze(1)
 
-    def _pool(self, grid: Tensor, fields: Tensor) -> Tensor:
-        """All maps (B, sum of the layers) of a grid (B, F, D), summed over its columns."""
-        layers = [weight if len(fields) == weight.shape[2] else weight[:, :, fields] for weight in self.maps]
-        layers[0] = layers[0] if len(fields) == layers[0].shape[1] else layers[0][:, fields]
-        largest = grid.shape[2] * max((w.shape[0] * w.shape[1] for w in layers[:-1]), default=1)
-        pieces = grid.split(max(1, _PIECE // largest)) if self.training and grid.device.type == "cpu" else [grid]
+    def _pool(self, grid: Grid, x: Tensor) -> Tensor:
+        """All maps (B, sum of the layers) of a grid, summed over its columns."""
+        rows, raw = grid.fields, grid(x)
+        if len(self.constants):
+            raw = torch.cat([raw, self.constants[:, grid.columns].to(raw.dtype).expand(len(raw), -1, -1)], dim=1)
+            below = torch.arange(len(self.constants), device=rows.device) + len(self.blocks)
+            rows = torch.cat([rows, below])
+        layers = [weight if len(rows) == weight.shape[2] else weight[:, :, rows] for weight in self.maps]
+        layers[0] = layers[0] if len(rows) == layers[0].shape[1] else layers[0][:, rows]
+        largest = raw.shape[2] * max((w.shape[0] * w.shape[1] for w in layers[:-1]), default=1)
+        pieces = raw.split(max(1, _PIECE // largest)) if self.training and raw.device.type == "cpu" else [raw]
         return torch.cat([self._interact(piece.transpose(1, 2), layers) for piece in pieces])
 
-    def _interact(self, raw: Tensor, layers: list[Tensor]) -> Tensor:
+    def _interact(self, raw: Tensor, layers: Sequence[Tensor]) -> Tensor:
         """The same of fields laid (B, D, F), by weights (maps, maps before, F)."""
         maps, pooled = raw, []
         for weight in layers[:-1]:
@@ -53,11 +65,35 @@ class CIN(nn.Module):
         inner = torch.bmm(maps.transpose(1, 2), raw)  # of the last layer only sums over columns are needed
         return torch.cat([*pooled, inner.flatten(1) @ layers[-1].flatten(1).T], dim=1)
 
-    def narrow(self, fields: Tensor, blocks: Sequence[Block]) -> None:
-        """Keep only these fields, of which `blocks` are left."""
-        maps = [weight.detach().index_select(2, fields) for weight in self.maps]
-        self.maps = nn.ParameterList([maps[0].index_select(1, fields), *maps[1:]])
-        self.grids = _grids(blocks).to(fields.device)
+    @torch.no_grad()
+    def narrow(self, fields: Tensor, blocks: Sequence[Block], point: Tensor) -> Tensor:
+        """Keep only these fields, of which `blocks` are left; returns what is the same for all inputs now, a logit.
+
+        `point` (W,) is what x holds where everything that stays is zero. Its grid C (F, D) adds to X^0, whose rows
+        stand in every product: C is written as A R with as few rows R as can be, which become constant rows of weight
+        W A. Columns that no field has any more are the constant logit. Exact.
+        """
+        everything = Grid(self.blocks, range(len(self.blocks)), range(_columns(self.blocks))).to(point.device)
+        constant = torch.cat([everything(point[None])[0], self.constants.to(point)])
+        left = sorted({column for block in blocks for column in block.columns})
+        alone = [column for column in range(constant.shape[1]) if column not in left]
+        logit = self.head(self._interact(constant[:, alone].T[None], self.maps)).squeeze()
+        constant[:, alone] = 0
+        u, sizes, rows = torch.linalg.svd(constant[:, : _columns(blocks)].double(), full_matrices=False)
+        rank = int((sizes > _NOTHING * sizes[0]).sum())
+        by_row = (u[:, :rank] * sizes[:rank]).to(point)
+        maps = [torch.cat([weight[:, :, fields], weight @ by_row], dim=2) for weight in self.maps]
+        first = torch.einsum("hij,ir->hrj", maps[0], by_row)
+        maps[0] = torch.cat([maps[0][:, fields], first], dim=1)
+        self.maps = nn.ParameterList(maps)
+        self._lay(blocks, rows[:rank].to(point))
+        self.grids.to(point.device)
+        return logit
+
+
+def _columns(blocks: Sequence[Block]) -> int:
+    """How many native columns the widest field reaches."""
+    return 1 + max(column for block in blocks for column in block.columns)
 
 
 def _grids(blocks: Sequence[Block]) -> nn.ModuleList:
@@ -71,10 +107,12 @@ def _grids(blocks: Sequence[Block]) -> nn.ModuleList:
 class XDeepFM(Backbone):
     """linear(x) + CIN(x) + tower(x), after Lian et al. 2018 (arXiv 1803.05170).
 
-    The cut is exact for zeros. Of constants, what they add to the value and the slope of the CIN at zero moves into
-    the linear head: exact with one CIN layer, with more not, for their products with two kept columns are lost.
+    The cut is exact for any constants: what they add to the CIN moves into the linear head where it has one layer, and
+    becomes `constants` rows of the CIN where it has more.
     Fields of unequal width meet column by column, or mapped to the width `projection` (see `Projection`).
     """
+
+    of_constants = ("constants",)
 
     def __init__(
         self,
@@ -85,15 +123,16 @@ class XDeepFM(Backbone):
         batch_norm: bool = False,
         cin_layers: Sequence[int] = (16, 16),
         projection: int = 0,
+        constants: int = 0,
     ):
         hidden, cin_layers = sizes("hidden", hidden), sizes("cin_layers", cin_layers)
         if not cin_layers:
             raise ValueError("`cin_layers` needs one layer at least; without any use widedeep")
         options = {"hidden": hidden, "dropout": dropout, "batch_norm": batch_norm, "cin_layers": cin_layers}
-        super().__init__(blocks, **options, projection=projection)
+        super().__init__(blocks, **options, projection=projection, constants=constants)
         self.linear = initialise(nn.Linear(self.width, 1))
         self.projection = Projection(self.blocks, projection)
-        self.cin = CIN(self.projection.blocks, cin_layers)
+        self.cin = CIN(self.projection.blocks, cin_layers, int(constants))
         self.tower = Tower(self.width, hidden, dropout, batch_norm)
 
     def forward(self, x: Tensor, pairs: Tensor | None = None) -> Tensor:
@@ -107,10 +146,15 @@ class XDeepFM(Backbone):
         self.refuse_pairs(selection.pairs)
         slim, kept = self.start_cut(selection)
         slim.linear = narrow_linear(self.linear, kept, fill)
-        fold(lambda x: self.cin(self.projection(x)), slim.linear, kept, fill)
+        point = fill.to(self.linear.weight).index_fill(0, kept, 0)
+        if len(self.cin.maps) == 1:
+            fold(lambda x: self.cin(self.projection(x)), slim.linear, kept, fill)
+            point = torch.zeros_like(point)
         left = {block.name for block in slim.blocks}
         fields = [i for i, block in enumerate(self.blocks) if block.name in left]
         slim.projection = self.projection.narrow(slim.blocks, kept)
-        slim.cin.narrow(kept.new_tensor(fields), slim.projection.blocks)
+        point = self.projection(point.detach()[None])[0]
+        slim.linear.bias.data += slim.cin.narrow(kept.new_tensor(fields), slim.projection.blocks, point)
+        slim.options = {**self.options, "constants": len(slim.cin.constants)}
         slim.tower = self.tower.narrow(kept, fill)
         return slim

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from slimrec.schema import Block, Schema
+from slimrec.schema import PAD, Block, Schema
 from slimrec.selection import Selection
 
 
@@ -17,7 +17,8 @@ class Arena(nn.Module):
 
     `ids` (B, S) holds the slots of the embedded fields in schema order (bags take several, padded with 0), counted
     from 0 within each field; `dense` (B, N) the columns of numbers and vectors in schema order. Bags are averaged
-    over their values; an empty bag gives zeros. Look-ups give sparse gradients while `sparse` is set. While a training
+    over their values; an empty bag has the row of the padding, zeros at first. (Ingest leaves none empty: a bag
+    without values holds the missing value.) Look-ups give sparse gradients while `sparse` is set. While a training
     shares the tables out among ranks they are in `shards` (see `slimrec.training.sharded`), and `tables` is empty.
     """
 
@@ -35,8 +36,9 @@ class Arena(nn.Module):
             offsets = _starts([field.rows for field in fields])
             self._index(f"offsets_{group_width}", [o for f, o in zip(fields, offsets) for _ in range(f.slots)])
             self._index(f"slots_{group_width}", [slot[f.name] + i for f in fields for i in range(f.slots)])
-            rows = sum(field.rows for field in fields)
-            self.tables[str(group_width)] = nn.Parameter(torch.empty(rows, group_width).normal_(0, std))
+            table = torch.empty(sum(field.rows for field in fields), group_width).normal_(0, std)
+            table[[offset + PAD for field, offset in zip(fields, offsets) if field.kind == "bag"]] = 0
+            self.tables[str(group_width)] = nn.Parameter(table)
         dense_start = dict(zip(schema.names, _starts([field.dense_width for field in schema.fields])))
         dense = [b for b in blocks if not schema[b.name].embedded]
         self._index("dense_columns", [dense_start[b.name] + c for b in dense for c in b.columns])
@@ -77,8 +79,10 @@ class Arena(nn.Module):
             size = sum(field.slots for field in run)
             part = values[:, start : start + size]
             if run[0].kind == "bag":
-                present = (local[:, start : start + size] != 0).to(values.dtype)
-                part = torch.einsum("bld,bl->bd", part, present) / present.sum(1, keepdim=True).clamp(min=1)
+                present = (local[:, start : start + size] != PAD).to(values.dtype)
+                count = present.sum(1, keepdim=True)
+                present[:, :1] += count == 0
+                part = torch.einsum("bld,bl->bd", part, present) / count.clamp(min=1)
             blocks.append(part.flatten(1))
             start += size
         return torch.cat(blocks, dim=1)
@@ -93,11 +97,7 @@ class Arena(nn.Module):
 
     @torch.no_grad()
     def narrow(self, selection: Selection) -> Arena:
-        """The arena without dropped rows and columns, the frozen gate folded into tables and dense columns.
-
-        Folding a shift into a bag's rows moves the average of a non-empty bag by that shift and leaves an empty bag
-        at zero, where the gate would have put the shift: the only place where the fold is not exact.
-        """
+        """The arena without dropped rows and columns, the frozen gate folded into tables and dense columns. Exact."""
         blocks = selection.blocks(self.blocks)
         with torch.random.fork_rng(devices=[]):  # a cut draws nothing from the caller's stream
             arena = Arena(self.schema.narrow(b.name for b in blocks), blocks).to(self.dense_scale.dtype)

@@ -88,7 +88,8 @@ def _anew(config: FinetuneConfig, gated: Path, selection: Path, slim: Path, furt
     A gate that stays in the slim model is frozen and keeps what the search taught it, wherever the rest begins.
     """
     cut = load_model(slim, "slim")
-    plan = cut.config.model_copy(update={"options": cut.backbone.options})
+    options = {name: value for name, value in cut.backbone.options.items() if name not in cut.backbone.of_constants}
+    plan = cut.config.model_copy(update={"options": options})
     if config.start != "initial":
         model = build(cut.schema, plan, config.train.seed + further, cut.blocks)
     else:
