@@ -40,6 +40,11 @@ def census(data: Path, seed: int) -> pa.Table:
     return table
 
 
+def amazon(data: Path, seed: int) -> pa.Table:
+    """Amazon Employee Access as it is: nine ids, label `ACTION`; the seed decides nothing."""
+    return _read(data / "amazon_employee_access" / "train.parquet")
+
+
 def pool_size(distinct: int, draws: int) -> int:
     """How many values to draw from, so that `draws` uniform draws are expected to meet `distinct` of them."""
     low, high = distinct, 1000 * draws
@@ -58,7 +63,7 @@ def _read(path: Path) -> pa.Table:
 
 def main(arguments: list[str] | None = None) -> int:
     """Write one log; returns the exit code."""
-    makers = {"movielens_1m": movielens_1m, "census": census}
+    makers = {"movielens_1m": movielens_1m, "census": census, "amazon": amazon}
     parser = argparse.ArgumentParser(prog="python -m benchmarks.datasets", description=__doc__)
     parser.add_argument("name", choices=makers)
     parser.add_argument("--data", type=Path, required=True, help="folder of the public data sets")

@@ -146,9 +146,16 @@ class FinetuneConfig(_Config):
     start: Literal["warm", "fresh", "initial"] = "warm"  # pruned weights | new ones | the search's first ones
     rows: Literal["all", "rest", "subset"] = "all"  # rest: training rows that the subset left out
     fraction: float = Option(1.0, gt=0, le=1)  # of those rows
+    model: ModelConfig | None = None  # another network than the search's for what was kept, and for the full model
     train: TrainConfig = TrainConfig()
     retrains: int = Option(0, ge=0)  # the step is told those of `evaluate`
     before: TrainConfig | None = None  # and the search's training, whose passes a warm start has behind it
+
+    @model_validator(mode="after")
+    def _another_network_starts_anew(self) -> Self:
+        if self.model is not None and self.start != "fresh":
+            raise ValueError(f"another network has none of the search's weights: start must be fresh, not {self.start}")
+        return self
 
 
 class PretrainConfig(_Config):

@@ -111,6 +111,8 @@ def test_the_released_code_steps_regions_and_network_together_on_training_rows()
     assert (released.stream, released.every, released.learning_rate) == ("train", 1, 0.01)
     assert IRazorGate(mixed(), 8, reference="code", stream="gate").stream == "gate"
     assert (IRazorGate(mixed(), 8).stream, IRazorGate(mixed(), 8).every) == ("gate", 4)
+    paper = IRazorGate(mixed(), 8, reference="paper")
+    assert (paper.stream, paper.every, paper.normalise) == ("train", 1, True)
 
 
 def test_t5_the_code_weighs_every_field_with_a_hundredth():

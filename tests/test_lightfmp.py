@@ -240,3 +240,11 @@ def test_t8_transferred_weights_start_with_a_lower_loss_than_fresh_ones(dataset,
 def test_an_option_outside_its_range_is_refused(options):
     with pytest.raises(ValueError, match="got"):
         gate_of(**options)
+
+
+def test_the_paper_trains_mask_and_weights_together_from_the_first_step():
+    ours, paper = (gate_of(**options) for options in ({}, {"reference": "paper"}))
+    assert (ours.stream, ours.warmup) == ("gate", 0.1)
+    assert (paper.stream, paper.every, paper.warmup, paper.settled) == ("train", 1, 0.0, 0.5)
+    with pytest.raises(ValueError, match="`reference`"):
+        gate_of(reference="code")

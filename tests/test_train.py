@@ -239,6 +239,34 @@ def test_a_gate_on_training_rows_does_not_move_before_its_warm_up_is_over(data, 
         assert all(torch.equal(start[name], p) for name, p in one.model.gate.named_parameters()) == still
 
 
+PUBLISHED = [m for m in sorted(GATES.table) if {"reference", "stream"} <= GATES.options(m).keys()]
+
+
+@pytest.mark.parametrize("method", PUBLISHED)
+def test_a_published_flow_sees_rows_again_when_it_is_asked_for_by_name(data, method):
+    reference = "code" if method == "autodim" else "paper"
+    options = {"reference": reference, "stream": "train"}
+    asked = trainer(data, method=method, options=options, backbone="pnn", epochs=2)
+    start = [p.detach().clone() for p in asked.model.gate.parameters()]
+    asked.step = asked.steps_per_epoch  # in the second epoch
+    asked._train_step(next(asked.stream.epoch(1)))
+    assert any(not torch.equal(before, p) for before, p in zip(start, asked.model.gate.parameters()))
+    asked.history = [{}, {}]
+    assert asked.gate_passes == 2
+
+
+@pytest.mark.parametrize("method", [m for m in sorted(GATES.table) if "stream" in GATES.options(m)])
+def test_a_gate_on_the_first_epoch_learns_there_and_stands_still_in_the_others(data, method):
+    one = trainer(data, method=method, options={"stream": "first"}, backbone="pnn", epochs=3)
+    for step, moves in ((one.steps_per_epoch - 1, True), (one.steps_per_epoch, False)):
+        start = {name: tensor.detach().clone() for name, tensor in one.model.gate.named_parameters()}
+        one.step = step
+        one._train_step(next(one.stream.epoch(0)))
+        assert one.model.gate.training == moves
+        assert any(not torch.equal(start[name], p) for name, p in one.model.gate.named_parameters()) == moves
+    assert one.gate_passes == 1
+
+
 @pytest.mark.parametrize(("warmup", "every"), [(0.0, 1), (0.5, 1), (0.0, 3), (0.5, 4)])
 def test_a_gate_steps_after_every_so_many_steps_once_its_warm_up_is_over_and_is_told_how_far_the_training_is(
     data, warmup, every

@@ -12,7 +12,7 @@ from slimrec.cli import artifacts, audit, cluster, data, registry, verdict
 from slimrec.errors import ConfigError, SlimrecError
 
 FAMILIES = {
-    "An audit on this machine": {"audit": audit.audit, "run": audit.run},
+    "An audit on this machine": {"audit": audit.audit, "run": audit.run, "transfer": audit.transfer},
     "An audit on a cluster": {
         "submit": cluster.submit,
         "upload": cluster.upload,

@@ -112,6 +112,41 @@ def stage(
     typer.echo(json.dumps(metrics, indent=1, default=str))
 
 
+def transfer(
+    run: Annotated[Path, typer.Argument(help="folder of a run: its selection, its dataset")],
+    recipe: Annotated[Path, typer.Argument(help="recipe of that run")],
+    backbone: Annotated[str, typer.Option(help="the other network")],
+    options: Annotated[str, typer.Option(help="its options, as JSON")] = "{}",
+    output: Annotated[Path | None, typer.Option(help="RUN-on-BACKBONE by default", show_default=False)] = None,
+) -> None:
+    """Train another network on what a run selected, and in full, from new weights; then compare the two."""
+    from slimrec.artifacts import read_json
+    from slimrec.config import FinetuneConfig, ModelConfig, parse, read_recipe
+    from slimrec.stages import execute
+    from slimrec.stages.settle import sections
+
+    asked = read_recipe(recipe)
+    try:
+        given = json.loads(options)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"--options takes JSON, got {options!r}: {error}") from None
+    model = parse(ModelConfig, {**asked.pretrain.model.model_dump(), "backbone": backbone, "options": given})
+    tail = asked.finetune.model_dump(exclude_unset=True) | {"start": "fresh", "model": model.model_dump()}
+    told = sections(asked.model_copy(update={"finetune": parse(FinetuneConfig, tail)}))
+    output = output or run.with_name(f"{run.name}-on-{backbone}")
+    data, subset = run / "ingest" / "dataset", run / "sample" / "subset"
+    cut = {"selection": run / "prune" / "selection", "slim": run / "prune" / "slim"}
+    trained = {"dataset": data, "subset": subset, "workspace": str(output / "workspace")}
+    slim, full, report = (output / name for name in ("tuned", "full", "report"))
+    execute("finetune", told["finetune"], **trained, **cut, gated=run / "pretrain" / "gated", tuned=slim)
+    execute("pretrain", told["baseline"], **trained, gated=full)
+    execute("evaluate", {**told["evaluate"], "champion": ""}, dataset=data, slim=slim, full=full,
+            selection=cut["selection"], report=report)  # fmt: skip
+    said = read_json(report / "report.json")
+    typer.echo(f"{backbone}: AUC {said['auc']['full']:.5f} in full, {said['auc']['slim']:.5f} on what was selected")
+    typer.echo(f"{said['verdict']}: {said['reason']}; {report / 'report.html'}")
+
+
 def _folders(path: list[str]) -> dict[str, str | list[str]]:
     folders: dict[str, str | list[str]] = {}
     for name, folder in (item.split("=", 1) for item in path):

@@ -24,7 +24,10 @@ class Gate(nn.Module):
 
     A method overrides what it needs. Its options are the keyword-only arguments of its `__init__`, each with a
     default. Class attributes tell the training loop how to drive it:
-    `stream` which rows step its parameters: "gate" (the held-out slice) or "train" (a single pass only),
+    `stream` which rows step its parameters: "gate" (the held-out slice), "first" (training rows of the first epoch, all
+    new; the network goes on with the gate as it is then) or "train" (training rows in every epoch, of which only one is
+    allowed unless it is `published`),
+    `published` whether its flow of data is asked for as a publication has it, rows seen more than once included,
     `every` the number of training steps from one gate step to the next (1 on the train stream),
     `learning_rate` of its Adam,
     `warmup` the share of the training steps before its first,
@@ -39,6 +42,7 @@ class Gate(nn.Module):
 
     method = "none"
     stream = "train"
+    published = False
     every = 1
     learning_rate = 1e-3
     warmup = 0.0
@@ -62,8 +66,8 @@ class Gate(nn.Module):
 
     def drive(self, stream: str, every: int, learning_rate: float, warmup: float) -> None:
         """Take over how the recipe wants the gate driven; ValueError where that cannot be."""
-        if stream not in ("gate", "train"):
-            raise ValueError(f"`stream` must be 'gate' or 'train', got {stream!r}")
+        if stream not in ("gate", "first", "train"):
+            raise ValueError(f"`stream` must be 'gate', 'first' or 'train', got {stream!r}")
         if every < 1 or learning_rate < 0 or not 0 <= warmup < 1:
             raise ValueError(
                 f"needs every >= 1, learning_rate >= 0 and 0 <= warmup < 1, got {every=}, {learning_rate=}, {warmup=}"

@@ -19,7 +19,7 @@ _CODE_WEIGHT = 0.01  # of every field in the penalty of the released code
 _CODE_SCALE = 1.001**-0.5  # of its normalisation, which runs in inference mode with variance 1 and epsilon 0.001
 
 
-def chosen_regions(alpha: Sequence[float], cpt: float, reference: str = "paper") -> tuple[int, ...]:
+def chosen_regions(alpha: Sequence[float], cpt: float, reference: str | None = "paper") -> tuple[int, ...]:
     """Algorithm 1: regions in order of weight until their cumulative probability reaches the threshold `cpt`.
 
     `alpha` holds a field's weights by region; returns region numbers, ascending, that of the zero region among them.
@@ -46,8 +46,8 @@ class IRazorGate(RegionGate):
     score is the weight of its regions with columns. The byte budget takes the largest `cpt` whose columns fit.
 
     `temperature`, `lambda_` and `cpt` are those of the paper for Avazu, `learning_rate` that of the released search.
-    The paper trains gate and network together on training rows: that is `stream: train`, a single pass here; the
-    default steps the gate on held-out rows at every `every`-th step, because on memorised rows it keeps noise. Search
+    The paper trains gate and network together on the training rows, epoch after epoch: that is `reference: paper`. By
+    default the gate steps on held-out rows at every `every`-th step, because on memorised rows it keeps noise. Search
     for one pass either way: in later epochs held-out rows also turn against useful fields that the network overfits
     (users of MovieLens-1M at temperature 0.2: score 0.96 after one epoch, 0.25 after four). The paper retrains from
     scratch (`finetune.start: fresh`); going on from the pruned weights is an extension. Where fields of unequal width
@@ -55,8 +55,8 @@ class IRazorGate(RegionGate):
     xdeepfm (here the search has these maps too); by default columns that a field lacks count as zeros.
 
     `reference: code` is the released program where it differs: normalisation that does nothing, 0.01 a field in
-    the penalty, the threshold to be exceeded by rounded weights; it steps on training rows, as the paper says too.
-    Feeding one branch of a network ungated is not copied.
+    the penalty, the threshold to be exceeded by rounded weights, on training rows as the paper. Feeding one branch of a
+    network ungated is not copied.
     """
 
     method = "irazor"
@@ -72,9 +72,9 @@ class IRazorGate(RegionGate):
         lp_weight: Literal["cardinality", "uniform"] = "cardinality",
         cpt: float = 0.45,
         embedding_bn: bool = True,
-        reference: Literal["paper", "code"] = "paper",
+        reference: Literal["paper", "code"] | None = None,
         learning_rate: float = 0.01,
-        stream: Literal["gate", "train"] | None = None,  # gate; of the code train
+        stream: Literal["gate", "first", "train"] | None = None,  # gate; of paper and code train
         every: int = 4,
         warmup: float = 0.0,
     ):
@@ -82,19 +82,21 @@ class IRazorGate(RegionGate):
             raise ValueError(
                 f"needs temperature > 0, lambda_ >= 0 and 0 <= cpt <= 1, got {temperature=}, {lambda_=}, {cpt=}"
             )
-        if lp_weight not in ("cardinality", "uniform") or reference not in ("paper", "code"):
+        if lp_weight not in ("cardinality", "uniform") or reference not in (None, "paper", "code"):
             raise ValueError(
-                f"`lp_weight` is cardinality or uniform, `reference` paper or code, got {lp_weight!r} and {reference!r}"
+                f"`lp_weight` is cardinality or uniform, `reference` paper, code or not there, got {lp_weight!r} and "
+                f"{reference!r}"
             )
         widths = candidate_widths(candidates, blocks_of(schema, embedding_dim), zero=True)
-        super().__init__(schema, embedding_dim, widths, temperature, normalise=embedding_bn and reference == "paper")
-        self.drive(stream or ("train" if reference == "code" else "gate"), every, learning_rate, warmup)
+        super().__init__(schema, embedding_dim, widths, temperature, normalise=embedding_bn and reference != "code")
+        self.published = reference is not None
+        self.drive(stream or ("train" if self.published else "gate"), every, learning_rate, warmup)
         self.lambda_, self.cpt, self.reference = lambda_, cpt, reference
         self.factor = _CODE_SCALE if embedding_bn and reference == "code" else 1.0
         rows = torch.tensor([float(field.rows) if field.embedded else 1.0 for field in schema.fields])
         real = torch.tensor([not is_probe(field.name) for field in schema.fields])  # probes weigh what their fields do
         even = torch.full_like(rows, _CODE_WEIGHT if reference == "code" else 1 / float(real.sum()))
-        cardinality = lp_weight == "cardinality" and reference == "paper"
+        cardinality = lp_weight == "cardinality" and reference != "code"
         self.register_buffer("shares", rows / rows[real].sum() if cardinality else even, persistent=False)
 
     def column_weights(self, alpha: Tensor) -> Tensor:

@@ -40,7 +40,8 @@ class LeapGate(ShuffleGate):
     With `alpha` or `stream` the price is fixed and gates learn within the training, which sees the mix (score g,
     threshold 1/2); all options but `least` are for such gates, and say nothing of the path.
     `reference: paper` is that with the distance as published: the penalty is sum_i alpha * max(distance_i, floor) * g_i
-    with a moving average (paper, eq. "adaptive regularisation"). It gives neither `temperature`, `start`, `floor`,
+    with a moving average (paper, eq. "adaptive regularisation"), gates and network together on the training rows, in
+    every epoch. It gives neither `temperature`, `start`, `floor`,
     `decay` nor alpha: no pair of alpha and floor serves all logs.
 
     `reference: code` is the released base version: one penalty for all fields, `fs_weight` times the mean of g,
@@ -72,7 +73,7 @@ class LeapGate(ShuffleGate):
         temperature: float = 0.2,
         start: float = 1.0,
         learning_rate: float | None = None,  # 0.02; of the code 0.001
-        stream: Literal["gate", "train"] | None = None,
+        stream: Literal["gate", "first", "train"] | None = None,
         every: int | None = None,  # 4; of the code 1
         warmup: float = 0.0,
         reservoir: int = 0,
@@ -82,7 +83,13 @@ class LeapGate(ShuffleGate):
             raise ValueError(f"`reference` must be 'paper' or 'code', or not be there, got '{reference}'")
         usual_alpha, usual_rate, usual_every = _WITHIN[reference]
         learning_rate = usual_rate if learning_rate is None else learning_rate
-        self.drive(stream or "gate", usual_every if every is None else every, learning_rate, warmup)
+        self.published = reference is not None
+        self.drive(
+            stream or ("train" if reference == "paper" else "gate"),
+            usual_every if every is None else every,
+            learning_rate,
+            warmup,
+        )
         given = {"alpha": alpha or 0.0, "floor": floor, "fs_weight": fs_weight}
         for name, value in given.items():
             if value < 0:

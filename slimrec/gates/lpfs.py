@@ -49,7 +49,7 @@ class LpfsGate(Gate):
         start: float = 1.0,
         strength: float = 0.1,
         learning_rate: float = 0.01,
-        stream: Literal["gate", "train"] = "gate",
+        stream: Literal["gate", "first", "train"] = "gate",
         every: int = 1,
         warmup: float = 0.1,
     ):

@@ -309,6 +309,7 @@ def _made(chosen: Selection, models: dict[str, Model], data: Dataset, slim_diges
         "slim_digest": slim_digest,
         "made": {
             "method": chosen.method,
+            "note": chosen.note,
             "seed": chosen.seed,
             "budget": ", ".join(f"{name} = {value:g}" for name, value in budget.items()) or "the method's own rule",
             "evidence": chosen.evidence,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from slimrec.artifacts import digest, publish, read_json, read_manifest, verify
-from slimrec.config import FinetuneConfig, parse
+from slimrec.config import FinetuneConfig, ModelConfig, parse
 from slimrec.data.dataset import Dataset, Split, read_subset
 from slimrec.data.encode import Encoder
 from slimrec.data.hashing import hash_numbers
@@ -15,6 +15,7 @@ from slimrec.data.order import rest_of
 from slimrec.errors import ConfigError, InputError
 from slimrec.model import Model, build
 from slimrec.model.files import load_model, save_model
+from slimrec.plugins import BACKBONES
 from slimrec.selection import Selection
 from slimrec.track import Tracker
 from slimrec.training import again
@@ -88,10 +89,8 @@ def _anew(config: FinetuneConfig, gated: Path, selection: Path, slim: Path, furt
     A gate that stays in the slim model is frozen and keeps what the search taught it, wherever the rest begins.
     """
     cut = load_model(slim, "slim")
-    options = {name: value for name, value in cut.backbone.options.items() if name not in cut.backbone.of_constants}
-    plan = cut.config.model_copy(update={"options": options})
     if config.start != "initial":
-        model = build(cut.schema, plan, config.train.seed + further, cut.blocks)
+        model = build(cut.schema, _network(config, cut), config.train.seed + further, cut.blocks)
     else:
         verify(selection, "selection")
         decided = parse(Selection, read_json(selection / "selection.json"), InputError)
@@ -109,6 +108,25 @@ def _passes(config: FinetuneConfig, data: Dataset, subset: Path | None) -> list[
         return [own._replace(warm=False)]
     searched = data.split("train", None if subset is None else read_subset(subset))
     return [Pass(config.before, searched, warm=False), own]
+
+
+def _network(config: FinetuneConfig, cut: Model) -> ModelConfig:
+    """The network of new weights: that of the search without what it held of constants, or another one."""
+    kept = {name: value for name, value in cut.backbone.options.items() if name not in cut.backbone.of_constants}
+    if config.model is None:
+        return cut.config.model_copy(update={"options": kept})
+    if config.model.embedding_dim != cut.config.embedding_dim:
+        raise ConfigError(
+            f"the selection is of columns of embeddings of {cut.config.embedding_dim}, finetune.model has embedding_dim "
+            f"{config.model.embedding_dim}: set it to {cut.config.embedding_dim}"
+        )
+    if kept.get("pairs") is None and cut.gate is None:
+        return config.model
+    if not BACKBONES.says(config.model.backbone, "meets_pairs"):
+        raise ConfigError(
+            f"the selection is of meetings of fields, and the backbone '{config.model.backbone}' of finetune.model has none"
+        )
+    return config.model.model_copy(update={"options": {**config.model.options, "pairs": kept.get("pairs")}})
 
 
 def rows_of(config: FinetuneConfig, data: Dataset, subset: Path | None) -> Split:

@@ -52,12 +52,12 @@ def run(
         config, tracker, data, data.split("train", None if subset is None else read_subset(subset)), checkpoints
     )
     phases, model, figures = _taken(work, search, subset)
-    slice_, scores, kept, done, mixed = data.split("gate"), [], [], [], False
+    slice_, scores, kept, done, mixed, gate_passes = data.split("gate"), [], [], [], False, 0
     first = os.environ.get("RANK", "0") == "0"
     for trainer in _trainers(work, subset, model, phases):
         figures, model = trainer.fit(), trainer.model
         done.append(trainer.checkpoint)
-        mixed = trainer.gate_learns
+        mixed, gate_passes = trainer.gate_learns, max(gate_passes, trainer.gate_passes)
         phases.append(Phase.of(trainer.config, figures, len(trainer.stream.split)))
         if first:  # the first rank alone is sure to have the whole model
             rows = work.train if model.gate.surveyed == "train" else slice_
@@ -71,6 +71,7 @@ def run(
         found = found.model_copy(update={"repeats": tuple(scores), "kept": tuple(kept)})
         facts = {"seed": config.train.seed, "method": config.method, "dataset": data.fingerprint}
         facts["plain"] = not (mixed or config.probes)  # the network of a training without a gate
+        facts["gate_passes"] = gate_passes
         facts["training"] = [phase.model_dump() for phase in (phases[-1:] if config.searches else phases)]
         with publish(gated, "gated", **facts, figures=figures) as folder:
             save_model(model, folder, Encoder.load(dataset).over(data.schema))

@@ -58,6 +58,8 @@ def sections(recipe: Recipe) -> dict[str, dict[str, Any]]:
     full = {key: value for key, value in told["pretrain"].items() if key not in ("method", "options")}
     again = {"retrains": recipe.evaluate.retrains} if recipe.evaluate.retrains else {}
     before = {"before": told["pretrain"].get("train", {})} if again and recipe.finetune.start == "warm" else {}
+    if "model" in told["finetune"]:
+        full["model"] = told["finetune"]["model"]
     return {
         **told,
         "ingest": {key: value for key, value in told["ingest"].items() if key != "audit_date"},

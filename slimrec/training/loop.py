@@ -81,10 +81,10 @@ class Trainer:
             raise ConfigError(
                 f"method '{method}' works on the held-out gate slice, which is empty: set ingest.split.gate"
             )
-        if stream == "train" and self.config.epochs > 1:
+        if stream == "train" and self.config.epochs > 1 and not self.model.gate.published:
             raise ConfigError(
                 f"method '{method}' with stream: train sees rows twice in {self.config.epochs} epochs and would keep "
-                f"memorised noise: set train.epochs to 1, or stream: gate"
+                f"memorised noise: set train.epochs to 1, or stream: gate, or ask for a published flow by `reference`"
             )
 
     def fit(self) -> dict[str, float]:
@@ -110,6 +110,13 @@ class Trainer:
             "seconds": round(seconds, 3),
             "rows_per_second": round(rows / seconds, 1) if seconds else 0.0,
         }
+
+    @property
+    def gate_passes(self) -> int:
+        """How often training rows were seen with a gate on them that learns."""
+        if not self.gate_learns or self.model.gate.stream == "gate":
+            return 0
+        return 1 if self.model.gate.stream == "first" else len(self.history)
 
     def _exhausted(self) -> bool:
         return bool(self.config.patience) and self.stale >= self.config.patience
@@ -167,11 +174,15 @@ class Trainer:
             return False
         return self.step >= self._warmup() and (self.step + 1) % self.model.gate.every == 0
 
+    def _span(self) -> int:
+        """The steps of the training in which the gate may learn, from the first on."""
+        return self.steps_per_epoch * (1 if self.model.gate.stream == "first" else self.config.epochs)
+
     def _warmup(self) -> float:
-        return self.model.gate.warmup * self.config.epochs * self.steps_per_epoch
+        return self.model.gate.warmup * self._span()
 
     def _settled(self) -> float:
-        return max(self.model.gate.warmup, self.model.gate.settled)
+        return max(self.model.gate.warmup, self.model.gate.settled) * self._span()
 
     def _loss(self, batch: Batch) -> Tensor:
         """Weighted mean log-loss over all labels that are observed, whatever their task.
@@ -188,9 +199,9 @@ class Trainer:
 
     def _train_step(self, batch: Batch) -> None:
         torch.manual_seed(self._seed(0))
-        joint = self.gate_learns and self.model.gate.stream == "train" and self.step >= self._warmup()
+        joint = self.gate_learns and self.model.gate.stream != "gate" and self._warmup() <= self.step < self._span()
         if self.gate_learns:
-            self.model.gate.requires_grad_(joint)
+            self.model.gate.train(self.step < self._span()).requires_grad_(joint)
         loss = self._loss(batch)
         self.loss_sum += loss.detach()
         (loss + self.model.gate.penalty() / self.ranks.world if joint else loss).backward()
@@ -218,7 +229,7 @@ class Trainer:
 
     def _after_gate_step(self) -> None:
         self._alike()
-        self.model.gate.step((self.step + 1) / (self.config.epochs * self.steps_per_epoch))
+        self.model.gate.step((self.step + 1) / self._span())
 
     def _alike(self) -> None:
         """The running averages of the network and of the gate, which each rank updates by its own rows."""
@@ -254,7 +265,7 @@ class Trainer:
         scores = self.model.gate.scores() if self.gate_learns else {}
         self.log(row | {f"gate/{name}": value for name, value in scores.items()}, self.step)
         bar.set_postfix(auc=f"{row['valid_auc']:.4f}", loss=f"{row['train_loss']:.4f}")
-        if self.gate_learns and epoch + 1 < self.config.epochs and epoch < self._settled() * self.config.epochs:
+        if self.gate_learns and epoch + 1 < self.config.epochs and epoch * self.steps_per_epoch < self._settled():
             return  # the gate is still on its way: what is best so far says nothing about it
         if row["valid_auc"] > self.best_auc:
             self._keep(row["valid_auc"])

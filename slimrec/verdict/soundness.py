@@ -23,9 +23,9 @@ def mind(facts: Facts) -> list[str]:
     """What weakens the verdict, a sentence each without its full stop."""
     parts = facts.get("tasks", [facts])
     warned = [(part.get("task", ""), seeds.warned(part["retrains"])) for part in parts]
-    return [
-        said for said in (facts["training"]["said"], *(said and f"{of(task)}{said}" for task, said in warned)) if said
-    ]
+    searched = f"In the search {note}" if (note := facts["made"]["note"]) else ""
+    said = (facts["training"]["said"], searched, *(said and f"{of(task)}{said}" for task, said in warned))
+    return [each for each in said if each]
 
 
 def self_tests(facts: Facts) -> str:
