@@ -175,7 +175,7 @@ def interactions(tmp_path_factory):
     c and d have one column each: what is first-order of c is bound to meet d, where the pair is on.
     """
     random = np.random.default_rng(1)
-    rows = 20_000
+    rows = 40_000
     a, b = random.integers(0, 2, (2, rows))
     c, d = np.where(random.random(rows) < 0.5, 0, random.integers(1, 4, rows)), random.integers(0, 20, rows)
     side = random.choice([-1.5, 1.5], 20)
@@ -193,8 +193,8 @@ def network(schema, pairs=None):
 
 def trained(model, data):
     config = TrainConfig(
-        epochs=8,
-        batch_size=128,
+        epochs=2,
+        batch_size=32,
         learning_rate=0.01,
         embedding_learning_rate=0.01,
         patience=0,
@@ -259,8 +259,13 @@ def test_the_released_code_steps_pairs_on_training_rows_at_its_own_rate():
     assert (code.stream, code.every, code.learning_rate, code.warmup) == ("train", 1, 3e-5, 0.0)
     held_out = OptFeatureGate(mixed_schema(), 4, reference="code", stream="gate", warmup=0.1)
     assert (held_out.stream, held_out.learning_rate, held_out.warmup) == ("gate", 3e-5, 0.1)
-    paper = OptFeatureGate(mixed_schema(), 4)
-    assert (paper.stream, paper.learning_rate, paper.warmup) == ("gate", 1e-3, 0.3)
+    paper = OptFeatureGate(mixed_schema(), 4, reference="paper")
+    assert (paper.stream, paper.learning_rate, paper.warmup) == ("train", 1e-3, 0.0)
+
+
+@pytest.mark.parametrize(("grain", "stream"), [("value", "first"), ("hybrid", "first"), ("field", "gate")])
+def test_values_step_on_training_rows_while_they_are_new_and_fields_on_held_out_ones(grain, stream):
+    assert OptFeatureGate(mixed_schema(), 4, grain=grain).stream == stream
 
 
 def test_t6_value_grain_finds_the_value_that_interacts_and_beats_field_grain(interactions):
