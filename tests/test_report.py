@@ -96,6 +96,7 @@ def facts(count=12, verdict="certified", names=None, threshold=None):
         "slim_digest": "c3d4" * 16,
         "made": {
             "method": "some-method",
+            "note": "",
             "seed": 0,
             "budget": "keep = 0.5",
             "evidence": {"effective shuffle rate": 0.98},
