@@ -8,12 +8,12 @@ import small
 from scipy import stats
 from test_fairness import AFTER, MODEL, SEARCH
 
-from slimrec.artifacts import read_manifest
+from slimrec.artifacts import digest, kept, read_manifest
 from slimrec.artifacts import verify as check
 from slimrec.config import EvaluateConfig, FinetuneConfig, PretrainConfig, PruneConfig, Recipe, parse
 from slimrec.errors import ConfigError, InputError
 from slimrec.registry import bundle
-from slimrec.stages import evaluate, finetune, pretrain, prune
+from slimrec.stages import evaluate, execute, finetune, pretrain, prune
 from slimrec.stages.settle import sections, settle
 from slimrec.track import Tracker
 from slimrec.training import again
@@ -194,6 +194,16 @@ def test_scores_of_another_number_or_of_another_cut_are_refused(retrained, tmp_p
     with pytest.raises(InputError, match="no folder"):
         again.read(None, 2, range(5), {})
     assert not (tmp_path / "report").exists()
+
+
+def test_scores_that_were_kept_come_back_with_the_model(retrained, tmp_path):
+    (tmp_path / "workspace" / kept.KEPT).mkdir(parents=True)
+    reads = {name: str(retrained / name) for name in ("dataset", "gated", "selection", "slim")}
+    for turn in ("first", "again"):
+        makes = {name: str(tmp_path / turn / name) for name in ("tuned", "retrained")}
+        config = {"train": {"epochs": 1, "batch_size": 512, "device": "cpu"}, "retrains": 1}
+        execute("finetune", config, workspace=str(tmp_path / "workspace"), **reads, **makes)
+    assert digest(tmp_path / "first" / "retrained") == digest(tmp_path / "again" / "retrained")
 
 
 def test_both_trainings_are_told_of_retrains_and_no_cache_without_them_changes():

@@ -25,9 +25,9 @@ from slimrec.training.launch import threads
 MAKES = {  # stage whose outcome is told by what it is given -> the artifacts that it writes
     "ingest": ("dataset",),
     "sample": ("subset",),
-    "pretrain": ("gated",),
+    "pretrain": ("gated", "retrained"),
     "prune": ("selection", "slim"),
-    "finetune": ("tuned",),
+    "finetune": ("tuned", "retrained"),
 }
 _COMPUTE = ("numpy", "pyarrow", "torch")  # packages whose other release may give other bits
 
@@ -41,7 +41,7 @@ class Reuse:
 
     def __init__(self, stage: str, config: BaseModel, workspace: str, paths: Mapping[str, Path | list[Path]]):
         folders = {name: path for name, path in paths.items() if isinstance(path, Path)}
-        self.makes = {name: folders[name] for name in MAKES.get(stage, ())}
+        self.makes = {name: folders[name] for name in MAKES.get(stage, ()) if name in folders}
         self.stage, self.config, self.place, self.source = stage, config, None, []
         shelf, alone = Path(workspace, kept.KEPT), "RANK" not in os.environ
         if workspace and self.makes and alone and shelf.is_dir():
@@ -67,6 +67,7 @@ class Reuse:
         read = {name: folder for name, folder in reads.items() if (folder / MANIFEST).is_file()}
         about = {
             "config": self.config.model_dump(mode="json"),
+            "makes": sorted(self.makes),
             "reads": {name: sha256(folder / MANIFEST) for name, folder in read.items()},
             "source": self._content(),
             "code": [code(), self._brought(list(read.values())), *(version(name) for name in _COMPUTE)],
