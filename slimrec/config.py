@@ -192,7 +192,7 @@ class PretrainConfig(_Config):
 
 class PruneConfig(_Config):
     budget: Budget = Budget()
-    twins_once: bool = True  # fields that say the same take one place of keep, fields or max_bytes; false: one each
+    twins_once: bool = True  # fields that say the same take one place where fields compete; false: one each
     guard: bool = False  # keep fields that are seldom present but matter there; else only note them
     hidden_keep: float | None = Option(None, gt=0, le=1)  # share of the hidden units that stays; None: all
     tolerance: float | None = Option(1e-4, gt=0)  # by which cut logits may differ, relative beyond 1; None: only told

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -58,13 +58,21 @@ class Budget(_Plain):
     threshold: float | None = Option(None, ge=0, le=1)  # keep fields whose score reaches it
     keep: float | None = Option(None, gt=0, le=1)  # share of the fields, rounded down
     fields: int | None = Option(None, ge=1)  # number of fields
-    max_bytes: int | None = Option(None, ge=1)  # of embedding tables in all
+    dims: int | None = Option(None, ge=1)  # columns that the network reads: of embeddings, vectors and numbers
+    max_bytes: int | None = Option(None, ge=1)  # that fields bring: tables, and the weights that read their columns
+    max_microseconds: float | None = Option(None, gt=0)  # a row that fields take: look-ups, and reading their columns
     false_discovery: float | None = Option(None, gt=0, lt=1)  # keep what beats the probes of the search at this rate
+
+    @property
+    def limit(self) -> tuple[str, float] | None:
+        """What the fields that stay may cost in all, and the name of that budget; None where only their number counts."""
+        costs = {"dims": self.dims, "max_bytes": self.max_bytes, "max_microseconds": self.max_microseconds}
+        return next(((name, limit) for name, limit in costs.items() if limit is not None), None)
 
     @property
     def ranks(self) -> bool:
         """Whether fields compete for places, so that one in the place of another is a loss."""
-        return self.keep is not None or self.fields is not None or self.max_bytes is not None
+        return self.keep is not None or self.fields is not None or self.limit is not None
 
     @model_validator(mode="after")
     def _one_at_most(self) -> Self:
@@ -80,19 +88,29 @@ class Budget(_Plain):
         if self.false_discovery is not None:
             check_rate(self.false_discovery, probes, fields)
 
-    def choose(self, scores: Mapping[str, float], costs: Mapping[str, int], threshold: float) -> set[str]:
+    def choose(
+        self,
+        scores: Mapping[str, float],
+        costs: Mapping[str, float],
+        threshold: float,
+        among: Collection[str] | None = None,
+    ) -> set[str]:
         """The names that stay under this budget; `threshold` holds where no budget was given. Never empty.
 
         Probes among the scores are what a false discovery rate is judged by; they never stay and count for nothing.
+        Only those `among` compete for places, as long as there are any.
         """
         everything, scores = scores, {name: score for name, score in scores.items() if not is_probe(name)}
         self.check(len(scores), len(everything) - len(scores))
+        total = len(scores)
+        if among is not None and self.ranks:
+            scores = {name: scores[name] for name in scores if name in among} or scores
         if self.false_discovery is not None:
             return discoveries(everything, self.false_discovery) or top_fields(scores, 1)
-        if self.max_bytes is not None:
-            return within_budget(scores, costs, self.max_bytes)
+        if self.limit is not None:
+            return within_budget(scores, costs, *self.limit)
         if self.keep is not None:
-            return top_fields(scores, max(1, math.floor(self.keep * len(scores) + 1e-9)))
+            return top_fields(scores, max(1, math.floor(self.keep * total + 1e-9)))
         if self.fields is not None:
             return top_fields(scores, self.fields)
         floor = threshold if self.threshold is None else self.threshold
@@ -173,8 +191,8 @@ def top_fields(scores: Mapping[str, float], count: int) -> set[str]:
     return set(sorted(scores, key=lambda name: (-scores[name], name))[:count])
 
 
-def within_budget(scores: Mapping[str, float], costs: Mapping[str, int], limit: int) -> set[str]:
-    """Names in order of score, each taken when it still fits under the sum of costs `limit`.
+def within_budget(scores: Mapping[str, float], costs: Mapping[str, float], budget: str, limit: float) -> set[str]:
+    """Names in order of score, each taken when it still fits under the sum of costs `limit` of the `budget` named.
 
     Raises ConfigError when not even the cheapest fits: a budget is kept or refused, never quietly exceeded.
     """
@@ -185,8 +203,9 @@ def within_budget(scores: Mapping[str, float], costs: Mapping[str, int], limit: 
             left -= costs[name]
     if not chosen:
         cheapest = min(scores, key=lambda name: (costs[name], name))
+        unit = {"dims": "columns", "max_bytes": "bytes"}.get(budget, "microseconds a row")
         raise ConfigError(
-            f"budget max_bytes={limit} keeps no field: the cheapest, '{cheapest}', takes {costs[cheapest]} bytes"
+            f"budget {budget}={limit:g} keeps no field: the cheapest, '{cheapest}', takes {costs[cheapest]:g} {unit}"
         )
     return chosen
 

@@ -278,13 +278,15 @@ def spread_gate(**options):
 def test_a_byte_budget_takes_the_largest_threshold_whose_columns_fit(reference):
     gate = spread_gate(reference=reference)
     for limit in (4 * 330, 4 * 360, 4 * 3500, 4 * 5000):
-        taken = gate.fit(limit)
+        budget = Budget(max_bytes=limit)
+        taken = gate.fit(budget)
         best = max(
-            (gate.bytes_of(gate.columns_at(cpt)) for cpt in np.linspace(0, 0.999, 2000)),
+            (gate.cost_of(gate.columns_at(cpt), budget) for cpt in np.linspace(0, 0.999, 2000)),
             key=lambda size: size if size <= limit else -1,
         )
-        assert gate.bytes_of(taken) == best <= limit
-    assert gate.bytes_of(gate.fit(4 * 6 * 1110)) == 4 * 6 * 1110
+        assert gate.cost_of(taken, budget) == best <= limit
+    everything = Budget(max_bytes=4 * 6 * 1110)
+    assert gate.cost_of(gate.fit(everything), everything) == 4 * 6 * 1110
 
 
 def test_a_byte_budget_below_the_smallest_decision_keeps_the_best_fields_that_fit():

@@ -142,7 +142,7 @@ def test_one_search_serves_every_budget_in_one_order(log):
     ranks = sorted(fields, key=lambda name: -fields[name]["score"])
     useful = [name for name in ranks if name in USEFUL | {"weak", "device_twin", "there_3"}]
     assert set(ranks[:2]) == {"query", "layout"} and ranks[: len(useful)] == useful
-    for count in (3, 9, 15):
+    for count in (3, 9, 13):
         _, kept = decided(log, {"fields": count}, twins_once=False)
         assert kept == set(ranks[:count])
     level, few = fields[ranks[10]]["score"], {name for name in fields if "inconclusive" in fields[name]["note"]}
@@ -154,7 +154,7 @@ def test_no_two_fields_tie_but_twins_by_a_millionth_and_every_gate_has_fallen(lo
     scores = gate.scores()
     assert len(set(scores.values())) == len(scores) and gate.fallen.all()
     assert scores["device_twin"] == pytest.approx(scores["device"], rel=1e-5)
-    assert (gate.first <= gate.importance + 1e-12).all()
+    assert (gate.first <= gate.last).all()
 
 
 def copies(folder, count):
@@ -193,8 +193,8 @@ def test_gates_fall_in_the_order_of_what_their_fields_are_worth_and_the_price_te
     truth = lambda x: x @ torch.tensor(strengths)
     owner, apart = torch.arange(4), torch.full((4,), 0.8)
     path = walk(truth, rows_of(generator, strengths), owner, apart, 1e-5, generator)
-    nats = (path.last * apart).tolist()
-    assert nats == sorted(nats) and path.fallen.all()
+    nats = path.worth.tolist()
+    assert nats == sorted(nats) and path.fallen.all() and (path.last * apart).argsort().tolist() == [0, 1, 2, 3]
     x, label, _ = next(rows_of(torch.Generator().manual_seed(3), strengths))
     loss = torch.nn.functional.binary_cross_entropy_with_logits
     for i in (2, 3):
@@ -203,7 +203,7 @@ def test_gates_fall_in_the_order_of_what_their_fields_are_worth_and_the_price_te
         gone = x.clone()
         gone[:, i] = x[torch.randperm(len(x), generator=generator), i]
         worth = float(loss(truth(gone), label) - loss(truth(x), label))
-        assert worth / 3 < nats[i] < 3 * worth
+        assert nats[i] == pytest.approx(worth, abs=3 * float(path.error[i])) and path.error[i] < 0.1 * worth
 
 
 def test_the_relative_distance_knows_neither_width_nor_scale_and_is_nought_for_a_constant():

@@ -263,20 +263,20 @@ def test_written_folder_holds_the_facts_unchanged(tmp_path):
     assert json.loads((tmp_path / "report.json").read_text()) == facts()
 
 
-def test_the_path_goes_from_the_first_field_to_fall_to_the_last_and_tells_doubt_and_harm():
+def test_the_path_goes_from_the_field_worth_least_to_the_one_worth_most_and_tells_doubt_and_harm():
     told = facts()
     scores = {field["name"]: 0.1 / 2**i for i, field in enumerate(told["fields"])}
     for field in told["fields"]:
         field["score"] = scores[field["name"]]
     harmful, open_ = told["fields"][3], told["fields"][0]
     harmful["score"], harmful["note"] = -0.02, "costs you 0.02 ± 0.001 nats a row today: its mean does better"
-    evidence = {"least_nats": 0.001, f"beyond/{open_['name']}": 1.0, f"fell_first/{open_['name']}": 0.01}
+    evidence = {"least_nats": 0.001, f"beyond/{open_['name']}": 1.0, f"error/{open_['name']}": 0.03}
     told["made"] = {**told["made"], "evidence": evidence}
     found = path(told)
     assert [field["name"] for field in found["fields"]][:1] == [harmful["name"]]
     assert found["fields"][-1]["name"] == open_["name"] and found["fields"][-1]["nats"] == "at least 0.1"
     assert found["fields"][0]["to"] == 0 and found["fields"][-1]["to"] == pytest.approx(100)
-    assert found["fields"][-1]["from"] == pytest.approx(50 * math.log(0.01 / 5e-5) / math.log(0.1 / 5e-5) * 2)
+    assert found["fields"][-1]["from"] == pytest.approx(100 * math.log(0.04 / 2e-4) / math.log(0.1 / 2e-4))
     page = html(told)
     assert "Path" in Page(page).text and "costs you 0.02" in page and "-0.02" in page
     assert path(facts()) is None and "<h2>Path</h2>" not in html(facts())

@@ -22,6 +22,7 @@ class AutoFieldGate(Gate):
     """
 
     method = "autofield"
+    tells_noise = True
     settled = 0.5
 
     def __init__(

@@ -36,6 +36,7 @@ class Gate(nn.Module):
     `surveys` whether its scores come from `survey`, which needs a gate slice,
     `surveyed` the rows that `survey` is given: those of the "gate" slice, or of "train" for what fits a model of its own,
     `overruled` whether what a constant in the place of a field costs on held-out rows overrules its scores,
+    `tells_noise` whether its own rule tells useless fields from useful ones, so that no budget is filled up with them,
     `weighs_pairs` whether it gates meetings of fields, which only backbones with `meets_pairs` have.
     A gate without parameters that learn leaves the training alone: the network is then that of a plain training.
     """
@@ -51,6 +52,7 @@ class Gate(nn.Module):
     surveys = False
     surveyed = "gate"
     overruled = False
+    tells_noise = False
     weighs_pairs = False
 
     def __init__(self, schema: Schema, embedding_dim: int):
@@ -60,6 +62,7 @@ class Gate(nn.Module):
         self.options: dict = {}  # as given by the recipe, so that an artifact can rebuild the gate
         self.frozen = False
         self.row_weight: Tensor | None = None  # (B,) of the batch under way, told by the training loop
+        self.charged: Mapping[str, float] | None = None  # what each whole field takes of the budget, where it is known
         self.blocks: tuple[Block, ...] = blocks_of(schema, embedding_dim)
         widths = torch.tensor([block.width for block in self.blocks])
         self.register_buffer("owner", torch.repeat_interleave(torch.arange(len(widths)), widths), persistent=False)
@@ -153,12 +156,18 @@ class Gate(nn.Module):
         return torch.zeros(len(self.owner))
 
     def field_bytes(self) -> dict[str, int]:
-        """What a whole field takes under a byte budget: its embedding table in float32."""
+        """Bytes of each whole field's embedding table in float32, and of what the gate itself holds for it."""
         return table_bytes(self.schema, self.embedding_dim)
+
+    def takes(self, budget: Budget) -> Mapping[str, float]:
+        """What each whole field takes of the budget: what it was `charged`, or columns, or else bytes of its table."""
+        if self.charged is not None:
+            return self.charged
+        return {b.name: b.width for b in self.blocks} if budget.dims is not None else self.field_bytes()
 
     def select(self, budget: Budget, seed: int) -> Selection:
         """The decision: whole fields by score under the budget (a threshold of 0.5 without one)."""
-        chosen = budget.choose(self.scores(), self.field_bytes(), threshold=0.5)
+        chosen = budget.choose(self.scores(), self.takes(budget), threshold=0.5)
         return self._pack(budget, seed, {b.name: b.columns if b.name in chosen else () for b in self.blocks})
 
     def returning(self, block: Block) -> tuple[int, ...]:

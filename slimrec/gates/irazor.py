@@ -13,6 +13,7 @@ from torch import Tensor
 from slimrec.gates.regions import Columns, RegionGate, candidate_widths
 from slimrec.probes import is_probe
 from slimrec.schema import Schema, blocks_of
+from slimrec.selection import Budget
 
 _TOLERANCE = 1e-6  # softmax sums to 1 only up to rounding
 _CODE_WEIGHT = 0.01  # of every field in the penalty of the released code
@@ -43,7 +44,8 @@ class IRazorGate(RegionGate):
     Penalty: lambda_ * sum_i share_i * sum_m c_m alpha_im, the expected width, weighed by the field's share of all
     table rows (`lp_weight: cardinality`; fields without a table count one row) or evenly (`uniform`). Decision: the
     columns of `chosen_regions` at `cpt`, so a width need neither be a candidate nor the columns a prefix. A field's
-    score is the weight of its regions with columns. The byte budget takes the largest `cpt` whose columns fit.
+    score is the weight of its regions with columns. Budgets of costs (`dims`, bytes, time) take the largest `cpt` whose
+    columns fit.
 
     `temperature`, `lambda_` and `cpt` are those of the paper for Avazu, `learning_rate` that of the released search.
     The paper trains gate and network together on the training rows, epoch after epoch: that is `reference: paper`. By
@@ -60,6 +62,7 @@ class IRazorGate(RegionGate):
     """
 
     method = "irazor"
+    tells_noise = True
 
     def __init__(
         self,
@@ -122,11 +125,11 @@ class IRazorGate(RegionGate):
         }
         return {block.name: chosen[block] for block in self.real}
 
-    def fit(self, limit: int) -> Columns:
-        levels = self.levels()
-        fitting = bisect_right(levels, limit, key=lambda cpt: self.bytes_of(self.columns_at(cpt)))
+    def fit(self, budget: Budget) -> Columns:
+        levels, (_, limit) = self.levels(), budget.limit
+        fitting = bisect_right(levels, limit, key=lambda cpt: self.cost_of(self.columns_at(cpt), budget))
         columns = self.columns_at(levels[fitting - 1]) if fitting else {}
-        return columns if any(columns.values()) else self.take(self.columns_at(0.0), limit)
+        return columns if any(columns.values()) else self.take(self.columns_at(0.0), budget)
 
     def levels(self) -> list[float]:
         """The thresholds, ascending, between which the decision does not change; sizes grow along them."""

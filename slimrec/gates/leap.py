@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -17,7 +18,7 @@ from slimrec.schema import Schema
 from slimrec.selection import Budget, Selection
 
 _FLOOR = 0.05  # of a field's relative distance, for constants: without it nothing would move their gates
-_BELOW = 20  # the path starts so many times below the worth that the own rule asks for
+_START = 1e-4  # of the label's entropy: the price that the path starts at, below anything worth a field
 _MOST = 262_144  # rows of the gate slice that the path looks at
 # alpha, learning rate and `every` of a gate that learns within the training
 _WITHIN = {None: (0.001, 0.02, 4), "paper": (0.005, 0.02, 4), "code": (0.0, 0.001, 1)}
@@ -29,16 +30,16 @@ class LeapGate(ShuffleGate):
     By default the network trains as if there were no gate. Then, the network as it came out, gates step on held-out
     rows while the price alpha of an open gate grows (see `slimrec.gates.path`): the loss has alpha * D_i * g_i added,
     where D_i is the relative distance of a row's block and its replacement, E|x - x'| / sqrt(E|x - x'|^2). A field's
-    score is alpha * D_i where its gate falls for good: nats of log-loss that it is worth while all that is worth less
-    is gone. One path ranks the fields for every budget; without a budget those stay that are worth `least` of the
-    entropy of the label. What the path cannot settle does the cost of a constant (`overruled`): harmful fields go, and
+    score is what shutting its gate costs where it falls for good: nats of log-loss that it is worth while all that is
+    worth less is gone. One path ranks the fields for every budget; without one those stay that are worth `least` of the
+    entropy of the label, or with `gap` those above the widest gap between neighbours in log-nats. What the path cannot settle does the cost of a constant (`overruled`): harmful fields go, and
     fields present on too few held-out rows stay. Twins known before the training share one gate and one permutation.
     Ours, in that the paper has one alpha, the distance itself, which grows with width and embeddings, and a network
     that trains on the mix. Growing alpha on a finished network lets no early stop cut the path short, and what falls
     early says nothing of the network's age.
 
     With `alpha` or `stream` the price is fixed and gates learn within the training, which sees the mix (score g,
-    threshold 1/2); all options but `least` are for such gates, and say nothing of the path.
+    threshold 1/2); all options but `least` and `gap` are for such gates, and say nothing of the path.
     `reference: paper` is that with the distance as published: the penalty is sum_i alpha * max(distance_i, floor) * g_i
     with a moving average (paper, eq. "adaptive regularisation"), gates and network together on the training rows, in
     every epoch. It gives neither `temperature`, `start`, `floor`,
@@ -58,6 +59,7 @@ class LeapGate(ShuffleGate):
 
     method = "leap"
     overruled = True
+    tells_noise = True
 
     def __init__(
         self,
@@ -66,6 +68,7 @@ class LeapGate(ShuffleGate):
         *,
         reference: Literal["paper", "code"] | None = None,
         least: float = 0.002,
+        gap: bool = False,
         alpha: float | None = None,  # with no reference: the path; of the paper 0.005
         fs_weight: float = 0.02,
         floor: float = 0.05,
@@ -97,14 +100,16 @@ class LeapGate(ShuffleGate):
         if temperature <= 0 or not 0 < least < 1:
             raise ValueError(f"needs temperature > 0 and 0 < least < 1, got {temperature=}, {least=}")
         self.walks = reference is None and alpha is None and stream is None
-        self.reference, self.fs_weight, self.least = reference, fs_weight, least
+        self.reference, self.fs_weight, self.least, self.gap = reference, fs_weight, least, gap
         self.alpha, self.floor, self.temperature = usual_alpha if alpha is None else alpha, floor, temperature
         fields = len(self.blocks)
         self.real = sum(not is_probe(block.name) for block in self.blocks)  # probes take no pressure off the fields
         if not self.walks:
             self.theta = nn.Parameter(torch.full((fields,), float(start)))
         self.register_buffer("group", torch.arange(fields))  # fields of one number share a gate on the path
-        self.register_buffer("first", torch.zeros(fields, dtype=torch.double))  # nats where a gate fell first
+        self.register_buffer("first", torch.zeros(fields, dtype=torch.double))  # nats asked where a gate fell first
+        self.register_buffer("last", torch.zeros(fields, dtype=torch.double))  # and where it fell for good
+        self.register_buffer("error", torch.zeros(fields, dtype=torch.double))  # of its worth
         self.register_buffer("fallen", torch.zeros(fields, dtype=torch.bool))
         self.register_buffer("apart", torch.zeros(fields))  # relative distance
         self.register_buffer("entropy", torch.zeros((), dtype=torch.double))  # of the label, nats a row
@@ -160,12 +165,14 @@ class LeapGate(ShuffleGate):
         owner = place[self.owner]
         whole = (blocks(rows) for rows in torch.randperm(len(label), generator=generator).split(ROWS))
         apart = relative_distance(whole, owner, len(gates), generator)
-        price = max(self.least * float(self.entropy), 1e-9) / _BELOW
+        price = max(_START * float(self.entropy), 1e-9)
         path = walk(model.backbone, endless(), owner, apart.clamp(min=_FLOOR), price, generator)
         self.apart.copy_(apart[place])
         self.fallen.copy_(path.fallen[place])
         self.first.copy_((path.first * apart)[place])
-        return (path.last * apart)[place].double()
+        self.last.copy_((path.last * apart)[place])
+        self.error.copy_(path.error[place])
+        return path.worth[place].double()
 
     def scores(self) -> dict[str, float]:
         """Nats, twins in the order of what their tables cost: which of them is kept is then no accident of names."""
@@ -180,7 +187,17 @@ class LeapGate(ShuffleGate):
         return scores
 
     def bar(self) -> float | None:
-        return self.least * float(self.entropy) if self.walks else None
+        if not self.walks:
+            return None
+        return self._at_the_gap() if self.gap else self.least * float(self.entropy)
+
+    def _at_the_gap(self) -> float:
+        """The middle, in log-nats, of the widest gap between neighbours; of twins one counts, and noise as the start."""
+        own = {int(g): s for b, g, s in zip(self.blocks, self.group, self.importance.tolist()) if not is_probe(b.name)}
+        start = _START * max(float(self.entropy), 1e-9)
+        nats = sorted({max(start, worth) for worth in (*own.values(), start)})
+        low, high = max(pairwise(nats), key=lambda pair: pair[1] / pair[0], default=(start, start))
+        return math.sqrt(low * high)
 
     def evidence(self) -> dict[str, float]:
         names = self.schema.names
@@ -190,6 +207,8 @@ class LeapGate(ShuffleGate):
             return shuffle | {f"divergence/{name}": value for name, value in divergence.items()}
         asked = {"rows": float(self.rows), "least_nats": self.bar()}
         fell = {f"fell_first/{name}": value for name, value in zip(names, self.first.tolist())}
+        fell |= {f"fell/{name}": value for name, value in zip(names, self.last.tolist())}
+        fell |= {f"error/{name}": value for name, value in zip(names, self.error.tolist())}
         beyond = {f"beyond/{name}": 1.0 for name, fallen in zip(names, self.fallen.tolist()) if not fallen}
         return asked | fell | {f"distance/{name}": value for name, value in zip(names, self.apart.tolist())} | beyond
 
@@ -203,7 +222,7 @@ class LeapGate(ShuffleGate):
     def needed(self) -> Tensor:
         if not self.walks:
             return self.gates().detach() >= 0.5
-        return self.importance >= self.least * self.entropy
+        return self.importance >= self.bar()
 
     def select(self, budget: Budget, seed: int) -> Selection:
         given = budget.model_dump(exclude_none=True)

@@ -215,7 +215,7 @@ class OptFeatureGate(Gate):
 
     def select(self, budget: Budget, seed: int) -> Selection:
         """All fields, unless a budget asks for fewer."""
-        chosen = budget.choose(self.scores(), self.field_bytes(), threshold=0.0)
+        chosen = budget.choose(self.scores(), self.takes(budget), threshold=0.0)
         return self._with_pairs(
             self._pack(budget, seed, {b.name: b.columns if b.name in chosen else () for b in self.blocks})
         )

@@ -25,8 +25,10 @@ Rows = tuple[Tensor, Tensor, Tensor]  # blocks (B, W), label and weight (B,) or 
 
 
 class Path(NamedTuple):
-    """Where each of G gates fell: prices in nats per unit of relative distance."""
+    """Where each of G gates fell, and what its field was worth there."""
 
+    worth: Tensor  # (G,) nats of log-loss that shutting the gate costs, measured where it fell for good
+    error: Tensor  # (G,) standard error of that over the steps looked at
     last: Tensor  # (G,) price at which it fell for good; where `fallen` is False, the highest price of all
     first: Tensor  # (G,) price at which it fell for the first time
     fallen: Tensor  # (G,) bool
@@ -47,6 +49,10 @@ def walk(
     The penalty is price * sum_i distance_i g_i, and the price doubles every `DOUBLING` steps. `network` maps blocks to
     logits, each row by itself, and does not change; all random numbers come from `generator`. Where a gate falls
     within a step is told by how far it went, so that only gates with nothing to tell them apart fall together.
+
+    The price of a fall says what a field is worth with a lag: a gate whose slope is mostly noise creeps while the price
+    doubles, so that wide fields without meaning seem worth several times what they are. What a field is worth is
+    therefore measured: what its gate's way from open to shut costs, by the slopes seen before and after its fall.
     """
     growth = math.log(2) / DOUBLING
     theta = torch.full_like(distance, OPEN).requires_grad_()
@@ -54,11 +60,13 @@ def walk(
     level, steps = math.log(price), 0
     first, last = torch.full_like(distance, math.nan), torch.full_like(distance, math.nan)
     down = torch.zeros_like(distance, dtype=torch.long)  # steps that each gate has been shut for
+    slopes, places = [], []  # dL/dg, and the g that it was seen at
+    fell = torch.zeros_like(down)  # the step of the last fall
     while down.min() < SETTLED and steps < _MOST * DOUBLING:
         before = theta.detach().clone()
-        theta.grad = _slope(network, next(rows), owner, theta.detach(), generator) + (
-            math.exp(level) * distance * _steepness(before)
-        )
+        slopes.append(_slope(network, next(rows), owner, before, generator))
+        places.append(torch.sigmoid(before / TEMPERATURE))
+        theta.grad = (slopes[-1] + math.exp(level) * distance) * _steepness(before)
         adam.step()
         with torch.no_grad():
             theta.clamp_(SHUT, OPEN)
@@ -66,11 +74,30 @@ def walk(
         here = level + growth * before / (before - theta.detach()).clamp(min=1e-12)
         last = torch.where(crossing, here, last)
         first = torch.where(crossing & first.isnan(), here, first)
+        fell = torch.where(crossing, steps, fell)
         down = torch.where(theta.detach() <= 0, down + 1, 0)
         level, steps = level + growth, steps + 1
     fallen = down >= SETTLED
     last = torch.where(fallen, last, level)
-    return Path(last.exp(), torch.where(first.isnan(), last, first).exp(), fallen, steps)
+    worth, error = _cost(torch.stack(slopes), torch.stack(places), torch.where(fallen, fell, steps))
+    return Path(worth, error, last.exp(), torch.where(first.isnan(), last, first).exp(), fallen, steps)
+
+
+def _cost(slopes: Tensor, gates: Tensor, fell: Tensor) -> tuple[Tensor, Tensor]:
+    """What shutting each gate costs (G,), and its standard error, from dL/dg at g (S, G), `SETTLED` steps about `fell` (G,).
+
+    Along g in 0..1 the slope is a line, as the loss of a mixture is of second order to begin with, so that its integral
+    is the line's value at 1/2; the line is fitted by least squares.
+    """
+    step = torch.arange(len(slopes), device=slopes.device)[:, None]
+    near = ((step >= fell - SETTLED) & (step < fell + SETTLED)).to(slopes)
+    count = near.sum(0)
+    middle, mean = (gates * near).sum(0) / count, (slopes * near).sum(0) / count
+    off, rest = (gates - middle) * near, (slopes - mean) * near
+    spread = off.square().sum(0).clamp(min=1e-12)
+    bend = (off * rest).sum(0) / spread
+    left = ((rest - bend * off).square().sum(0) / (count - 2).clamp(min=1)).sqrt()
+    return -(mean + bend * (0.5 - middle)), left * (1 / count + (0.5 - middle).square() / spread).sqrt()
 
 
 def _steepness(theta: Tensor) -> Tensor:
@@ -80,7 +107,7 @@ def _steepness(theta: Tensor) -> Tensor:
 
 
 def _slope(network, rows: Rows, owner: Tensor, theta: Tensor, generator: torch.Generator) -> Tensor:
-    """What the mean log-loss of a batch rises by along each theta (G,)."""
+    """dL/dg (G,) of the mean log-loss of a batch at g = sigmoid(theta / temperature)."""
     x, label, weight = rows
     sources = permutations(len(x), len(x), len(theta), generator).to(x.device)
     noise = x.gather(0, sources[:, owner])
@@ -89,7 +116,7 @@ def _slope(network, rows: Rows, owner: Tensor, theta: Tensor, generator: torch.G
     loss = F.binary_cross_entropy_with_logits(network(mixed).float(), label, weight, reduction="sum") / weight.sum()
     (gradient,) = torch.autograd.grad(loss, mixed)
     columns = (gradient * (x - noise)).sum(0).to(theta)
-    return torch.zeros_like(theta).index_add_(0, owner, columns) * _steepness(theta)
+    return torch.zeros_like(theta).index_add_(0, owner, columns)
 
 
 @torch.no_grad()

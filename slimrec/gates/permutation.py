@@ -29,6 +29,7 @@ class PermutationGate(Survey):
     """
 
     method = "permutation"
+    tells_noise = True
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from slimrec.errors import did_you_mean
 from slimrec.gates.base import Gate
 from slimrec.probes import is_probe
 from slimrec.schema import Block, Schema
-from slimrec.selection import Budget, Selection, table_bytes, within_budget
+from slimrec.selection import Budget, Selection, within_budget
 
 Columns = dict[str, tuple[int, ...]]
 
@@ -158,21 +158,21 @@ class RegionGate(Gate, ABC):
     def decide(self) -> Columns:
         """The method's own decision: the columns of each real field, none for a field that goes."""
 
-    def fit(self, limit: int) -> Columns:
-        """The decision under `limit` bytes of tables: fields by score at the widths decided, while they fit."""
-        return self.take(self.decide(), limit)
+    def fit(self, budget: Budget) -> Columns:
+        """The decision under a budget of costs: fields by score at the widths decided, while they fit."""
+        return self.take(self.decide(), budget)
 
-    def take(self, columns: Columns, limit: int) -> Columns:
-        """Fields of `columns` in order of score, each taken if it still fits under `limit` bytes."""
+    def take(self, columns: Columns, budget: Budget) -> Columns:
+        """Fields of `columns` in order of score, each taken if it still fits."""
         columns = {name: kept for name, kept in columns.items() if kept} or {b.name: self.best(b) for b in self.real}
-        cost, scores = {name: self.bytes_of({name: kept}) for name, kept in columns.items()}, self.scores()
-        chosen = within_budget({name: scores[name] for name in columns}, cost, limit)
+        cost, scores = {name: self.cost_of({name: kept}, budget) for name, kept in columns.items()}, self.scores()
+        chosen = within_budget({name: scores[name] for name in columns}, cost, *budget.limit)
         return {name: kept for name, kept in columns.items() if name in chosen}
 
-    def bytes_of(self, columns: Columns) -> int:
-        """Bytes of the tables of these columns in float32."""
-        whole, width = table_bytes(self.schema, self.embedding_dim), {b.name: b.width for b in self.blocks}
-        return sum(whole[name] // width[name] * len(kept) for name, kept in columns.items())
+    def cost_of(self, columns: Columns, budget: Budget) -> float:
+        """What these columns take of the budget; those of a field cost alike."""
+        whole, width = self.takes(budget), {b.name: b.width for b in self.blocks}
+        return sum(whole[name] * len(kept) / width[name] for name, kept in columns.items())
 
     def best(self, block: Block) -> tuple[int, ...]:
         """The columns of a field's heaviest region that has any; what stays of it at least."""
@@ -186,11 +186,11 @@ class RegionGate(Gate, ABC):
 
     def select(self, budget: Budget, seed: int) -> Selection:
         """Without a budget the method's own decision; `keep`, `fields` and `threshold` choose fields by score, which
-        stay with the columns decided (at least one region); `max_bytes` as `fit` says; keep: 1 keeps every column."""
+        stay with the columns decided (at least one region); costs as `fit` says; keep: 1 keeps every column."""
         if budget.keep == 1:
             columns = {block.name: block.columns for block in self.real}
-        elif budget.max_bytes is not None:
-            columns = self.fit(budget.max_bytes)
+        elif budget.limit is not None:
+            columns = self.fit(budget)
         else:
             columns = self.decide()
             if budget.model_dump(exclude_none=True) or not any(columns.values()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import combinations
 
 from slimrec.gates.base import Gate
@@ -19,8 +19,9 @@ def decide(
     """The decision over all fields of the search; its probes are among them, dropped.
 
     Twins are never both dropped where the model needs what they say: the cheaper one comes back. Where fields compete
-    for places, a method that judges only meetings of fields has them ranked by what shuffling each costs, and twins take
-    one place (`twins_once`): once one is in, the others rank behind every field that matters. A field that the method
+    for places, a method that judges only meetings of fields has them ranked by what shuffling each costs, no place goes
+    to what a method's own rule takes for noise, though there be room, and twins take one place (`twins_once`): once one
+    is in, the others rank behind every field that matters. A field that the method
     dropped although it matters on the few rows where it is present is noted, and comes back with `guard`. What comes
     back under a budget that is used up takes the place of the kept field that matters least, if that matters less; else
     it is only noted.
@@ -31,10 +32,14 @@ def decide(
     selection = _without_probes(gate, selection)
     if gate.weighs_pairs and budget.ranks and findings.importance:
         selection = _by_importance(gate, selection, findings)
-    selection = _settle(gate, selection, findings) if gate.overruled else selection
+    own: Collection[str] = _own(gate, selection, findings)
+    if gate.overruled:
+        selection, own = _settle(gate, selection, findings, own)
+    if gate.tells_noise and budget.ranks:
+        selection = _leave_noise_out(gate, selection, own)
     selection = _name_harm(selection, findings)
     if twins_once and budget.ranks:
-        selection = _count_twins_once(gate, selection, findings)
+        selection = _count_twins_once(gate, selection, findings, own)
     selection = _with_doubt(selection)
     selection = _guard_twins(gate, selection, findings)
     return _guard_presence(gate, selection, findings, guard)
@@ -44,19 +49,45 @@ def _pool(gate: Gate, first: Selection, findings: Findings, budget: Budget) -> S
     """The first repeat's decision with mean scores: under the budget, or by the majority of the repeats' own rules."""
     scores = {name: statistics.fmean(each[name] for each in findings.repeats) for name in first.fields}
     spread = {name: statistics.stdev(each[name] for each in findings.repeats) for name in first.fields}
-    whole, costs = gate.field_bytes(), _costs(gate, first)
+    whole, costs = gate.takes(budget), _costs(gate, first)
     if budget.model_dump(exclude_none=True):
         sets = [budget.choose(each, whole, threshold=0.5) for each in findings.repeats]
         chosen = budget.choose(scores, costs, threshold=0.5)
     else:
         sets = [{name for name in kept if not is_probe(name)} for kept in findings.kept]
-        votes = {name: sum(name in kept for kept in sets) for name in first.fields}
-        chosen = {name for name, count in votes.items() if 2 * count >= len(sets)}
-        chosen = chosen or {max(votes, key=lambda name: (votes[name], scores[name]))}
+        chosen = _majority(sets) or {
+            max(first.fields, key=lambda name: (sum(name in kept for kept in sets), scores[name]))
+        }
     pooled = gate.revise(first, keep=chosen, drop=set(first.fields) - chosen)
     fields = {n: d.model_copy(update={"score": scores[n], "spread": spread[n]}) for n, d in pooled.fields.items()}
     evidence = {"repeats": float(len(sets)), "jaccard": jaccard(sets)}
     return pooled.model_copy(update={"fields": fields, "evidence": pooled.evidence | evidence})
+
+
+def _majority(sets: list[set[str]]) -> set[str]:
+    """What at least half of the sets hold."""
+    return {name for name in set().union(*sets) if 2 * sum(name in each for each in sets) >= len(sets)}
+
+
+def _own(gate: Gate, selection: Selection, findings: Findings) -> set[str]:
+    """The real fields that the method's own rule keeps, whatever the budget; of repeats the majority."""
+    if len(findings.repeats) > 1:
+        kept = _majority([set(each) for each in findings.kept])
+    else:
+        kept = set(gate.select(Budget(), selection.seed).kept)
+    return {name for name in kept if not is_probe(name)}
+
+
+def _leave_noise_out(gate: Gate, selection: Selection, own: Collection[str]) -> Selection:
+    """The budget among the fields that the method's own rule keeps; what it takes for noise fills up no place."""
+    idle = sorted(set(selection.kept) - set(own))
+    if not idle:
+        return selection
+    scores = {name: decision.score for name, decision in selection.fields.items()}
+    chosen = selection.budget.choose(scores, _costs(gate, selection), threshold=0.0, among=own)
+    revised = gate.revise(selection, keep=chosen, drop=set(selection.fields) - chosen)
+    note = "below the method's own threshold: stays out, though the budget has room"
+    return _noted(revised, set(idle) - chosen, note)
 
 
 def _without_probes(gate: Gate, selection: Selection) -> Selection:
@@ -70,7 +101,8 @@ def _without_probes(gate: Gate, selection: Selection) -> Selection:
 def _by_importance(gate: Gate, selection: Selection, findings: Findings) -> Selection:
     """The budget's fields by importance, as a share of the largest their score too, but where probes have other ones."""
     worth = {name: max(0.0, change.mean) for name, change in findings.importance.items()}
-    chosen, most = selection.budget.choose(worth, gate.field_bytes(), threshold=0.0), max(worth.values()) or 1.0
+    costs = gate.takes(selection.budget)
+    chosen, most = selection.budget.choose(worth, costs, threshold=0.0), max(worth.values()) or 1.0
     revised = gate.revise(selection, keep=chosen - set(selection.kept), drop=set(selection.kept) - chosen)
     if len(worth) < len(revised.fields):
         return revised
@@ -78,36 +110,42 @@ def _by_importance(gate: Gate, selection: Selection, findings: Findings) -> Sele
     return revised.model_copy(update={"fields": scored})
 
 
-def _settle(gate: Gate, selection: Selection, findings: Findings) -> Selection:
-    """What scores cannot settle, by what a constant in a field's place costs on held-out rows.
+def _settle(
+    gate: Gate, selection: Selection, findings: Findings, own: Collection[str]
+) -> tuple[Selection, Collection[str]]:
+    """What scores cannot settle, by what a constant in a field's place costs on held-out rows; and what is no noise.
 
     A field that does harm goes, whatever it scores: its score is what it brings then, below nothing. By a method's own
     rule a field has to be worth more than the rule asks by as much as its cost is in doubt, or be sure to cost
-    something. By that and by a threshold one stays that too few rows show.
+    something. By that and by a threshold one stays that too few rows show. For a place of a budget the threshold itself is
+    enough: noise is what is worth less than the rule asks, and not sure to cost something.
     """
     joint = {name: group.removed for group in findings.twins for name in group.fields if group.removed is not None}
     cost = {name: joint.get(name, alone) for name, alone in findings.removed.items()}
-    scores = {n: cost[n].mean if n in cost and cost[n].gain else d.score for n, d in selection.fields.items()}
+    harmful = {name for name, change in cost.items() if change.gain}
+    few = [name for name in _too_few(findings) if name not in harmful]
+    scores = {n: cost[n].mean if n in harmful else d.score for n, d in selection.fields.items()}
+    bar, certain = gate.bar(), {n for n, change in cost.items() if change.certain and not is_probe(n)}
+    together = {name: group.together for group in findings.twins for name in group.fields}
+    shuffled = {name: together.get(name, alone) for name, alone in findings.importance.items()}
+    doubt = {n: max(each[n].doubt for each in (cost, shuffled) if n in each) for n in own if n in cost or n in shuffled}
+    doubtful = {n for n in doubt if bar is not None and scores[n] < bar + doubt[n]}
+    clear = set(own) - doubtful | certain
+    own = {n for n in (*own, *certain, *few) if n not in harmful}
     budget = selection.budget
     if budget.ranks or budget.false_discovery is not None:
         chosen = budget.choose(scores, _costs(gate, selection), threshold=0.0)
     else:
-        clear = set(selection.kept)
-        if budget.threshold is None:
-            bar = gate.bar()
-            doubtful = {n for n in clear if bar is not None and n in cost and scores[n] < bar + cost[n].doubt}
-            clear = clear - doubtful | {n for n, change in cost.items() if change.certain and not is_probe(n)}
-        chosen = {name for name in (*clear, *_too_few(findings)) if scores[name] >= 0}
+        chosen = {n for n in (*(clear if budget.threshold is None else selection.kept), *few) if n not in harmful}
         chosen = chosen or {max(scores, key=lambda name: (not is_probe(name), scores[name], name))}
     revised = gate.revise(selection, keep=chosen, drop=set(selection.fields) - chosen)
     fields = {name: d.model_copy(update={"score": scores[name]}) for name, d in revised.fields.items()}
     revised = revised.model_copy(update={"fields": fields})
-    for name in _too_few(findings):
-        if scores[name] >= 0:
-            rows = findings.presence[name].shuffled.rows
-            stays = "stays until more is seen" if name in chosen else "and the budget has no room to wait for more"
-            revised = _noted(revised, [name], f"inconclusive: present in only {rows} of the held-out rows, {stays}")
-    return revised
+    for name in few:
+        rows = findings.presence[name].shuffled.rows
+        stays = "stays until more is seen" if name in chosen else "and the budget has no room to wait for more"
+        revised = _noted(revised, [name], f"inconclusive: present in only {rows} of the held-out rows, {stays}")
+    return revised, own
 
 
 def _too_few(findings: Findings) -> list[str]:
@@ -125,13 +163,13 @@ def _name_harm(selection: Selection, findings: Findings) -> Selection:
     return selection
 
 
-def _costs(gate: Gate, selection: Selection) -> dict[str, int]:
-    """Bytes of each field as it is kept, or whole where it is not."""
-    fields = selection.fields
-    return {n: cost * len(fields[n].columns) // fields[n].width or cost for n, cost in gate.field_bytes().items()}
+def _costs(gate: Gate, selection: Selection) -> dict[str, float]:
+    """What each field takes of the budget as it is kept, or whole where it is not."""
+    fields, whole = selection.fields, gate.takes(selection.budget)
+    return {n: cost * len(fields[n].columns) / fields[n].width or cost for n, cost in whole.items()}
 
 
-def _count_twins_once(gate: Gate, selection: Selection, findings: Findings) -> Selection:
+def _count_twins_once(gate: Gate, selection: Selection, findings: Findings, own: Collection[str]) -> Selection:
     """The kept twins behind the best of their group stand back for dropped fields that matter, most important first."""
     best = sorted(selection.kept, key=lambda name: (-selection.fields[name].score, name))
     groups = [[name for name in best if name in group.fields] for group in findings.twins]
@@ -139,20 +177,19 @@ def _count_twins_once(gate: Gate, selection: Selection, findings: Findings) -> S
     if not back:
         return selection
     said = {name for group in findings.twins for name in group.fields}
-    matter = [name for name in _mattering(gate, selection, findings) if name not in said.union(best)]
+    matter = [name for name in _mattering(gate, selection, findings, own) if name not in said.union(best)]
     order = [*(name for name in best if name not in back), *matter, *back]
-    chosen, limit = set(order[: len(best)]), selection.budget.max_bytes
+    chosen, limit = set(order[: len(best)]), selection.budget.limit
     if limit is not None:
-        chosen = within_budget({name: -float(i) for i, name in enumerate(order)}, _costs(gate, selection), limit)
+        chosen = within_budget({name: -float(i) for i, name in enumerate(order)}, _costs(gate, selection), *limit)
     revised = gate.revise(selection, keep=chosen, drop=set(back) - chosen)
     return _noted(revised, set(back) - chosen, "a field that matters took its place, as its twin stays")
 
 
-def _mattering(gate: Gate, selection: Selection, findings: Findings) -> list[str]:
+def _mattering(gate: Gate, selection: Selection, findings: Findings, own: Collection[str]) -> list[str]:
     """Fields that matter, first those that matter most: by the scores where these are in nats, else by importance."""
     if gate.bar() is not None:
-        own = gate.select(Budget(), selection.seed).kept
-        worth = {name: selection.fields[name].score for name in own if not is_probe(name)}
+        worth = {name: selection.fields[name].score for name in own}
     else:
         worth = {name: change.mean for name, change in findings.importance.items() if change.certain}
     harm = {name for name, change in findings.removed.items() if change.gain}
@@ -232,9 +269,9 @@ def _fits(gate: Gate, selection: Selection) -> bool:
         return len(selection.kept) <= max(1, math.floor(budget.keep * len(real) + 1e-9))
     if budget.fields is not None:
         return len(selection.kept) <= budget.fields
-    if budget.max_bytes is not None:
+    if budget.limit is not None:
         costs = _costs(gate, selection)
-        return sum(costs[name] for name in selection.kept) <= budget.max_bytes
+        return sum(costs[name] for name in selection.kept) <= budget.limit[1]
     return True
 
 

@@ -15,6 +15,7 @@ from slimrec.data.encode import Encoder
 from slimrec.errors import ConfigError, SecurityError
 from slimrec.model import Model
 from slimrec.model.files import load_model, save_model
+from slimrec.pruning.charges import charges
 from slimrec.pruning.decide import decide
 from slimrec.pruning.findings import FINDINGS, Findings
 from slimrec.schema import MISSING, PAD, Field
@@ -36,6 +37,7 @@ def run(config: PruneConfig, tracker: Tracker, gated: Path, selection: Path, sli
     """
     model, facts = load_model(gated, "gated"), read_manifest(gated)
     findings = parse(Findings, read_json(gated / FINDINGS), SecurityError)
+    model.gate.charged = charges(model, config.budget)
     searched = decide(model.gate, findings, config.budget, config.guard, facts["seed"], config.twins_once)
     if facts.get("gate_passes", 0) > 1:
         searched = searched.model_copy(update={"note": _SEEN_AGAIN.format(facts["gate_passes"])})
