@@ -67,7 +67,7 @@ class LeapGate(ShuffleGate):
         embedding_dim: int,
         *,
         reference: Literal["paper", "code"] | None = None,
-        least: float = 0.002,
+        least: float = 0.0005,
         gap: bool = False,
         alpha: float | None = None,  # with no reference: the path; of the paper 0.005
         fs_weight: float = 0.02,
