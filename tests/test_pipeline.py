@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import small
 import yaml
+from here import audited
 from kfp import dsl
 from kfp.compiler import Compiler
 from mlflow import MlflowClient
@@ -81,11 +82,11 @@ def written(folder: Path, recipe: dict) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
-    """One whole audit; its folder has the name that kfp.local would mangle in paths."""
+    """One whole audit, its steps in this process; its folder has the name that kfp.local would mangle in paths."""
     folder = tmp_path_factory.mktemp("python3 runs")
     (folder / "temporary").mkdir()
     words = ["run", written(folder, SMALL), "--output", "small"]
-    return folder / "small", pipelines(*words, cwd=folder, TMPDIR=str(folder / "temporary"))
+    return folder / "small", audited(*words, cwd=folder, temporary=folder / "temporary")
 
 
 def test_every_step_runs_in_the_image_that_the_environment_names(compiled):
@@ -260,17 +261,39 @@ def test_the_screen_shows_steps_and_summary_and_the_log_the_rest(finished):
     assert (shown[0], shown[-1], sorted(shown)) == ("fingerprint", "notify", sorted(STEPS))
     assert "certified" in done.stdout
     assert "mlflow ui --backend-store-uri sqlite:" in done.stdout
-    assert "KFP Executor" not in done.stdout
-    assert "KFP Executor" in (output / "log.txt").read_text(encoding="utf-8")
+    assert "Executing task" not in done.stdout
+    assert "Executing task" in (output / "log.txt").read_text(encoding="utf-8")
 
 
 def test_the_same_window_again_is_not_audited_and_points_to_the_first_audit(finished):
     output, _ = finished
-    done = pipelines("run", output.parent / "small.yaml", "--output", "again", cwd=output.parent)
+    words = ["run", output.parent / "small.yaml", "--output", "again"]
+    done = audited(*words, cwd=output.parent, temporary=output.parent / "temporary")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "this window was audited already" in done.stdout and "registered version 1 of 'small'" in done.stdout
     left = {path.name for path in (output.parent / "again").iterdir() if path.is_symlink()}
     assert left == {"fingerprint", "window", "notify"}
+
+
+@pytest.mark.battery
+def test_an_audit_whose_steps_are_processes_makes_the_same_and_shows_the_same(finished, tmp_path):
+    output, here = finished
+    done = pipelines("run", written(tmp_path, SMALL), "--output", "small", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for artifact in ("ingest/dataset", "sample/subset", "pretrain/gated", "prune/selection", "finetune/tuned"):
+        assert digest(tmp_path / "small" / artifact) == digest(output / artifact)
+    shown = [[line.split()[1] for line in each.stdout.splitlines() if "✓" in line] for each in (done, here)]
+    assert shown[0] == shown[1]
+
+
+def test_a_step_that_fails_in_its_process_ends_the_audit_with_its_exit_class_and_one_sentence(tmp_path):
+    recipe = changed(ingest={"source": "planted:row=5"})
+    done = pipelines("run", written(tmp_path, recipe), "--output", "small", cwd=tmp_path)
+    assert done.returncode == 20, done.stdout + done.stderr
+    assert done.stderr.splitlines()[-1].startswith("slimrec: fingerprint: ") and "did you mean 'rows'" in done.stderr
+    assert "✗ fingerprint" in done.stdout and "✓ notify" in done.stdout and "Traceback" not in done.stdout
+    log = (tmp_path / "small" / "log.txt").read_text(encoding="utf-8")
+    assert "KFP Executor" in log and "KFP Executor" not in done.stdout
 
 
 @pytest.mark.battery
@@ -330,7 +353,7 @@ def test_a_failing_step_fails_the_run_with_its_exit_class_and_one_sentence(tmp_p
     ],
 )  # fmt: skip
 def test_a_bad_recipe_is_refused_before_anything_is_written(tmp_path, recipe, code, words):
-    done = pipelines("run", written(tmp_path, recipe), "--output", "small", cwd=tmp_path)
+    done = audited("run", written(tmp_path, recipe), "--output", "small", cwd=tmp_path, temporary=tmp_path)
     assert done.returncode == code
     assert words in done.stderr
     assert len(done.stderr.splitlines()) == 1
