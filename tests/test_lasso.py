@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 from recovery import NOISE, STRONG, make_dataset, search
+from test_contract import mixed_schema
 
+from slimrec.batch import Batch
 from slimrec.data.dataset import Dataset
 from slimrec.errors import ConfigError
 from slimrec.gates.lasso import LassoGate
 from slimrec.gates.trees import columns, grow
+from slimrec.schema import Field, Schema, Statistics
 from slimrec.selection import Budget
 
 
@@ -39,10 +42,6 @@ def test_what_means_nothing_comes_in_as_seldom_as_the_universal_threshold_says(d
 
 
 def test_a_dense_column_ranks_by_what_it_moves_not_by_its_unit():
-    from test_contract import mixed_schema
-
-    from slimrec.batch import Batch
-
     schema, random, importance = mixed_schema(), np.random.default_rng(0), []
     ids = torch.from_numpy(random.integers(3, 12, (4000, sum(f.slots for f in schema.embedded)))).int()
     dense = torch.from_numpy(random.standard_normal((4000, 7))).float()
@@ -59,6 +58,20 @@ def test_a_dense_column_ranks_by_what_it_moves_not_by_its_unit():
     price, vector, *others = sorted(importance[0].values(), reverse=True)
     assert (importance[0]["price"], importance[0]["vector"]) == (price, vector) and max(others) < 0.3 * vector
     assert price / vector == pytest.approx(1.5 / 0.8, rel=0.2)
+
+
+def test_what_the_fit_remembers_of_single_rows_counts_for_nothing_on_others():
+    """Ids that are new on every row: coefficients of their own on the rows fitted, nothing to say of the others."""
+    schema = Schema(label="y", fields=[Field(name="id", kind="category", statistics=Statistics(rows=2003))])
+    torch.manual_seed(0)
+    gate = LassoGate(schema, 4, strength=0.001)
+    gate.rows.fill_(2000)
+    ids, label = torch.arange(3, 2003, dtype=torch.int32)[:, None], (torch.rand(2000) < 0.5).float()
+    batch = Batch(ids, torch.zeros(2000, 0), label, torch.ones(2000))
+    assert np.count_nonzero(
+        gate._fit(gate._tables(ids.numpy(), batch.dense.numpy())["id"], *map(np.asarray, batch[2:]))
+    )
+    assert gate.measure(None, lambda: [batch]).tolist() == [0.0]
 
 
 def test_the_gain_of_trees_ranks_planted_fields_above_noise_and_comes_again(dataset, tmp_path):
@@ -79,8 +92,6 @@ def test_trees_give_all_the_gain_there_is_to_the_column_that_decides():
 
 
 def test_a_bag_is_a_column_for_each_slot():
-    from test_contract import mixed_schema
-
     assert columns(mixed_schema()) == [
         ("genres", 3),
         ("item", 1),
