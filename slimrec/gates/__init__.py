@@ -20,5 +20,6 @@ TABLE = {
     "optfeature": "optfeature:OptFeatureGate",
     "optfs": "optfs:OptFSGate",
     "adafs": "adafs:AdaFSGate",
+    "mvfs": "mvfs:MvFSGate",
     "autofis": "autofis:AutoFISGate",
 }
