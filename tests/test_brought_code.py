@@ -52,27 +52,39 @@ def store(tmp_path_factory):
         yield folder
 
 
+@pytest.fixture(scope="module")
+def registered(world, store, tmp_path_factory):
+    """The champion of `shopnet`, registered with a network that lies on the path: its logits, and that network's file."""
+    name, path = "shopnet", tmp_path_factory.mktemp("path")
+    file = path / f"{name}.py"
+    file.write_text(NETWORK.replace("SIGN", "1.0"), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(path)
+        model = build(load_model(world.slim).schema, ModelConfig(backbone=f"{name}:Net"), seed=1)
+        with publish(path / "slim", "slim") as scratch:
+            save_model(model, scratch, Encoder.load(world.slim))
+        with track.run("register", RegisterConfig(name=name)) as tracker:
+            decision = small.decision(name=name)
+            registration.register(name, path / "slim", path / "slim", decision, "automatic", tracker.run_id)
+        test = Dataset.open(world.dataset, fields=model.schema.names).split("test")
+        yield name, file, score(model, test), test
+
+
 @pytest.fixture
-def shop(world, store, tmp_path, monkeypatch):
-    """The champion of `shop`, registered with a network that lies on the path: its logits, and a way to change the file."""
-    name = f"shopnet_{tmp_path.name.replace('-', '_')}"
-    monkeypatch.syspath_prepend(tmp_path / "path")
-    (tmp_path / "path").mkdir()
-    file = tmp_path / "path" / f"{name}.py"
+def shop(registered, tmp_path):
+    """The same with a way to change the file; what a test does to it and to the registry is undone."""
+    name, file, logits, test = registered
 
     def edit(sign: str) -> None:
         file.write_text(NETWORK.replace("SIGN", sign), encoding="utf-8")
         sys.modules.pop(name, None)
 
     edit("1.0")
-    model = build(load_model(world.slim).schema, ModelConfig(backbone=f"{name}:Net"), seed=1)
-    with publish(tmp_path / "slim", "slim") as scratch:
-        save_model(model, scratch, Encoder.load(world.slim))
-    with track.run("register", RegisterConfig(name=name)) as tracker:
-        decision = small.decision(name=name)
-        registration.register(name, tmp_path / "slim", tmp_path / "slim", decision, "automatic", tracker.run_id)
-    test = Dataset.open(world.dataset, fields=model.schema.names).split("test")
-    return name, edit, score(model, test), test
+    code = shutil.copytree(stored_code(name).parent, tmp_path / "code")
+    yield name, edit, logits, test
+    shutil.rmtree(stored_code(name).parent)
+    shutil.copytree(code, stored_code(name).parent)
+    MlflowClient().set_registered_model_alias(name, "champion", "1")
 
 
 def judged(name: str, world, test, slim: np.ndarray, folder: Path) -> dict:
