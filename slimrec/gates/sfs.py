@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +16,10 @@ class SfsGate(Survey):
     """importance_i = mean over batches of |dL/dm_i| at m = 1, where m_i scales the block of field i; of sum 1.
 
     The original asks a network after a few batches of training, and the public benchmarks the trained one, as here:
-    at most `most` batches of `batch_size` rows, cut from the gate slice. On a trained network the derivative is near
-    0 in the mean, so what a batch shows is its spread; it shrinks for all fields alike as batches grow, and the more
-    batches, the steadier the mean. A batch counts by its rows' weight. Memorised noise has steep slopes too.
+    at most `most` batches of `batch_size` rows, drawn from the gate slice, in which rows of one user may stand together.
+    On a trained network the derivative is near 0 in the mean, so what a batch shows is its spread; it shrinks for all
+    fields alike as batches grow, and the more batches, the steadier the mean. A batch counts by its rows' weight.
+    Memorised noise has steep slopes too.
 
     Without a budget, fields of at least `least` times the mean importance stay: a convention, the original keeps a
     given number.
@@ -38,18 +37,14 @@ class SfsGate(Survey):
 
     def measure(self, model, batches: Batches) -> Tensor:
         slopes = torch.zeros_like(self.importance)
-        for ids, dense, label, weight in islice(self._pieces(batches), self.most):
+        drawn = (part.to(self.owner.device) for part in self.draw(batches, self.most * self.batch_size))
+        for ids, dense, label, weight in zip(*(part.split(self.batch_size) for part in drawn)):
             x = model.arena(ids, dense).detach()
             mask = x.new_ones(len(slopes)).requires_grad_()
             logits = model.backbone(x * mask[self.owner])
             loss = F.binary_cross_entropy_with_logits(logits, label, weight, reduction="sum")
             slopes += torch.autograd.grad(loss, mask)[0].abs().double()
         return slopes / slopes.sum().clamp(min=math.ulp(0.0))
-
-    def _pieces(self, batches: Batches) -> Iterator[tuple[Tensor, ...]]:
-        """The slice in batches of `batch_size` rows, on this gate's device."""
-        for batch in batches():
-            yield from zip(*(part.to(self.owner.device).split(self.batch_size) for part in batch))
 
     def needed(self) -> Tensor:
         return self.above_mean(self.least)
