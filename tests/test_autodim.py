@@ -61,6 +61,14 @@ def test_the_temperature_falls_by_training_steps_to_a_hundredth(steps, reference
     assert float(gate.annealed()) == pytest.approx(expected, abs=1e-5)
 
 
+def test_by_default_the_temperature_falls_by_the_share_of_the_search():
+    gate, found = AutoDimGate(schema(), 6, warmup=0.5), []
+    for progress in (0.25, 0.5, 0.75, 1.0):
+        gate.step(progress)
+        found.append(float(gate.annealed()))
+    assert found == pytest.approx([1.0, 1.0, 0.5, 0.01])
+
+
 def test_the_released_code_steps_logits_and_network_together_on_training_rows():
     assert AutoDimGate(schema(), 6, reference="code").stream == "train"
     assert AutoDimGate(schema(), 6, reference="code", stream="gate").stream == "gate"

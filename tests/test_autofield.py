@@ -18,12 +18,20 @@ def gate_of(fields=3, **options):
 
 @pytest.mark.parametrize("every", [1, 10])
 def test_the_temperature_falls_by_a_fixed_amount_a_training_step_and_stops_at_one_hundredth(every):
-    gate = gate_of(every=every)
+    gate = gate_of(every=every, cooling=5e-5)
     for _ in range(10):  # gate steps, one at every so many of training
         gate.step(0.5)
     assert float(gate.temperature()) == pytest.approx(1 - 5e-4 * every)
     gate.steps.fill_(1e6)
     assert float(gate.temperature()) == pytest.approx(0.01)
+
+
+def test_by_default_the_temperature_falls_by_the_share_of_the_search_from_its_warm_up_on():
+    gate, found = gate_of(warmup=0.2), []
+    for progress in (0.2, 0.4, 0.6, 1.0):
+        gate.step(progress)
+        found.append(float(gate.temperature()))
+    assert found == pytest.approx([1.0, 0.75, 0.5, 0.01])
 
 
 def test_at_temperature_one_the_draw_is_a_logistic_one_around_the_difference_of_the_logits():

@@ -20,16 +20,16 @@ class AutoDimGate(RegionGate):
     """Columns, batch-normalised, times the probability that the width reaches them; widths are drawn once a batch.
 
     Candidate j keeps the first d_j columns, so the weight of a column is the sum over the candidates that hold it.
-    While training, those weights are a draw of softmax((logits + Gumbel noise) / temperature) with temperature
-    max(0.01, 1 - 5e-5 t) after t training steps; frozen, they are softmax(logits), the mean of the draws at low
+    While training, those weights are a draw of softmax((logits + Gumbel noise) / temperature), whose temperature falls
+    from 1 to 0.01 as the search goes on; frozen, they are softmax(logits), the mean of the draws at low
     temperature. Decision: the likeliest width of each field; no field is dropped. A field's score, by which budgets
     rank, is its expected share of its native width.
 
     The paper aligns widths by a learned linear map before normalising, here zeros stand in for missing columns (as in
     the comparison of arXiv 2204.00281), for a frozen gate has to be a map column by column. As in the paper, the
     logits step on held-out rows at every tenth step, and the network is trained anew (`finetune.start: fresh`).
-    `reference: code` caps the temperature at 0.2 and steps logits and network together on training rows, as the
-    released code of that comparison does.
+    `reference: paper` has the published temperature, max(0.01, 1 - 5e-5 t) after t training steps. `reference: code` caps
+    that at 0.2 and steps logits and network together on training rows, as the released code of that comparison does.
     """
 
     method = "autodim"
@@ -40,23 +40,26 @@ class AutoDimGate(RegionGate):
         embedding_dim: int,
         *,
         candidates: str | Sequence[int] | Mapping[str, str | Sequence[int]] = "exponential",
-        reference: Literal["paper", "code"] = "paper",
+        reference: Literal["paper", "code"] | None = None,
         learning_rate: float = 0.01,
-        stream: Literal["gate", "train"] | None = None,  # gate; of the code train
+        stream: Literal["gate", "first", "train"] | None = None,  # gate; of the code train
         every: int = 10,
         warmup: float = 0.0,
     ):
-        if reference not in ("paper", "code"):
-            raise ValueError(f"`reference` must be 'paper' or 'code', got {reference!r}")
+        if reference not in (None, "paper", "code"):
+            raise ValueError(f"`reference` must be 'paper' or 'code', or not be there, got {reference!r}")
         widths = candidate_widths(candidates, blocks_of(schema, embedding_dim), zero=False)
         super().__init__(schema, embedding_dim, widths, temperature=1.0, normalise=True)
+        self.reference = reference
         self.warmest = _CODE_WARMEST if reference == "code" else 1.0
+        self.published = reference == "code"
         self.drive(stream or ("train" if reference == "code" else "gate"), every, learning_rate, warmup)
-        self.register_buffer("gate_steps", torch.zeros(()))
+        self.register_buffer("gate_steps", torch.zeros(()))  # without a reference the share of all of them
 
     def annealed(self) -> Tensor:
         """The temperature of the draws."""
-        return (1 - _COOLING * self.every * self.gate_steps).clamp(_COLDEST, self.warmest)
+        rate = 1.0 if self.reference is None else _COOLING * self.every
+        return (1 - rate * self.gate_steps).clamp(_COLDEST, self.warmest)
 
     def draw(self) -> Tensor:
         noise = -torch.empty_like(self.logits).exponential_().log()
@@ -67,7 +70,8 @@ class AutoDimGate(RegionGate):
         return super().column_weights(reaching)
 
     def step(self, progress: float) -> None:
-        self.gate_steps += 1
+        share = max(0.0, (progress - self.warmup) / (1 - self.warmup))
+        self.gate_steps.copy_(share if self.reference is None else self.gate_steps + 1)
 
     def scores(self) -> dict[str, float]:
         return {
