@@ -67,6 +67,7 @@ def selection(schema, dropped: tuple[str, ...] = ("noise",)) -> Selection:
 
 def pruned(folder: Path, dataset: Path, full: Path, dropped: tuple[str, ...]) -> dict[str, Path]:
     """A selection by hand, and the model that is cut by it and trained on, in `folder`."""
+    folder.mkdir(exist_ok=True)
     data = Dataset.open(dataset)
     chosen, source = selection(data.schema, dropped), {"dataset": data.fingerprint}
     with publish(folder / "selection", "selection", **source) as scratch:

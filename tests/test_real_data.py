@@ -1,11 +1,18 @@
 """On real logs: MovieLens-1M with a harmful noise field (METHODS T8) and Census-Income; skipped where they are not."""
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from services import HANG
 
 from benchmarks.datasets import main as make
 from benchmarks.selection import audit
+from slimrec.artifacts import read_json
 from slimrec.config import TrainConfig, read_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -43,3 +50,30 @@ def test_census_goes_from_forty_fields_to_twenty_and_loses_at_most_two_thousandt
     row = run("census_income_kdd", "census", tmp_path, epochs=4)
     assert row["fields"] == 40 and len(row["kept"]) <= 20
     assert row["slim_auc"] >= row["full_auc"] - 0.002
+
+
+@pytest.mark.battery
+def test_the_pipeline_judges_income_and_marriage_each_by_a_bound_of_its_own(tmp_path):
+    if not (DATA / "census_income_kdd").is_dir():
+        pytest.skip("no census_income_kdd at ../shared/data: real data are not part of the repository")
+    source = tmp_path / "runs" / "data" / "census_income_kdd.parquet"
+    make(["census", "--data", str(DATA), "--output", str(source)])
+    recipe = yaml.safe_load((ROOT / "pipelines" / "recipes" / "census_tasks.yaml").read_text(encoding="utf-8"))
+    for section in ("pretrain", "finetune"):
+        recipe[section]["train"] |= {"epochs": 1, "device": "cpu"}
+    recipe["evaluate"] = {"allowed_auc_loss": 0.005, "slices": ["sex"]}
+    (tmp_path / "census.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    shutil.copy(ROOT / "pipelines" / "recipes" / "census_tasks.schema.yaml", tmp_path)
+    words = [sys.executable, "-m", "pipelines", "run", str(tmp_path / "census.yaml"), "--output", str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=HANG, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    facts = read_json(tmp_path / "out" / "evaluate" / "report" / "report.json")
+    assert [each["task"] for each in facts["tasks"]] == ["income_50k", "never_married"]
+    for each in facts["tasks"]:
+        assert each["rows"] == facts["made"]["rows"]["test"] and each["auc"]["full"] > 0.9
+        assert each["auc"]["low"] < each["auc"]["difference"] < each["auc"]["high"]
+        assert each["confidence"] == pytest.approx(0.975) and len(each["slices"]) == 2
+    assert sum(field["kept"] for field in facts["fields"]) <= 18

@@ -12,14 +12,16 @@ from sklearn.metrics import roc_auc_score
 
 from slimrec.artifacts import read_json
 from slimrec.artifacts.envelope import unseal
-from slimrec.config import EvaluateConfig, Recipe, check_schema, parse
+from slimrec.config import EvaluateConfig, FinetuneConfig, PretrainConfig, Recipe, check_schema, parse
 from slimrec.data.dataset import Dataset
 from slimrec.errors import ConfigError, SecurityError
+from slimrec.model.files import load_model
+from slimrec.model.scoring import score
 from slimrec.registry import bundle, registration
 from slimrec.registry.champion import Champion, judge
 from slimrec.serving.predictor import Predictor, predict_file
 from slimrec.serving.pyfunc import SlimModel
-from slimrec.stages import evaluate
+from slimrec.stages import evaluate, finetune, pretrain
 from slimrec.track import Tracker
 from slimrec.verdict import tasks
 
@@ -187,9 +189,6 @@ def test_scores_of_two_tasks_go_to_the_screen_with_their_names(world, tmp_path, 
 def test_a_champion_of_the_same_tasks_is_compared_in_each_and_one_of_other_tasks_in_none(world, tmp_path):
     test = Dataset.open(world["dataset"]).split("test")
     config = EvaluateConfig(allowed_auc_loss=0.05)
-    from slimrec.model.files import load_model
-    from slimrec.model.scoring import score
-
     slim = load_model(world["slim"])
     logits = score(slim, Dataset.open(world["dataset"], slim.schema.names).split("test"))
     champion = Champion("ctr", "1", world["slim"], world["slim"], None, None)
@@ -199,3 +198,27 @@ def test_a_champion_of_the_same_tasks_is_compared_in_each_and_one_of_other_tasks
     other = test.by_task()["click"]
     found = judge(config, champion, world["dataset"], other, logits[:, 0])
     assert found["verdict"] == "inconclusive" and "it learnt click, buy, and this audit one label" in found["reason"]
+
+
+def test_bounds_of_two_tasks_hold_for_any_seed_where_both_sides_are_retrained(world, tmp_path):
+    train = {**shop.TRAIN, "epochs": 1}
+    config = PretrainConfig(model=shop.NETWORK, train=train, retrains=2)
+    pretrain.run(
+        config, Tracker(), dataset=world["dataset"], gated=tmp_path / "full", retrained=tmp_path / "full_again"
+    )
+    made = shop.pruned(tmp_path / "made", world["dataset"], tmp_path / "full", ("noise",))
+    tuning = FinetuneConfig(train=train, retrains=2, before=train)
+    paths = {"dataset": world["dataset"], "gated": tmp_path / "full", "selection": made["selection"]}
+    cut = {"slim": tmp_path / "made" / "cut", "tuned": tmp_path / "tuned", "retrained": tmp_path / "slim_again"}
+    finetune.run(tuning, Tracker(), **paths, **cut)
+    evaluate.run(
+        EvaluateConfig(allowed_auc_loss=0.1, latency_repeats=1, retrains=2),
+        Tracker(),
+        **{**made, "slim": tmp_path / "tuned", "full": tmp_path / "full"},
+        report=tmp_path / "report",
+        slim_retrained=tmp_path / "slim_again",
+        full_retrained=tmp_path / "full_again",
+    )
+    for told in read_json(tmp_path / "report" / "report.json")["tasks"]:
+        assert len(told["retrains"]["differences"]) == 3
+        assert np.mean(told["retrains"]["differences"]) == pytest.approx(told["auc"]["difference"])

@@ -9,7 +9,7 @@ import torch
 from two_ranks import stop_after
 
 from slimrec.artifacts import publish
-from slimrec.config import ModelConfig, SampleConfig, TrainConfig, parse
+from slimrec.config import IngestConfig, ModelConfig, SampleConfig, TrainConfig, parse
 from slimrec.data.dataset import Dataset
 from slimrec.data.encode import Encoder
 from slimrec.errors import ConfigError, InputError, Preempted
@@ -21,7 +21,9 @@ from slimrec.plugins import BACKBONES, GATES
 from slimrec.pruning.findings import find
 from slimrec.schema import Schema
 from slimrec.selection import Budget
+from slimrec.stages import ingest
 from slimrec.stages.sample import choose
+from slimrec.track import Tracker
 from slimrec.training.loop import Trainer
 
 
@@ -259,3 +261,28 @@ def test_the_gate_and_the_tables_are_one_and_the_networks_two(data):
     assert [p.shape for p in networks[0].parameters()] == [p.shape for p in alone.backbone.parameters()]
     assert not torch.equal(networks[0].tower.first.weight, networks[1].tower.first.weight)
     assert model.gate.theta.shape == (len(data.schema.fields),)
+
+
+def test_ranks_share_a_batch_of_two_tasks(data):
+    train = data.split("train")
+    whole, *parts = (
+        next(train.batches(101, shuffle="none", rank=rank, world=world)) for rank, world in ((0, 1), (0, 2), (1, 2))
+    )
+    for mine, shared in zip(whole, zip(*parts)):
+        assert torch.equal(mine, torch.cat(shared))
+    lone = next(train.batches(3, shuffle="none", rank=0, world=2))  # filled up with a row that does not count
+    assert lone.weight.shape == (2, 2) and not lone.weight[1:].any()
+
+
+def test_with_one_label_there_is_one_network_and_arrays_have_one_axis(tmp_path):
+    table, one = shop.rows_of_a_shop(1000), tmp_path / "raw.parquet"
+    pq.write_table(table, one)
+    config = IngestConfig(source=str(one), fields={"label": "click", "fields": shop.FIELDS}, split=shop.SPLIT)
+    ingest.run(config, Tracker(), dataset=tmp_path / "dataset")
+    data = Dataset.open(tmp_path / "dataset")
+    batch = next(data.split("train").batches(64, shuffle="none"))
+    assert batch.label.shape == batch.weight.shape == (64,)
+    model = build(data.schema, ModelConfig(embedding_dim=4), seed=0)
+    assert type(model.backbone) is BACKBONES.load("mlp") and model(batch.ids, batch.dense).shape == (64,)
+    assert list(data.split("test").by_task()) == [""]
+    assert "tasks" not in (tmp_path / "dataset" / "schema.json").read_text()

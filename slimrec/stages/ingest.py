@@ -110,5 +110,6 @@ def _outlook(dataset: Path) -> str:
     tests = Dataset.open(dataset).split("test").by_task()
     found = {task: pilot.of(test, tasks.share(float(confidence or 0.95), len(tests))) for task, test in tests.items()}
     for task, each in found.items():
-        print(f"slimrec: {tasks.of(task)}{each.outlook(float(allowed) if allowed else None)}")
+        start, mark, said = each.outlook(float(allowed) if allowed else None).rpartition("warning: ")
+        print(f"slimrec: {start}{mark}{tasks.of(task)}{said}")
     return "; ".join(f"{tasks.of(task)}{each.outlook()}" for task, each in found.items())
