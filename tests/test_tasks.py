@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import shop
 import torch
+from scipy.stats import entropy
 from two_ranks import stop_after
 
 from slimrec.artifacts import publish
@@ -79,6 +80,7 @@ def test_a_row_without_an_answer_counts_for_the_other_task_only(data):
     assert np.array_equal(batch.weight.numpy(), np.column_stack([np.ones(len(train)), asked]))
     assert np.array_equal(batch.label[:, 1].numpy(), raw["buy"].fill_null(0).to_numpy()[train.row])
     assert 0.2 < asked.mean() < 0.9
+    assert np.array_equal(batch.row_weight.numpy(), 1.0 + asked)
     alone = train.by_task()
     assert len(alone["click"]) == len(train)
     assert np.array_equal(
@@ -230,6 +232,21 @@ def test_without_a_model_a_field_stays_that_any_task_needs(data):
     gate.survey(model, lambda: data.split("gate").batches(128, shuffle="none"))
     needed = dict(zip(data.schema.names, gate.needed().tolist()))
     assert needed["shown"] and needed["price"] and not needed["noise"]
+
+
+def test_what_only_the_second_task_loses_counts(data):
+    model = trained(data).model.eval()
+    found = find(model, data.split("gate"), 0, torch.device("cpu"))
+    assert found.importance["price"].certain and found.removed["price"].certain
+
+
+def test_the_entropy_that_a_search_goes_by_is_the_mean_over_all_labels_that_there_are(data):
+    one = trainer(data, "leap")
+    one.model.eval().gate.survey(one.model, lambda: data.split("gate").batches(128, shuffle="none"))
+    label = data.split("gate").label
+    entropies = [entropy([rate, 1 - rate]) for rate in np.nanmean(label, axis=0)]
+    expected = np.average(entropies, weights=(~np.isnan(label)).sum(axis=0))
+    assert float(one.model.gate.entropy) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_search_over_two_tasks_resumes_to_the_bit(data, tmp_path):
