@@ -53,7 +53,7 @@ class RowGate(Gate, ABC):
         """Average the weights over the gate slice."""
         total, worth = torch.zeros_like(self.level, dtype=torch.double), 0.0
         for batch in batches():
-            ids, dense, _, weight = (part.to(self.owner.device) for part in batch)
+            ids, dense, weight = (part.to(self.owner.device) for part in (batch.ids, batch.dense, batch.row_weight))
             total += weight.double() @ self.weights(model.arena(ids, dense)).double()
             worth += float(weight.double().sum())
         self.level.copy_(total / worth)
