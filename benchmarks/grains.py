@@ -1,0 +1,127 @@
+"""Which pairs may meet, by field, by value or by a mix of both: what each grain of OptFeature is worth on public logs.
+
+python -m benchmarks.grains --data ../shared/data [--logs NAME ...] [--seeds N] [--streams first gate] [--folder DIR] [--json F]
+
+An inner-product network searches with each grain (its selector stays in the slim model, as published) and trains again from
+its initial weights with the selection frozen; `all` is the same network with every pair. AUC on the slice that stepped or
+surveyed the gate and on the test slice, both of the retrained network: where the first is far above, the selection remembers
+rows. `stepped` is the share of values whose row of the selector was moved.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from statistics import mean, stdev
+
+import numpy as np
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.leaderboard.logs import LOGS
+from slimrec import stages
+from slimrec.artifacts import read_json
+from slimrec.config import ModelConfig
+from slimrec.data.dataset import Dataset
+from slimrec.metrics import auc
+from slimrec.model import Model, build, with_gate
+from slimrec.model.files import load_model
+from slimrec.model.scoring import score
+from slimrec.schema import RESERVED_ROWS
+
+ALL = "all"  # the grain of no selection
+GRAINS = (ALL, "field", "hybrid", "value")
+MODEL = {"backbone": "pnn", "options": {"hidden": [64, 32]}, "embedding_dim": 8, "embedding_std": 0.05}
+TRAIN = {"epochs": 6, "patience": 1, "batch_size": 64, "embedding_learning_rate": 0.003, "device": "cpu", "threads": 1}
+SPLIT = {"by": "random", "train": 0.6, "gate": 0.1, "valid": 0.1, "test": 0.2}
+
+
+def ingest(log: str, data: Path, folder: Path) -> Path:
+    """The dataset of a log, made once."""
+    made = folder / log / "dataset"
+    if not made.exists():
+        table, fields = LOGS[log](data)
+        made.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, made.with_name("log.parquet"))
+        config = {"source": str(made.with_name("log.parquet")), "fields": fields, "split": SPLIT}
+        stages.execute("ingest", config, dataset=str(made))
+    return made
+
+
+def measure(dataset: Path, folder: Path, grain: str, stream: str, seed: int) -> dict[str, float]:
+    """One search and its retraining; what lies there is used again."""
+    known = folder / "row.json"
+    if known.exists():
+        return read_json(known)
+    train = {**TRAIN, "seed": seed}
+    chosen = {} if grain in (ALL, "field") else {"stream": stream, "fall_back": False}
+    method = {"method": "none"} if grain == ALL else {"method": "optfeature", "options": {"grain": grain, **chosen}}
+    places = {name: str(folder / name) for name in ("gated", "selection", "slim")}
+    stages.execute("pretrain", {**method, "model": MODEL, "train": train}, dataset=str(dataset), gated=places["gated"])
+    stages.execute("prune", {}, **places)
+    tuned = {"dataset": str(dataset), **places, "tuned": str(folder / "tuned")}
+    stages.execute("finetune", {"start": "initial", "train": train}, **tuned)
+    gated, slim = load_model(places["gated"]), load_model(tuned["tuned"])
+    row = {"pairs": gated.gate.evidence().get("pairs_on_per_row", float("nan")), "stepped": stepped(gated, seed)}
+    for name in ("gate", "test"):
+        split = Dataset.open(dataset, fields=slim.schema.names).split(name)
+        row[name] = auc(split.label, score(slim, split), split.weight)
+    known.write_text(json.dumps(row))
+    return row
+
+
+def stepped(model: Model, seed: int) -> float:
+    """The share of values whose row of the selector is not as it was drawn; NaN where there are none."""
+    if getattr(model.gate, "grain", "field") == "field":
+        return float("nan")
+    first = with_gate(build(model.schema, ModelConfig(**MODEL), seed), "optfeature", model.gate.options, seed).gate.raw
+    moved = (first.values != model.gate.raw.values).any(1).numpy()
+    of_values = [moved[s + RESERVED_ROWS : s + f.rows] for s, f in zip(first.starts, model.schema.fields) if f.embedded]
+    return float(np.concatenate(of_values).mean())
+
+
+def show(rows: list[dict]) -> None:
+    """Means over seeds; the gain over field grain with its error, paired by seed."""
+    table = Table(
+        "log", "grain", "values step on", "pairs a row", "stepped", "AUC gate", "AUC test", "over field grain"
+    )
+    for key in dict.fromkeys((row["log"], row["grain"], row["stream"]) for row in rows):
+        mine = [row for row in rows if (row["log"], row["grain"], row["stream"]) == key]
+        theirs = {row["seed"]: row["test"] for row in rows if (row["log"], row["grain"]) == (key[0], "field")}
+        gains = [row["test"] - theirs[row["seed"]] for row in mine if row["seed"] in theirs]
+        error = f" ± {stdev(gains) / len(gains) ** 0.5:.4f}" if len(gains) > 1 else ""
+        figures = [mean(row[name] for row in mine) for name in ("pairs", "stepped", "gate", "test")]
+        shown = f"{figures[0]:.1f}", f"{figures[1]:.1%}", f"{figures[2]:.4f}", f"{figures[3]:.4f}"
+        table.add_row(*key, *shown, f"{mean(gains):+.4f}{error}" if gains and key[1] != "field" else "")
+    Console(width=140).print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--logs", nargs="+", choices=LOGS, default=["movielens_100k", "amazon", "criteo"])
+    parser.add_argument("--grains", nargs="+", choices=GRAINS, default=GRAINS)
+    parser.add_argument("--streams", nargs="+", default=["first"], help="what steps values: first, gate or both")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="keep artifacts here and use again what lies there")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        rows: list[dict] = []
+        for log in given.logs:
+            folder = given.folder or Path(scratch)
+            dataset = ingest(log, given.data, folder)
+            for seed in range(given.seeds):
+                for grain in given.grains:
+                    for stream in given.streams if grain in ("hybrid", "value") else [""]:
+                        place = folder / log / f"{grain}-{stream}-{seed}"
+                        found = measure(dataset, place, grain, stream, seed)
+                        rows.append({"log": log, "grain": grain, "stream": stream, "seed": seed, **found})
+            if given.json:
+                given.json.write_text(json.dumps(rows, indent=1))
+    show(rows)
+
+
+if __name__ == "__main__":
+    main()
