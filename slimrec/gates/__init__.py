@@ -21,5 +21,6 @@ TABLE = {
     "optfs": "optfs:OptFSGate",
     "adafs": "adafs:AdaFSGate",
     "mvfs": "mvfs:MvFSGate",
+    "optembed": "optembed:OptEmbedGate",
     "autofis": "autofis:AutoFISGate",
 }
