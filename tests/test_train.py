@@ -206,7 +206,9 @@ def test_no_epoch_counts_as_the_best_before_the_gate_has_settled_unless_it_is_th
     assert one.history[-1]["valid_auc"] == figures["valid_auc"]
 
 
-@pytest.mark.parametrize("method", ["lightfmp", "lpfs", "autofield", "optfeature", "autofis", "adafs", "mvfs", "optembed"])
+@pytest.mark.parametrize(
+    "method", ["lightfmp", "lpfs", "autofield", "optfeature", "autofis", "adafs", "mvfs", "optembed"]
+)
 def test_a_gate_with_a_schedule_resumes_where_it_was(data, tmp_path, method):
     undisturbed = trainer(data, method=method, backbone="pnn")
     undisturbed.fit()

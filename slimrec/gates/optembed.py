@@ -110,27 +110,27 @@ class OptEmbedGate(Gate):
         """Count what passes on the gate slice, and let widths evolve on its first `rows` rows."""
         total, worth, parts, rows = torch.zeros_like(self.passing, dtype=torch.double), 0.0, [], 0
         for batch in batches():
-            ids, dense, label, weight = (part.to(self.owner.device) for part in batch)
+            ids, dense, weight = (part.to(self.owner.device) for part in (batch.ids, batch.dense, batch.row_weight))
             x = model.arena(ids, dense)
             passes = self.passes(x)
             total, worth = total + weight.double() @ passes.double(), worth + float(weight.double().sum())
             if rows < self.most:
-                parts.append((x * passes[:, self.owner], label, weight))
+                parts.append((x * passes[:, self.owner], batch.label, batch.weight))
                 rows += len(x)
         self.passing.copy_(total / worth)
         x, label, weight = (torch.cat(part)[: self.most] for part in zip(*parts))
+        self.widths.copy_(self.evolve(lambda widths: self._auc(model.backbone(x * self.within(widths)), label, weight)))
 
-        def fitness(widths: Tensor) -> float:
-            logits = model.backbone(x * self.within(widths)).float().cpu().numpy()
-            found = auc(label.cpu().numpy(), logits, weight.cpu().numpy())
-            if found is None:
-                raise ConfigError(
-                    f"method '{self.method}' needs both classes on the gate slice, {len(label)} rows hold one: enlarge "
-                    f"ingest.split.gate"
-                )
-            return found
-
-        self.widths.copy_(self.evolve(fitness))
+    def _auc(self, logits: Tensor, label: Tensor, weight: Tensor) -> float:
+        """Mean over tasks, where there are several."""
+        columns = (part.float().cpu().reshape(len(label), -1).T.numpy() for part in (label, logits, weight))
+        found = [auc(*task) for task in zip(*columns)]
+        if None in found:
+            raise ConfigError(
+                f"method '{self.method}' needs both classes on the gate slice, {len(label)} rows hold one: enlarge "
+                f"ingest.split.gate"
+            )
+        return sum(found) / len(found)
 
     def evolve(self, fitness: Callable[[Tensor], float]) -> Tensor:
         """The fittest widths (F,) of all generations."""
