@@ -2,17 +2,21 @@
 
 import copy
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import services
 import shop
+from mlflow import MlflowClient
 from sklearn.metrics import roc_auc_score
 
+from slimrec import track
 from slimrec.artifacts import read_json
 from slimrec.artifacts.envelope import unseal
-from slimrec.config import EvaluateConfig, FinetuneConfig, PretrainConfig, Recipe, check_schema, parse
+from slimrec.config import EvaluateConfig, FinetuneConfig, PretrainConfig, Recipe, RegisterConfig, check_schema, parse
 from slimrec.data.dataset import Dataset
 from slimrec.errors import ConfigError, SecurityError
 from slimrec.model.files import load_model
@@ -21,7 +25,7 @@ from slimrec.registry import bundle, registration
 from slimrec.registry.champion import Champion, judge
 from slimrec.serving.predictor import Predictor, predict_file
 from slimrec.serving.pyfunc import SlimModel
-from slimrec.stages import evaluate, finetune, pretrain
+from slimrec.stages import evaluate, finetune, pretrain, register
 from slimrec.track import Tracker
 from slimrec.verdict import tasks
 
@@ -241,3 +245,37 @@ def test_bounds_of_two_tasks_hold_for_any_seed_where_both_sides_are_retrained(wo
         areas = [[roc_auc_score(label[:, number], each[:, number]) for each in side] for side in again]
         assert others == pytest.approx(np.subtract(areas[1], areas[0]), abs=1e-6)
         assert np.mean([first, *others]) == pytest.approx(told["auc"]["difference"])
+
+
+@pytest.mark.battery
+def test_the_registry_serves_a_probability_a_task_and_its_champion_is_met_in_each(world, tmp_path):
+    with services.mlflow_on_sqlite(tmp_path / "mlflow", MLFLOW_EXPERIMENT_NAME="tests"):
+        config, found = RegisterConfig(name="shop"), []
+        for number, dropped in enumerate([("noise",), ("noise", "price")]):
+            made = (
+                world
+                if not number
+                else {**world, **shop.pruned(tmp_path / "worse", world["dataset"], world["full"], dropped)}
+            )
+            report, settings = (
+                tmp_path / f"report{number}",
+                {"allowed_auc_loss": 0.4, "allowed_task_loss": {"click": 0.02}},
+            )
+            with track.run("evaluate", config) as tracker:
+                paths = {name: made[name] for name in ("dataset", "slim", "full", "selection")}
+                limits = EvaluateConfig(latency_repeats=1, champion="shop", **settings)
+                evaluate.run(limits, tracker, **paths, report=report)
+            with track.run("register", config) as tracker:
+                paths = {name: made[name] for name in ("slim", "selection", "dataset")}
+                found.append(register.run(config, tracker, **paths, report=report, bundle=tmp_path / f"bundle{number}"))
+        facts = read_json(tmp_path / "report1" / "report.json")
+        assert [each["task"] for each in facts["champion"]["tasks"]] == NAMES
+        assert facts["champion"]["tasks"][1]["auc"]["high"] < 0 < facts["champion"]["tasks"][0]["auc"]["high"]
+        assert found[0]["aliases"] == ["challenger", "champion"] and found[1]["registered"]
+        model = mlflow.pyfunc.load_model("models:/shop/1")
+        raw = pq.read_table(world["folder"] / "raw.parquet").slice(0, 20)
+        served = model.predict(raw.select(model.metadata.get_input_schema().input_names()).to_pandas())
+        assert np.allclose(served[["probability_click", "probability_buy"]], Predictor.load(world["slim"]).predict(raw))
+        assert model.metadata.get_output_schema().input_names() == ["probability_click", "probability_buy"]
+        tags = MlflowClient().get_model_version("shop", found[0]["version"]).tags
+        assert tags["slimrec.tasks"] == "click, buy" and tags["slimrec.verdict"] == "certified"
