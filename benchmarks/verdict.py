@@ -6,7 +6,8 @@ Each kind of world is a large population with a known difference in AUC, from wh
 share of slices that are certified although the allowed loss is the true one; "above" the share whose bound lies above the
 truth, whatever the verdict; "row-level" the same for DeLong's interval over rows, which knows no clusters; "certified at
 no loss" the share of slices of the planned size that are certified where the models are equally good. "ever wrong" is the
-share of sequences of weekly looks of which at least one finds a gain where the models are equally good.
+share of sequences of weekly looks, or of looks at one slice with another model each, of which at least one finds a gain
+where the models are equally good.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from rich.table import Table
 from scipy import stats
 
 from slimrec.verdict.certify import Comparison, compare, conclude, gather, influence, rows_needed, verdict
-from slimrec.verdict.sequence import challenge
+from slimrec.verdict.sequence import challenge, repeated
 
 World = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]  # as `compare` takes them
 CONFIDENCE = 0.95
@@ -80,7 +81,7 @@ def separated(rate: float) -> Callable[[np.random.Generator, int], World]:
     return world
 
 
-def repeated(times: int, share: float = 1.0) -> Callable[[np.random.Generator, int], World]:
+def copied(times: int, share: float = 1.0) -> Callable[[np.random.Generator, int], World]:
     """A share of the lines stands several times."""
 
     def world(random: np.random.Generator, count: int) -> World:
@@ -104,8 +105,8 @@ KINDS: dict[str, tuple[Callable[[np.random.Generator, int], World], int]] = {  #
     "AUC near 1": (separated(0.005), 400),
     "AUC near 1, more rows": (separated(0.005), 2000),
     "twelve and twelve, separated": (separated(0.02), 24),
-    "every line ten times": (repeated(10), 400),
-    "a third of the lines five times": (repeated(5, 1 / 3), 400),
+    "every line ten times": (copied(10), 400),
+    "a third of the lines five times": (copied(5, 1 / 3), 400),
 }
 
 
@@ -168,6 +169,23 @@ def ever_wrong(worlds: int, grows: bool, weeks: int = 52, count: int = 150) -> d
     return {"rows": "add up" if grows else "all new", **{name: float(times / worlds) for name, times in wrong.items()}}
 
 
+def one_slice(worlds: int, looks: int = 10, count: int = 2000) -> dict:
+    """As many looks at one slice of so many rows, each with another model, all as good as the full one."""
+    wrong = {"naive": 0, "paid": 0}
+    for seed in range(worlds):
+        random = np.random.default_rng(seed)
+        label, full, _ = plain(random, count)
+        seen = dict.fromkeys(wrong, False)
+        for look in range(1, looks + 1):
+            swap, other = random.random(count) < 0.5, full + 0.4 * random.normal(size=count)
+            found = gather(label, np.where(swap, other, full), np.where(swap, full, other))
+            for name, confidence in (("naive", CONFIDENCE), ("paid", repeated(CONFIDENCE, look))):
+                low = conclude(found, confidence).low
+                seen[name] |= low is not None and low > 0
+        wrong = {name: wrong[name] + seen[name] for name in wrong}
+    return {"looks": looks, **{name: float(times / worlds) for name, times in wrong.items()}}
+
+
 def power(worlds: int, allowed: float = 0.004) -> dict:
     """Certified at no loss with the rows that a pilot plans, in worlds of users."""
     first: Comparison = replace(compare(*equal(np.random.default_rng(12345), 4000)), difference=0.0)
@@ -196,13 +214,16 @@ def main() -> None:
         table.add_row(row["world"], f"{row['loss']:.5f}", *shares)
     planned, took = power(max(100, asked.worlds // 5)), seconds()
     weekly = [ever_wrong(asked.worlds, grows) for grows in (True, False)]
+    audits = one_slice(asked.worlds)
     console = Console()
     console.print(table)
     console.print(planned, f"one million rows in {took:.2f} s")
     console.print("ever wrong in 52 weekly looks:", *weekly)
+    console.print("ever wrong in looks at one slice:", audits)
     if asked.json:
         asked.json.write_text(
-            json.dumps({"worlds": rows, "power": planned, "weekly": weekly, "seconds": took}, indent=1) + "\n"
+            json.dumps({"worlds": rows, "power": planned, "weekly": weekly, "slice": audits, "seconds": took}, indent=1)
+            + "\n"
         )
 
 

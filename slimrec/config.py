@@ -234,6 +234,10 @@ class EvaluateConfig(_Config):
     latency_repeats: int = Option(50, ge=1)
     champion: str = ""  # registered model whose champion the slim model is compared with too; "" for none
 
+    def allowed(self, of: SliceConfig) -> float:
+        """AUC that a slice may lose."""
+        return self.allowed_slice_loss if of.allowed_auc_loss is None else of.allowed_auc_loss
+
     @model_validator(mode="after")
     def _calibrates_what_there_is(self) -> Self:
         if "slice_calibration" in self.binding and not self.slices:

@@ -12,6 +12,9 @@ from slimrec.config import EvaluateConfig, IngestConfig, Recipe, SliceConfig, pa
 from slimrec.data.dataset import Dataset
 from slimrec.data.slicing import cut, slices
 from slimrec.errors import ConfigError
+from slimrec.registry import champion as champions
+from slimrec.registry.champion import Champion
+from slimrec.registry.champion import judge as judge_against
 from slimrec.stages import ingest
 from slimrec.stages.settle import settle
 from slimrec.track import Tracker
@@ -249,3 +252,19 @@ def test_the_audit_is_vetoed_by_a_slice_of_a_field_that_was_dropped(world, tmp_p
     lenient = config.model_copy(update={"unproven_slices": "remark"})
     metrics = evaluated(world, tmp_path / "second", lenient)
     assert metrics["verdict"] == "certified" and "not protected, for want of rows: noise = n7" in metrics["reason"]
+
+
+def test_a_slice_and_a_binding_loss_veto_against_the_champion_as_they_do_against_the_full_model(world):
+    champion = Champion("ctr", "1", world.slim, world.slim, None, None)
+    test = Dataset.open(world.dataset).split("test")
+    same = champions.score(world.slim, world.dataset, test)[0]
+    spoilt = found(world, {"of": "device", "values": ["phone 8"]})["device = phone 8"]
+    noisy = np.where(spoilt, -same, same)
+    config = EvaluateConfig(
+        allowed_auc_loss=0.3, slices=[{"of": "device", "values": ["phone 8"]}], binding={"calibration": 0.05}
+    )
+    for slim, said in ((noisy, "device = phone 8 loses at least"), (same - 3, "calibration is worse by at least")):
+        told = judge_against(config, champion, world.dataset, test, slim)
+        assert (told["verdict"], told["reason"][: len(said)]) == ("rejected", said), told["reason"]
+        alone = judge_against(EvaluateConfig(allowed_auc_loss=0.3), champion, world.dataset, test, slim)
+        assert alone["verdict"] == "certified"

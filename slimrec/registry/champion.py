@@ -16,16 +16,18 @@ from slimrec.artifacts import digest, read_json
 from slimrec.config import EvaluateConfig, IngestConfig, parse
 from slimrec.data.dataset import Dataset, Split
 from slimrec.data.keys import read_keys
+from slimrec.data.slicing import Slice, slices
 from slimrec.data.source import Chunk, open_source
 from slimrec.errors import ConfigError, InputError, SecurityError
 from slimrec.model.scoring import shape
-from slimrec.registry import apart, brought, versions
+from slimrec.registry import apart, brought, sightings, versions
 from slimrec.registry.ledger import Ledger, Registered
 from slimrec.schema import Schema
 from slimrec.selection import Selection
 from slimrec.serving.predictor import Predictor
-from slimrec.track import enabled
-from slimrec.verdict import certify, tasks
+from slimrec.track import Tracker, enabled
+from slimrec.verdict import case, sequence, tasks
+from slimrec.verdict.losses import Rows
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,29 @@ def reigning(name: str, folder: Path) -> Champion | None:
     return Champion(name, version, slim, folder / "model", registered, chosen)
 
 
+def challenge(
+    config: EvaluateConfig, tracker: Tracker, dataset: Path, test: Split, slim: np.ndarray, challenger: str
+) -> tuple[dict[str, Any] | None, Selection | None]:
+    """The new model, `challenger` by digest, against whoever reigns: what `judge` finds, and on what that one was decided.
+
+    The look counts, and its bounds hold with the confidence that is left for it. Nothing twice where nobody reigns.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        champion = reigning(config.champion, Path(scratch))
+        if champion is None:
+            return None, None
+        number = sightings.number(tracker, sightings.CHAMPION, digest(champion.slim), challenger)
+        confidence = sequence.challenge(config.confidence, number or 1)
+        paying = config.model_copy(update={"confidence": confidence})
+        judged = judge(paying, champion, dataset, test, slim)
+        judged["look"] = {"number": number, "asked": config.confidence, "confidence": confidence}
+        return judged, champion.selection
+
+
 def judge(config: EvaluateConfig, champion: Champion, dataset: Path, test: Split, slim: np.ndarray) -> dict[str, Any]:
     """The new model, by its logits on the rows of `test`, against the champion: verdict, reason, figures.
 
-    Of several tasks each is compared, as in `slimrec.verdict.tasks`. Inconclusive where the log lacks a column that the
+    Protected slices and binding losses veto as they do against the full model. Of several tasks each is compared, as in `slimrec.verdict.tasks`. Inconclusive where the log lacks a column that the
     champion needs, or where that learnt other tasks. Raises InputError where the source no longer is
     what was ingested.
     """
@@ -67,31 +88,36 @@ def judge(config: EvaluateConfig, champion: Champion, dataset: Path, test: Split
         logits, strange = _logits(champion, dataset, test)
     except _CannotRead as error:
         return {**facts, "verdict": "inconclusive", "reason": f"the champion cannot read this log: {error}"}
-    names = [task.name for task in test.schema.tasks]
+    names, parts = [task.name for task in test.schema.tasks], slices(dataset, config.slices)
     judged = []
-    for name, of_task in zip(names, _by_task(test, logits, slim)):
+    for name, of_task in zip(names, _by_task(test, parts, logits, slim)):
         own = tasks.limits(config, name, len(names))
         judged.append({"task": name, "allowed_auc_loss": own.allowed_auc_loss, **_compared(own, *of_task)})
-    whole = tasks.joined(judged) if names else _compared(config, test, logits, slim)
+    whole = tasks.joined(judged) if names else _compared(config, test, parts, logits, slim)
     if strange:
         whole["reason"] = f"{whole['reason']}; mind: {' '.join(strange)}"
     return {**facts, **whole}
 
 
-def _compared(config: EvaluateConfig, test: Split, champion: np.ndarray, slim: np.ndarray) -> dict[str, Any]:
+def _compared(
+    config: EvaluateConfig, test: Split, parts: list[Slice], champion: np.ndarray, slim: np.ndarray
+) -> dict[str, Any]:
     """Verdict, reason and figures for one label."""
-    found = certify.compare(test.label, champion, slim, test.weight, test.group, config.confidence)
-    outcome, reason = certify.verdict(found, config.allowed_auc_loss)
+    rows = Rows(test.label, champion, slim, test.weight, test.group, None)
+    judgement = case.gather(rows, config, parts).judge(config.confidence)
+    found, (outcome, reason) = judgement.comparison, judgement.outcome(config.allowed_auc_loss)
     auc = {"champion": found.full_auc, "slim": found.slim_auc}
     auc |= {name: getattr(found, name) for name in ("difference", "error", "low", "high")}
-    return {"verdict": outcome, "reason": reason, "auc": auc}
+    told = {"slices": judgement.slices, "losses": judgement.losses}
+    return {"verdict": outcome, "reason": reason, "auc": auc, **told}
 
 
-def _by_task(test: Split, *logits: np.ndarray) -> Iterator[tuple[Any, ...]]:
-    """For each task the rows that are observed for it, and of each logits (n, T) its own."""
+def _by_task(test: Split, parts: list[Slice], *logits: np.ndarray) -> Iterator[tuple[Any, ...]]:
+    """For each task the rows that are observed for it, what slices have of them, and of each logits (n, T) its own."""
     for number, part in enumerate(test.by_task().values()):
         there = ~np.isnan(test.label[:, number])
-        yield part, *(each[there, number] for each in logits)
+        own = [each._replace(rows=each.rows[there]) for each in parts]
+        yield part, own, *(each[there, number] for each in logits)
 
 
 Scores = tuple[np.ndarray, list[str]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from slimrec.config import EvaluateConfig
 from slimrec.errors import InputError
 from slimrec.registry import versions
 from slimrec.track import Tracker
-from slimrec.verdict import sequence
 
 
 def overtaken(name: str, slim: Path, decision: dict[str, Any]) -> bool:
@@ -33,8 +31,7 @@ def judge_again(name: str, slim: Path, dataset: Path, decision: dict[str, Any], 
     from slimrec.data.dataset import Dataset  # late, and with torch: a race is seldom lost
     from slimrec.model.files import load_model
     from slimrec.model.scoring import score
-    from slimrec.registry import sightings
-    from slimrec.registry.champion import judge, reigning
+    from slimrec.registry.champion import challenge
 
     model = load_model(slim, "slim")
     data = Dataset.open(dataset, fields=model.schema.names, check=True)
@@ -43,18 +40,9 @@ def judge_again(name: str, slim: Path, dataset: Path, decision: dict[str, Any], 
             f"the report judges on dataset {decision['dataset'][:16]}, {dataset} is another: evaluate again"
         )
     asked = decision.get("look", {}).get("asked", decision["confidence"])
-    with tempfile.TemporaryDirectory() as scratch:
-        champion = reigning(name, Path(scratch))
-        test, judged = data.split("test"), None
-        if champion is not None:
-            number = sightings.number(tracker, sightings.CHAMPION, digest(champion.slim), digest(slim))
-            paid = sequence.challenge(asked, number or 1)
-            of_tasks = {each["task"]: each["allowed_auc_loss"] for each in decision.get("tasks", ())}
-            limits = EvaluateConfig(
-                allowed_auc_loss=decision["allowed_auc_loss"], allowed_task_loss=of_tasks, confidence=paid
-            )
-            judged = judge(limits, champion, dataset, test, score(model, test))
-            judged["look"] = {"number": number, "asked": asked, "confidence": paid}
+    limits = decision.get("limits", {"allowed_auc_loss": decision["allowed_auc_loss"]})
+    config, test = EvaluateConfig(**limits, confidence=asked, champion=name), data.split("test")
+    judged, _ = challenge(config, tracker, dataset, test, score(model, test), digest(slim))
     said = "against " + (
         f"version {judged['version']}, which became champion" if judged else "none, as its champion went"
     )

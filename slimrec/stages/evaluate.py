@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +21,7 @@ from slimrec.model import Model
 from slimrec.model.files import load_model
 from slimrec.model.scoring import score
 from slimrec.registry import sightings
-from slimrec.registry.champion import judge, reigning
+from slimrec.registry.champion import challenge
 from slimrec.schema import Schema
 from slimrec.selection import Selection
 from slimrec.track import Tracker
@@ -48,6 +47,9 @@ from slimrec.verdict.signs import Leak
 
 CONFIG = EvaluateConfig
 LATENCY_BATCHES = (1, 4096)
+LIMITS = set(
+    "allowed_auc_loss allowed_task_loss slices allowed_slice_loss unproven_slices binding ndcg_at".split()
+)  # of the recipe, which a second judgement goes by
 DAMAGED = 3  # fields that are shuffled, one after the other, to see whether that is noticed
 
 
@@ -81,7 +83,8 @@ def run(
     content = contents(tests["full"])
     models_seen = f"{digest(slim)}-{digest(full)}"
     look = sightings.number(tracker, sightings.SLICE, sightings.slice_of(dataset, test), models_seen)
-    asked, config = config, _paying(config, sequence.repeated(config.confidence, look or 1))
+    paying = {} if look is None else {"confidence": sequence.repeated(config.confidence, look)}
+    asked, config = config, config.model_copy(update=paying)
     others = None
     if config.retrains:
         of = {"dataset": data["slim"].fingerprint}
@@ -92,7 +95,7 @@ def run(
     training = fairness.weigh(*(fairness.recorded(read_manifest(folder)) for folder in (full, slim)))
     damaged, parts = _damaged(models["slim"], chosen, test), slicing.slices(dataset, config.slices)
     scored = _Scored(test, logits, damaged, content, parts, others)
-    cases, judged = _judge(asked, config, scored, leaking, training)
+    cases, judged = _judge(config, scored, leaking, training)
     facts = {
         **judged,
         "training": training,
@@ -100,7 +103,8 @@ def run(
         **_measured(config, models, tests),
         **_made(chosen, models, data["full"], digest(slim)),
         "look": {"number": look, "asked": asked.confidence},
-        **_since(asked, tracker, chosen, dataset, test, logits["slim"], digest(slim)),
+        "limits": asked.model_dump(mode="json", include=LIMITS),
+        **_since(chosen, *challenge(asked, tracker, dataset, test, logits["slim"], digest(slim))),
     }
     contract = _contract(facts, chosen, Dataset.open(dataset).schema)
     facts["stoppable"] = [entry["column"] for entry in contract["safe_to_stop_computing"] or contract["candidates"]]
@@ -160,27 +164,27 @@ class _Scored(NamedTuple):
 
 
 def _judge(
-    asked: EvaluateConfig, config: EvaluateConfig, scored: _Scored, leaking: list[Leak], training: Facts
+    config: EvaluateConfig, scored: _Scored, leaking: list[Leak], training: Facts
 ) -> tuple[dict[str, case.Case], Facts]:
     """The case of each task ("" of one label), and what report.json holds of the verdict."""
     names = [task.name for task in scored.test.schema.tasks]
     if not names:
-        found, facts = _judge_label(asked, config, scored, leaking, training)
+        found, facts = _judge_label(config, scored, leaking, training)
         return {"": found}, facts
     cases, judged = {}, []
     for name in names:
-        asked_of, config_of = (tasks.limits(each, name, len(names)) for each in (asked, config))
+        limits = tasks.limits(config, name, len(names))
         own = [leak for leak in leaking if leak.task in ("", name)]
-        cases[name], facts = _judge_label(asked_of, config_of, scored.of_task(name), own, training)
+        cases[name], facts = _judge_label(limits, scored.of_task(name), own, training)
         judged.append({"task": name, **facts})
     return cases, tasks.joined(judged)
 
 
 def _judge_label(
-    asked: EvaluateConfig, config: EvaluateConfig, scored: _Scored, leaking: list[Leak], training: Facts
+    config: EvaluateConfig, scored: _Scored, leaking: list[Leak], training: Facts
 ) -> tuple[case.Case, Facts]:
-    """The case of one label, and what report.json holds of its verdict; `asked` has not paid for earlier looks."""
-    gathered = case.gather(scored.rows(), config, scored.slices)
+    """The case of one label, and what report.json holds of its verdict."""
+    gathered, test = case.gather(scored.rows(), config, scored.slices), scored.test
     judgement = gathered.judge(config.confidence)
     comparison = judgement.comparison
     tested = selftest.check(
@@ -188,12 +192,15 @@ def _judge_label(
     )
     outcome, reason = decide(comparison, config.allowed_auc_loss, leaking, tested, training, judgement.vetoes)
     return gathered, {
-        **_judged(config, comparison, outcome, reason, scored.test),
+        **_judged(config, comparison, outcome, reason, test),
         "slices": judgement.slices,
         "losses": judgement.losses,
         "retrains": seeds.facts(gathered.whole.differences, gathered.whole.mixed, config.allowed_auc_loss),
         "self_test": tested,
-        "pilot": pilot.against(pilot.of(scored.test, asked.confidence), comparison, config.allowed_auc_loss),
+        "pilot": {
+            **pilot.against(pilot.of(test, config.confidence), comparison, config.allowed_auc_loss),
+            "slices": pilot.sliced(test.label, test.weight, test.group, config, scored.slices),
+        },
         "quality": scored.quality(),
     }
 
@@ -204,30 +211,9 @@ def _damaged(slim: Model, chosen: Selection, test: Split) -> dict[str, np.ndarra
     return {name: score(slim, test, shuffled=name) for name in best}
 
 
-def _paying(config: EvaluateConfig, confidence: float) -> EvaluateConfig:
-    """The section, with bounds that hold at the confidence that a look has to pay with."""
-    return config.model_copy(update={"confidence": confidence})
-
-
-def _since(
-    config: EvaluateConfig,
-    tracker: Tracker,
-    chosen: Selection,
-    dataset: Path,
-    test: Split,
-    slim: np.ndarray,
-    challenger: str,
-) -> Facts:
+def _since(chosen: Selection, judged: Facts | None, champion: Selection | None) -> Facts:
     """Against the champion: how the new model compares, and what changed since the audit that made that one."""
-    with tempfile.TemporaryDirectory() as scratch:
-        champion = reigning(config.champion, Path(scratch))
-        if champion is None:
-            return {"champion": None, "diff": None}
-        number = sightings.number(tracker, sightings.CHAMPION, digest(champion.slim), challenger)
-        confidence = sequence.challenge(config.confidence, number or 1)
-        judged = judge(_paying(config, confidence), champion, dataset, test, slim)
-        judged["look"] = {"number": number, "asked": config.confidence, "confidence": confidence}
-    diff = None if champion.selection is None else reaudit.compare(champion.selection, chosen).model_dump(mode="json")
+    diff = None if champion is None else reaudit.compare(champion, chosen).model_dump(mode="json")
     return {"champion": judged, "diff": diff}
 
 

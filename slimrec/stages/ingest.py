@@ -6,13 +6,17 @@ On one machine; `plan`, `count`, `merge`, `encode` and `gather` are the same in 
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
+import numpy as np
+
 from slimrec import artifacts, track
-from slimrec.config import IngestConfig
-from slimrec.data.dataset import Dataset
+from slimrec.config import EvaluateConfig, IngestConfig, parse
+from slimrec.data import slicing
+from slimrec.data.dataset import Dataset, Split
 from slimrec.data.novelty import Novelty, fitted
 from slimrec.data.plan import Plan, make_plan
 from slimrec.data.repeats import Repeats
@@ -21,7 +25,7 @@ from slimrec.data.split import SPLITS, Tally
 from slimrec.schema import Schema
 from slimrec.stages.count import count
 from slimrec.stages.encode import encode
-from slimrec.verdict import leaks, pilot, tasks
+from slimrec.verdict import leaks, pilot, sequence, tasks
 
 CONFIG = IngestConfig
 
@@ -107,9 +111,24 @@ def _outlook(dataset: Path) -> str:
     What is allowed is no setting of ingest, which another limit must not run again: the audit's run tells it.
     """
     allowed, confidence = track.asked("evaluate.allowed_auc_loss"), track.asked("evaluate.confidence")
-    tests = Dataset.open(dataset).split("test").by_task()
-    found = {task: pilot.of(test, tasks.share(float(confidence or 0.95), len(tests))) for task, test in tests.items()}
+    whole = Dataset.open(dataset).split("test")
+    tests, sure = whole.by_task(), sequence.repeated(float(confidence or 0.95), 1)
+    found = {task: pilot.of(test, tasks.share(sure, len(tests))) for task, test in tests.items()}
     for task, each in found.items():
         start, mark, said = each.outlook(float(allowed) if allowed else None).rpartition("warning: ")
         print(f"slimrec: {start}{mark}{tasks.of(task)}{said}")
+    for said in _sliced(dataset, whole, tests, tasks.share(sure, len(tests))):
+        print(f"slimrec: {said}")
     return "; ".join(f"{tasks.of(task)}{each.outlook()}" for task, each in found.items())
+
+
+def _sliced(dataset: Path, whole: Split, tests: dict[str, Split], confidence: float) -> Iterator[str]:
+    """Whether their rows decide the slices that the audit protects, a sentence for each task."""
+    asked = track.asked("evaluate.slices")
+    config = parse(EvaluateConfig, {**json.loads(asked or "{}"), "confidence": confidence})
+    parts = slicing.slices(dataset, config.slices)
+    for number, (task, test) in enumerate(tests.items() if parts else ()):
+        there = ~np.isnan(whole.label[:, number]) if task else slice(None)
+        own = [(name, rows[there], of) for name, rows, of in parts]
+        found = pilot.sliced(test.label, test.weight, test.group, config, own)
+        yield f"{tasks.of(task)}{pilot.undecided(found)}"

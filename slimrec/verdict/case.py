@@ -66,8 +66,7 @@ def gather(rows: Rows, config: EvaluateConfig, parts: Sequence[tuple[str, np.nda
     """
     whole, sliced = certify.gather(*rows).folded(), []
     for name, where, of in parts:
-        allowed = config.allowed_slice_loss if of.allowed_auc_loss is None else of.allowed_auc_loss
-        sliced.append((name, certify.gather(*rows.only(where)).folded(SLICE_FOLDS), allowed))
+        sliced.append((name, certify.gather(*rows.only(where)).folded(SLICE_FOLDS), config.allowed(of)))
     others = losses.gather(rows, config.binding, config.ndcg_at, [(name, where) for name, where, _ in parts])
     return Case(whole, tuple(sliced), tuple(others), config.unproven_slices)
 

@@ -261,14 +261,19 @@ def rows_needed(comparison: Comparison, allowed_loss: float) -> int | None:
 
 
 def rows_for(rows: int, error: float, unseen: float, margin: float, confidence: float) -> int:
-    """Rows that put a bound `margin` away from the truth with 90 % power, where so many rows have this error."""
-    return math.ceil(rows * max((smallest_margin(error, 0.0, confidence) / margin) ** 2, unseen / margin))
+    """Rows that put a bound `margin` away from the truth with 90 % power, where so many rows have this error.
+
+    With the rows the error falls as 1 / sqrt(rows), what is unseen as 1 / rows: a quadratic equation.
+    """
+    chance = math.sqrt(ROOM) * float(stats.norm.ppf(POWER)) * error
+    least = (chance + math.sqrt(chance**2 + 4 * unseen * margin)) / (2 * margin)
+    return math.ceil(rows * max(smallest_margin(error, 0.0, confidence) / margin, least) ** 2)
 
 
 def smallest_margin(error: float, unseen: float, confidence: float) -> float:
     """How far from the truth a bound lies at most, with 90 % power."""
-    quantiles = float(stats.norm.ppf(confidence) + stats.norm.ppf(POWER))
-    return max(math.sqrt(ROOM) * quantiles * error, unseen)
+    spread, chance = math.sqrt(ROOM) * error, float(stats.norm.ppf(POWER))
+    return max((float(stats.norm.ppf(confidence)) + chance) * spread, unseen + chance * spread)
 
 
 def _check(label: np.ndarray, weight: np.ndarray, *scores: np.ndarray) -> None:

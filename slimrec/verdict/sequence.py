@@ -1,7 +1,9 @@
 """Looks that follow one another: at which confidence each bound has to hold, so that all of them together are seldom wrong.
 
-Look k of a sequence may be wrong with the share 1 / (k (k + 1)) of what all may: the shares sum to 1, so however many looks
-there are and however their rows and models hang together, the chance that any of them is ever wrong is what was asked for.
+Look k against a champion may be wrong with the share 1 / (k (k + 1)) of what all may: the shares sum to 1, so however many
+looks there are and however their rows and models hang together, the chance that any is ever wrong is at most what was asked
+for. At a certification slice, which most audits look at once, the first look has the share FIRST and those after it divide
+what is left in the same way.
 A mixture over time (Robbins 1970; Waudby-Smith et al. 2021) is narrower after many looks, but holds for one pair of models
 on rows that add up; audits of a sequence bring another model each, on rows that are the same, partly so or all new.
 """
@@ -10,6 +12,8 @@ from __future__ import annotations
 
 from typing import Any
 
+FIRST = 0.8  # of what all looks at a slice may be wrong
+
 
 def challenge(confidence: float, look: int) -> float:
     """Confidence of the look-th bound against one champion (from 1), so that all of them hold with `confidence`."""
@@ -17,8 +21,10 @@ def challenge(confidence: float, look: int) -> float:
 
 
 def repeated(confidence: float, look: int) -> float:
-    """Confidence of the look-th bound on one slice: a first look stands alone, all after it hold with `confidence`."""
-    return confidence if look == 1 else challenge(confidence, look - 1)
+    """Confidence of the look-th bound on one slice (from 1), so that all of them hold with `confidence`."""
+    if look == 1:
+        return 1 - FIRST * (1 - confidence)
+    return challenge(1 - (1 - FIRST) * (1 - confidence), look - 1)
 
 
 def told(facts: dict[str, Any]) -> str:
@@ -32,11 +38,9 @@ def _told(facts: dict[str, Any]) -> str:
     look, percent = facts["look"], f"{100 * facts['confidence']:g} %"
     if look["number"] is None:
         return f"for one look, at {percent}; looks at this slice are not counted without a tracking store"
-    if look["number"] == 1:
-        return f"for one look, at {percent}; this slice was not looked at before"
     return (
-        f"for look {look['number']} at this slice, at {percent}: all after the first one together are wrong with a chance "
-        f"of at most {100 * (1 - look['asked']):.3g} %"
+        f"for look {look['number']} at this slice, at {percent}: all looks at it together are ever wrong with a chance of "
+        f"at most {100 * (1 - look['asked']):.3g} %"
     )
 
 

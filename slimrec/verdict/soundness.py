@@ -6,6 +6,7 @@ from typing import Any
 
 from slimrec.verdict import seeds
 from slimrec.verdict.fairness import taken
+from slimrec.verdict.pilot import undecided
 from slimrec.verdict.tasks import of
 from slimrec.verdict.wording import figure, literal, signed, whole
 
@@ -64,9 +65,9 @@ def piloted(facts: Facts) -> str:
         f", {figure(facts['allowed_auc_loss'])} with about {whole(told['rows_needed'])}" if told["rows_needed"] else ""
     )
     start = f"{whole(facts['rows'])} such rows were planned to certify a loss of {figure(told['planned'])}{needed}"
-    return (
-        start if told["found"] is None else f"{start}; by the error that was found they certify {figure(told['found'])}"
-    )
+    if told["found"] is not None:
+        start += f"; by the error that was found they certify {figure(told['found'])}"
+    return f"{start}; {undecided(told['slices'])}" if told.get("slices") else start
 
 
 def worth(facts: Facts) -> str:
