@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import log_loss
 from typer.testing import CliRunner
 
 from slimrec import certify
 from slimrec.cli import app
-from slimrec.errors import InputError
+from slimrec.errors import ConfigError, InputError
 from slimrec.verdict.scores import judge
 
 
@@ -59,3 +60,97 @@ def test_a_column_that_is_not_there_or_holds_no_score_is_refused_by_name(table, 
     rows.assign(b=rows["b"].where(rows.index != 5)).to_parquet(tmp_path / "hole.parquet")
     with pytest.raises(InputError, match="slim model scores 1 of 8,000 rows as NaN"):
         judge(str(tmp_path / "hole.parquet"), "y", "a", "b")
+
+
+@pytest.fixture(scope="module")
+def sliced(table, tmp_path_factory):
+    """The same scores, worthless to the second model where the device is `old <b>`; ages with holes; users of four rows."""
+    random, rows = np.random.default_rng(1), table[1].copy()
+    rows["device"] = random.choice(["new", "old <b>", "rare"], 8000, p=[0.8, 0.195, 0.005])
+    rows["age"] = np.where(random.random(8000) < 0.1, np.nan, random.normal(size=8000))
+    rows["b"] = np.where(rows["device"] == "old <b>", random.normal(size=8000), rows["b"])
+    rows["user"], rows["p"], rows["q"] = (
+        np.arange(8000) // 4,
+        1 / (1 + np.exp(-rows["a"])),
+        1 / (1 + np.exp(-2 - rows["a"])),
+    )
+    path = tmp_path_factory.mktemp("sliced") / "scores.parquet"
+    rows.to_parquet(path)
+    return path, rows
+
+
+def test_a_slice_that_is_lost_rejects_the_whole_and_is_named(sliced):
+    path, rows = sliced
+    alone = judge(str(path), "y", "a", "b", allowed_loss=0.2)
+    found = judge(
+        str(path), "y", "a", "b", allowed_loss=0.2, slices=["device"], ranges=["age"], allowed_slice_loss=0.15
+    )
+    assert alone["verdict"] == "certified" and found["verdict"] == "rejected"
+    assert found["reason"].startswith("device = old <b> loses at least 0.")
+    names = [each["name"] for each in found["slices"]]
+    assert names[:2] == ["device = new", "device = old <b>"] and len(names) == 7 and names[-1] == "age missing"
+    assert sum(each["rows"] for each in found["slices"][2:]) == 8000
+    here = rows["device"] == "old <b>"
+    assert found["slices"][1]["rows"] == here.sum()
+    mine = rows[here]
+    lost = certify.compare(mine["y"].to_numpy(), mine["a"].to_numpy(), mine["b"].to_numpy())
+    assert found["slices"][1]["difference"] == pytest.approx(lost.difference)
+    assert "slices" in found["pilot"][1]
+
+
+def test_other_losses_bind_where_scores_are_said_to_be_what_they_ask_for(sliced):
+    path, rows = sliced
+    words = {"path": str(path), "label": "y", "full": "p", "slim": "q", "group": "user", "allowed_loss": 0.2}
+    found = judge(**words, scale="probability", binding={"calibration": 0.1})
+    assert found["verdict"] == "rejected" and found["reason"].startswith("calibration is worse by at least")
+    loss = next(each for each in found["losses"] if each["name"] == "log_loss")
+    assert loss["full"] == pytest.approx(log_loss(rows["y"], rows["p"]))
+    ranked = judge(**words, binding={"grouped_auc": 0.1})
+    assert ranked["verdict"] == "certified" and {each["name"] for each in ranked["losses"]} == {"grouped_auc", "ndcg"}
+    with pytest.raises(ConfigError, match="say that scores are a `probability`"):
+        judge(**words, binding={"calibration": 0.1})
+    with pytest.raises(ConfigError, match="needs a group"):
+        judge(str(path), "y", "p", "q", binding={"ndcg": 0.1})
+    with pytest.raises(InputError, match="full scores are said to be probabilities"):
+        judge(str(path), "y", "a", "b", scale="probability")
+
+
+def test_the_command_writes_a_page_that_says_the_same_and_shows_names_as_they_are(sliced, tmp_path):
+    path, page = sliced[0], tmp_path / "page.html"
+    words = (
+        "--label",
+        "y",
+        "--full",
+        "a",
+        "--slim",
+        "b",
+        "--slice",
+        "device",
+        "--group",
+        "user",
+        "--allowed-loss",
+        0.2,
+    )
+    done = command(path, *words, "--binding", "grouped_auc=0.3", "--report", page)
+    text = page.read_text()
+    assert done.exit_code == 0 and "slice      device = old <b>: rejected" in done.stdout
+    assert "loss       AUC within groups: certified" in done.stdout
+    assert "device = old &lt;b&gt; loses at least" in text and "old <b>" not in text and "<script" not in text
+    assert "b is worse than a" in text and "as they were given" in text and "Protected slices" in text
+    assert "Before and after" not in text and "of 2\u202f000 groups" in text
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--scale", "odds"), "--scale is 'odds'"),
+        (("--binding", "ndcg"), "give LOSS=BY"),
+        (("--binding", "gain=1"), "binding"),
+        (("--slice", "nope"), "nope"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_and_leaves_no_page(sliced, tmp_path, more, said):
+    words = ("--label", "y", "--full", "a", "--slim", "b", "--report", tmp_path / "page.html")
+    done = command(sliced[0], *words, *more)
+    assert isinstance(done.exception, ConfigError | InputError) and said in str(done.exception)
+    assert not (tmp_path / "page.html").exists()

@@ -29,15 +29,8 @@ def write(folder: Path, facts: Facts) -> None:
 
 def html(facts: Facts) -> str:
     """A page that needs no script, no request and no server; whatever the data calls itself comes out escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
-    )
-    environment.trim_blocks = environment.lstrip_blocks = True
-    environment.filters.update(
-        size=size, bound=bound, figure=figure, signed=signed, whole=whole, scored=scored, titled=titled
-    )
-    template = environment.get_template("report.html.jinja")
-    return template.render(
+    return page(
+        "report.html.jinja",
         facts,
         headline=headline(facts),
         consequence=consequence(facts),
@@ -62,6 +55,18 @@ def html(facts: Facts) -> str:
         several="tasks" in facts,
         **evidence(facts),
     )
+
+
+def page(template: str, facts: Facts, **more: Any) -> str:
+    """One of the templates beside this file, filled with what it asks for."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
+    )
+    environment.trim_blocks = environment.lstrip_blocks = True
+    environment.filters.update(
+        size=size, bound=bound, figure=figure, signed=signed, whole=whole, scored=scored, titled=titled
+    )
+    return environment.get_template(template).render(facts, **more)
 
 
 def markdown(facts: Facts) -> str:
