@@ -183,14 +183,28 @@ def test_killed_in_the_middle_it_loses_one_cell_at_most_and_ends_as_if_undisturb
     deadline = time.monotonic() + 300
     while len(results.read(place[0])) < 4 and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.killpg(running.pid, signal.SIGKILL)
+    running.kill()
     running.wait()
+    assert ended(running.pid), "a process that was given work has outlived what gave it"
     left = missing(place[0], *place[1:4])
     assert 1 <= len(left) <= 2
     fill(*place, tmp_path / "shared")
     fill(tmp_path / "undisturbed.parquet", *place[1:], tmp_path / "anew")
     ends = [results.read(tmp_path / f"{name}.parquet") for name in ("results", "undisturbed")]
     assert timeless(ends[0]) == timeless(ends[1])
+
+
+def ended(group, seconds=120):
+    """Whether all processes of a group end in that time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    os.killpg(group, signal.SIGKILL)
+    return False
 
 
 def timeless(rows):

@@ -18,7 +18,7 @@ from slimrec import stages
 from slimrec.artifacts import read_json
 from slimrec.config import ModelConfig, TrainConfig
 from slimrec.data.dataset import Dataset
-from slimrec.errors import SlimrecError
+from slimrec.errors import ConfigError, InputError
 from slimrec.gates.survey import Survey
 from slimrec.gates.trees import grow
 from slimrec.metrics import auc
@@ -89,7 +89,7 @@ def cell(place: Place, method: str) -> list[dict]:
         if method == ALL:
             return [base | judged(place, None, data.schema.names) | {"share": 1.0, "search_seconds": 0.0, "own": 1.0}]
         model, findings, seconds = searched(place, data, method)
-    except SlimrecError as error:
+    except (ConfigError, InputError) as error:  # a search that was stopped is to be run again
         return [base | {"refused": str(error)}]
     rows = []
     for share in SHARES:
@@ -108,7 +108,7 @@ def searched(place: Place, data: Dataset, method: str) -> tuple[Model, Findings,
     survey = issubclass(GATES.load(method), Survey)
     name = PLAIN if survey else method
     if GATES.load(method).weighs_pairs and (count := len(data.schema.names)) * (count - 1) / 2 > MOST_PAIRS:
-        raise SlimrecError(f"{count * (count - 1) // 2:,} pairs of fields: more than {MOST_PAIRS:,} were not tried")
+        raise ConfigError(f"{count * (count - 1) // 2:,} pairs of fields: more than {MOST_PAIRS:,} were not tried")
     gated = place.folder / f"search-{name}"
     with place.alone():
         took = place.kept(f"search-{name}", lambda: _pretrain(place, data, name, gated))["seconds"]

@@ -1,11 +1,13 @@
 """Filling the leaderboard: cells that are missing, one after the other or several at a time, each kept once it is done."""
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from itertools import product
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
 from tqdm import tqdm
 
@@ -39,6 +41,16 @@ def forget(file: Path, folder: Path, logs: Iterable[str], methods: Iterable[str]
             search.unlink()
 
 
+def _leave_no_orphan() -> None:
+    """End this process when that which gives it work is gone, killed perhaps: it would wait for work forever."""
+
+    def follow() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    Thread(target=follow, daemon=True).start()
+
+
 def fill(
     file: Path,
     logs: Makers,
@@ -53,7 +65,7 @@ def fill(
     began, cells = time.monotonic(), missing(file, logs, methods, seeds)
     queue, running, ran = iter(cells), set[Future](), 0
     with (
-        ProcessPoolExecutor(processes, get_context("spawn"), max_tasks_per_child=20) as pool,
+        ProcessPoolExecutor(processes, get_context("spawn"), _leave_no_orphan, max_tasks_per_child=20) as pool,
         tqdm(total=len(cells), desc="cells", dynamic_ncols=True) as bar,
     ):
         while True:
