@@ -1,4 +1,4 @@
-"""An audit of kfp.local with its steps in this process: what a process of its own imports for each takes most of the time."""
+"""Commands, and the steps of kfp.local, in this process: what one of its own imports for each takes most of the time."""
 
 import contextlib
 import io
@@ -14,18 +14,17 @@ from kfp.local import subprocess_task_handler
 from slimrec.pipelines.__main__ import main
 
 
-def audited(*words: object, cwd: Path, temporary: Path) -> subprocess.CompletedProcess:
-    """`python -m pipelines ...` from a folder, its temporary files in another; the environment is afterwards as before."""
-    said, warned, code = io.StringIO(), io.StringIO(), 0
+def typed(*words: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
+    """`python -m pipelines ...` as a person types it, without the settings of whoever runs the tests, which come back."""
+    said, warned, code, before = io.StringIO(), io.StringIO(), 0, dict(os.environ)
+    strange = [name for name in before if name.startswith(("KFP", "MLFLOW", "SLIMREC"))]
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said), contextlib.redirect_stderr(warned):
-        for name in (*(name for name in os.environ if name.startswith("MLFLOW")), "SLIMREC_AUDIT"):
-            patch.delenv(name, raising=False)
-        patch.setenv("COLUMNS", "200")
-        patch.setenv("TMPDIR", str(temporary))
-        patch.setattr(tempfile, "tempdir", str(temporary))
-        patch.setattr(subprocess_task_handler, "run_local_subprocess", _step)
-        patch.chdir(cwd)
-        before = dict(os.environ)
+        for name in strange:
+            patch.delenv(name)
+        for name, value in {"COLUMNS": "200", **environment}.items():
+            patch.setenv(name, value)
+        if cwd is not None:
+            patch.chdir(cwd)
         try:
             main([str(word) for word in words])
         except SystemExit as ended:
@@ -34,6 +33,14 @@ def audited(*words: object, cwd: Path, temporary: Path) -> subprocess.CompletedP
             os.environ.clear()
             os.environ.update(before)
     return subprocess.CompletedProcess(words, code, said.getvalue(), warned.getvalue())
+
+
+def audited(*words: object, cwd: Path, temporary: Path) -> subprocess.CompletedProcess:
+    """`typed` for a command that runs steps, its temporary files in a folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(temporary))
+        patch.setattr(subprocess_task_handler, "run_local_subprocess", _step)
+        return typed(*words, cwd=cwd, TMPDIR=str(temporary))
 
 
 def _step(full_command: list[str], env_vars: dict[str, str] | None = None) -> int:

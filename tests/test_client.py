@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import here
 import pytest
 import yaml
 from services import HANG
+from slimrec.pipelines import cluster
 from slimrec.pipelines.audit import describe
 from slimrec.pipelines.client import Cluster, program
 from slimrec.pipelines.connection import address, token
@@ -44,6 +46,14 @@ def pipelines(*words, **environment: str) -> subprocess.CompletedProcess:
         cwd=ROOT, env={**kept, "SLIMREC_IMAGE": IMAGE, "COLUMNS": "200", **environment},
         capture_output=True, text=True, timeout=HANG, check=False,
     )  # fmt: skip
+
+
+@pytest.fixture
+def typed(monkeypatch):
+    """The same in this process, where the image is named by its digest, too."""
+    for name in ("IMAGE", "GPU_IMAGE"):
+        monkeypatch.setattr(cluster, name, IMAGE)
+    return here.typed
 
 
 def file_in(body: str) -> list[dict]:
@@ -170,8 +180,8 @@ def test_pipeline_and_version_come_with_the_description_that_the_interface_shows
     assert told == [describe("slimrec", "slimrec-pipeline")] * 2
 
 
-def test_a_server_for_a_single_user_is_refused_where_a_namespace_is_given(kubeflow):
-    done = pipelines("submit", RECIPE, "--host", kubeflow.url, "--namespace", "slimrec")
+def test_a_server_for_a_single_user_is_refused_where_a_namespace_is_given(kubeflow, typed):
+    done = typed("submit", RECIPE, "--host", kubeflow.url, "--namespace", "slimrec")
     assert done.returncode == 20 and not kubeflow.changes() and len(done.stderr.splitlines()) == 1
     assert all(word in done.stderr for word in ("single user", "'slimrec'", "for many users", "unset KFP_NAMESPACE"))
 
@@ -263,28 +273,30 @@ def test_no_proxy_is_asked_for_a_server_that_needs_none(kubeflow):
         ("s3://bucket/clicks/", True),
     ],
 )
-def test_a_source_that_no_pod_sees_is_refused_before_anything_is_sent_or_written(tmp_path, kubeflow, source, seen):
+def test_a_source_that_no_pod_sees_is_refused_before_anything_is_sent_or_written(
+    tmp_path, kubeflow, typed, source, seen
+):
     raw = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
     fields = {"label": "click", "fields": [{"name": "site", "kind": "category"}]}
     raw["ingest"] |= {"source": source, "fields": fields}
     recipe, out = tmp_path / "clicks.yaml", tmp_path / "out.yaml"
     recipe.write_text(yaml.safe_dump(raw), encoding="utf-8")
     for words in (("submit", recipe, "--host", kubeflow.url), ("compile", "--recipe", recipe, "--output", out)):
-        done = pipelines(*words)
+        done = typed(*words)
         assert done.returncode == (0 if seen else 20), done.stderr
         assert seen or (source in done.stderr and "under /workspace" in done.stderr)
     assert seen or not (kubeflow.requests or out.exists())
 
 
-def test_upload_starts_nothing(kubeflow):
-    done = pipelines("upload", RECIPE, "--host", kubeflow.url, "--preset", "M")
+def test_upload_starts_nothing(kubeflow, typed):
+    done = typed("upload", RECIPE, "--host", kubeflow.url, "--preset", "M")
     assert done.returncode == 0, done.stderr
     assert kubeflow.changes() == [("POST", "/pipelines"), ("POST", "/pipelines/upload_version")]
     assert done.stdout.strip() == kubeflow.tables["versions"][0]["display_name"]
 
 
-def test_schedule_sends_cron_macro_and_no_catch_up(kubeflow):
-    done = pipelines("schedule", RECIPE, "--cron", WEEKLY, "--host", kubeflow.url)
+def test_schedule_sends_cron_macro_and_no_catch_up(kubeflow, typed):
+    done = typed("schedule", RECIPE, "--cron", WEEKLY, "--host", kubeflow.url)
     assert done.returncode == 0, done.stderr
     ((_, body),) = kubeflow.sent("POST", "/recurringruns")
     assert re.fullmatch(r"Audit of planted:rows=300000,seed=0 \(content [0-9a-f]{16}\)", body.pop("description"))
@@ -365,15 +377,15 @@ def test_no_terminal_is_so_narrow_that_an_id_is_cut(kubeflow, sent, columns):
     assert not done.stderr
 
 
-def test_a_token_comes_from_the_environment_or_a_file_and_is_never_told(tmp_path):
+def test_a_token_comes_from_the_environment_or_a_file_and_is_never_told(tmp_path, typed):
     with serving(Kubeflow(token="secret-1")) as server:
         (tmp_path / "token").write_text("secret-1\n", encoding="utf-8")
-        assert pipelines("list", KFP_HOST=server.url, KFP_TOKEN="secret-1").returncode == 0
-        assert pipelines("list", KFP_HOST=server.url, KFP_TOKEN_FILE=str(tmp_path / "token")).returncode == 0
-        done = pipelines("submit", RECIPE, KFP_HOST=server.url, KFP_TOKEN="secret-2")
+        assert typed("list", KFP_HOST=server.url, KFP_TOKEN="secret-1").returncode == 0
+        assert typed("list", KFP_HOST=server.url, KFP_TOKEN_FILE=str(tmp_path / "token")).returncode == 0
+        done = typed("submit", RECIPE, KFP_HOST=server.url, KFP_TOKEN="secret-2")
         assert done.returncode == 20 and "(401): set KFP_TOKEN" in done.stderr
         assert "secret" not in done.stdout + done.stderr and len(done.stderr.splitlines()) == 1
-        both = pipelines("list", KFP_HOST=server.url, KFP_TOKEN="a", KFP_TOKEN_FILE="b")
+        both = typed("list", KFP_HOST=server.url, KFP_TOKEN="a", KFP_TOKEN_FILE="b")
         assert both.returncode == 20 and "both set" in both.stderr
 
 
@@ -423,11 +435,11 @@ def test_a_login_page_is_not_taken_for_kubeflow(kubeflow):
         (("submit", "raw.yaml", "--host", "http://127.0.0.1:9"), 20, "does not replace macros"),
     ],
 )  # fmt: skip
-def test_what_cannot_work_is_said_in_one_sentence(tmp_path, words, code, told):
+def test_what_cannot_work_is_said_in_one_sentence(tmp_path, typed, words, code, told):
     raw = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
     raw["ingest"]["audit_date"] = "[[ScheduledTime.2006-01-02]]"
     (tmp_path / "raw.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
-    done = pipelines(*(tmp_path / word if word == "raw.yaml" else word for word in words))
+    done = typed(*(tmp_path / word if word == "raw.yaml" else word for word in words))
     assert done.returncode == code and told in done.stderr and len(done.stderr.splitlines()) == 1
 
 
