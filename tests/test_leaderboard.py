@@ -10,11 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.stats import rankdata
+from test_contract import gated, mixed_schema
 
 from benchmarks.leaderboard import page, results, worlds
-from benchmarks.leaderboard.cells import ALL, SETTINGS, SHARES
+from benchmarks.leaderboard.cells import ALL, SETTINGS, SHARES, selected
 from benchmarks.leaderboard.filling import fill, forget, missing
 from slimrec.errors import InputError
+from slimrec.pruning.findings import Change, Findings, Twins
+from slimrec.selection import Budget
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,6 +60,19 @@ def test_each_method_keeps_its_share_and_two_judges_say_what_that_is_worth(fille
         assert all(0.4 < row[judge] < 0.9 for judge in ("auc", "trees_auc"))
     best = next(row for row in rows if row["method"] == "mutual_information" and row["share"] == 0.5)
     assert sum(name.startswith("noise") for name in best["kept"]) <= 3
+
+
+def test_a_method_is_judged_by_its_own_scores_but_where_these_say_nothing_of_a_field():
+    changes = {name: Change(mean=mean, error=1e-6, rows=100) for mean, name in enumerate(mixed_schema().names, 1)}
+    alike = Twins(fields=("item", "user"), together=changes["vector"])
+    findings = Findings(importance=changes, removed=changes, twins=(alike,))
+    for method in ("random", "permutation", "chi2", "irazor"):
+        gate = gated(method).gate
+        chosen, own = selected(gate, findings, Budget(keep=0.5), 0)
+        assert chosen == gate.select(Budget(keep=0.5), 0) and own == 1
+    chosen, own = selected(gated("autofis").gate, findings, Budget(keep=0.5), 0)
+    assert chosen.kept == ("price", "user", "vector")  # what shuffling costs most
+    assert own == len(set(chosen.kept) & set(gated("autofis").gate.select(Budget(keep=0.5), 0).kept)) / 3
 
 
 def test_the_page_tells_what_was_found(filled):

@@ -19,6 +19,7 @@ from slimrec.artifacts import read_json
 from slimrec.config import ModelConfig, TrainConfig
 from slimrec.data.dataset import Dataset
 from slimrec.errors import ConfigError, InputError
+from slimrec.gates.base import Gate
 from slimrec.gates.survey import Survey
 from slimrec.gates.trees import grow
 from slimrec.metrics import auc
@@ -93,18 +94,26 @@ def cell(place: Place, method: str) -> list[dict]:
         return [base | {"refused": str(error)}]
     rows = []
     for share in SHARES:
-        chosen = decide(model.gate, findings, Budget(keep=share), False, place.seed, twins_once=False)
-        own = set(model.gate.select(Budget(keep=share), place.seed).kept)
-        row = {"share": share, "search_seconds": seconds, "own": len(own & set(chosen.kept)) / len(chosen.kept)}
-        rows.append(base | judged(place, chosen, chosen.kept) | row)
+        chosen, own = selected(model.gate, findings, Budget(keep=share), place.seed)
+        rows.append(base | judged(place, chosen, chosen.kept) | {"share": share, "search_seconds": seconds, "own": own})
     return rows
 
 
-def searched(place: Place, data: Dataset, method: str) -> tuple[Model, Findings, float]:
-    """The model with its gate, what the search found, and the processor seconds of the search.
+def selected(gate: Gate, findings: Findings, budget: Budget, seed: int) -> tuple[Selection, float]:
+    """What a method keeps by its own scores, and 1; what a decision does beside them has no say.
 
-    Twins are no part of what was found here: nothing but a method's own ranking gives places away.
+    But where it is part of the method (`overruled`), and where scores are of pairs and say nothing of a field: then what
+    is decided, and which share of that the scores alone would have kept.
     """
+    own = gate.select(budget, seed)
+    if not (gate.overruled or gate.weighs_pairs):
+        return own, 1.0
+    chosen = decide(gate, findings, budget, False, seed, twins_once=False)
+    return chosen, len(set(own.kept) & set(chosen.kept)) / len(chosen.kept)
+
+
+def searched(place: Place, data: Dataset, method: str) -> tuple[Model, Findings, float]:
+    """The model with its gate, what the search found but for twins, and the processor seconds of the search."""
     survey = issubclass(GATES.load(method), Survey)
     name = PLAIN if survey else method
     if GATES.load(method).weighs_pairs and (count := len(data.schema.names)) * (count - 1) / 2 > MOST_PAIRS:

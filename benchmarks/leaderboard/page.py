@@ -21,12 +21,13 @@ Every method on every log at 25, 50 and 75 % of the fields: `python -m benchmark
 {filled}
 
 One setting for all logs, default options of the methods (what a method's own documentation asks for stands in
-`benchmarks.methods`; a search in one pass takes smaller batches, so that it has some thousand steps). Twins take the places
-that scores give them. A selection is judged twice: by a network (Wide & Deep) trained anew on it, and by an outside judge,
-LightGBM trained on the same fields. Whole fields are judged: widths count, for the network, pairs do not. Methods marked † are
-hybrids: the mark says for what share of the places something else than the method's own scores decided. Of the seeds, the
-search and the networks know; rows, split and worlds are the same. Logs and worlds: `benchmarks/leaderboard/logs.py` and
-`worlds.py`.
+`benchmarks.methods`; a search in one pass takes smaller batches, so that it has some thousand steps). A method is
+judged by its own scores: what an audit does beside them (twins that take one place, places that stay empty rather than hold
+noise) has no say here. Not so where it is part of the method, as with `leap`, or where scores are of pairs and say nothing of
+a field, which shuffling ranks then: such hybrids are marked †, with the share of the places that their own scores would not
+have filled so. A selection is judged twice: by a network (Wide & Deep) trained anew on it, and by an outside judge, LightGBM
+trained on the same fields. Widths count for the network, pairs for neither. Seeds differ in search and networks; rows, split
+and worlds are the same, and so are trees on the same fields. Logs and worlds: `benchmarks/leaderboard/logs.py`, `worlds.py`.
 """
 
 
