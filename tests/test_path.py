@@ -11,7 +11,7 @@ from slimrec.artifacts import read_json, read_manifest
 from slimrec.config import FinetuneConfig, IngestConfig, ModelConfig, PretrainConfig, PruneConfig, TrainConfig
 from slimrec.data import planted
 from slimrec.gates.path import relative_distance, walk
-from slimrec.gates.shuffle import permutations
+from slimrec.gates.shuffle import permutations, runs_of, taken
 from slimrec.model.files import load_model
 from slimrec.plugins import GATES
 from slimrec.selection import Budget
@@ -50,7 +50,7 @@ def test_the_network_beside_the_gates_is_that_of_a_training_without_gates_to_the
     assert read_manifest(beside)["training"] == read_manifest(plain)["training"]
 
 
-PLAIN = {"chi2", "leap", "mutual_information", "permutation", "random", "sfs", "shark"}
+PLAIN = {"chi2", "lasso", "leap", "mutual_information", "permutation", "random", "sfs", "shark"}
 
 
 @pytest.mark.parametrize("method", sorted(GATES.table))
@@ -76,8 +76,8 @@ def test_the_full_model_takes_its_first_passes_from_a_plain_search_and_comes_to_
     found = search(rows / "dataset", rows / "searched")
     other = search(rows / "dataset", rows / "other", train=TrainConfig(**TRAIN, learning_rate=0.02))
     made = {}
-    for name, taken in (("alone", None), ("taken", found), ("unlike", other)):
-        figures = pretrain.run(config, Tracker(), dataset=rows / "dataset", gated=rows / name, search=taken)
+    for name, past in (("alone", None), ("taken", found), ("unlike", other)):
+        figures = pretrain.run(config, Tracker(), dataset=rows / "dataset", gated=rows / name, search=past)
         made[name] = (rows / name / "model.safetensors").read_bytes(), read_manifest(rows / name)["training"], figures
     assert made["alone"][:2] == made["taken"][:2] == made["unlike"][:2]
     assert len(made["taken"][1]) == 2
@@ -96,8 +96,8 @@ def test_a_full_model_that_a_search_has_trained_already_is_not_trained_again(row
 SPARSE = {"there_1": (0.001, 3.0), "there_2": (0.001, 2.0), "there_3": (0.003, 3.0), "there_4": (0.003, 1.0)}
 
 
-def planted_log(folder, seed=0, rows=60_000):
-    """The planted log with four more useful fields that are seldom present."""
+def planted_log(folder, seed=0, rows=60_000, wide=0):
+    """The planted log with four more useful fields that are seldom present, and a useful vector `wide` columns wide."""
     log, random = planted.Log(rows, seed), np.random.default_rng([seed, 9])
     table = pa.Table.from_batches(planted.batches(log))
     logit = table[planted.LOGIT].to_numpy().copy()
@@ -105,11 +105,16 @@ def planted_log(folder, seed=0, rows=60_000):
         there = random.random(rows) < share
         logit += effect * there
         table = table.append_column(name, pa.array(np.where(there, "on", "off")))
+    if wide:
+        vector = random.standard_normal((rows, wide), dtype=np.float32)
+        logit += 0.4 * vector @ (np.ones(wide) / wide**0.5)
+        table = table.append_column("wide", pa.FixedSizeListArray.from_arrays(vector.reshape(-1), wide))
     click = (random.random(rows) < 1 / (1 + np.exp(-logit))).astype(np.int8)
     table = table.set_column(table.column_names.index("click"), "click", pa.array(click))
     pq.write_table(table, folder / "log.parquet")
     schema = planted.schema(log).model_dump(mode="json", exclude_unset=True)
     more = [{"name": name, "kind": "category"} for name in SPARSE]
+    more += [{"name": "wide", "kind": "vector", "width": wide}] if wide else []
     fields = {**schema, "fields": [*schema["fields"], *more]}
     split = {"by": "random", "train": 0.7, "gate": 0.1, "valid": 0.1, "test": 0.1}
     ingest.run(IngestConfig(source=str(folder / "log.parquet"), fields=fields, split=split), Tracker(),
@@ -236,6 +241,13 @@ def test_every_field_has_a_permutation_and_no_two_share_one_as_long_as_there_are
     assert (found.sort(0).values == torch.arange(rows)[:, None]).all()
     distinct = len({tuple(column) for column in found.T.tolist()})
     assert distinct == fields or (rows == 4 and distinct > 4) or (rows == 5 and distinct > 60)
+
+
+def test_blocks_are_taken_whole_from_the_rows_named_whatever_their_widths_and_whoever_moves_them():
+    generator = torch.Generator().manual_seed(2)
+    owner = torch.tensor([3, 3, 0, 0, 1, 2, 4, 4, 4, 0, 0])  # two blocks of the gate 0, as of twins
+    pool, sources = torch.randn(9, 11, generator=generator), torch.randint(0, 9, (6, 5), generator=generator)
+    assert torch.equal(taken(pool, sources, runs_of(owner)), pool.gather(0, sources[:, owner]))
 
 
 def test_the_path_draws_nothing_from_the_stream_of_the_process(rows):

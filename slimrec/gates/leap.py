@@ -20,6 +20,7 @@ from slimrec.selection import Budget, Selection
 _FLOOR = 0.05  # of a field's relative distance, for constants: without it nothing would move their gates
 _START = 1e-4  # of the label's entropy: the price that the path starts at, below anything worth a field
 _MOST = 262_144  # rows of the gate slice that the path looks at
+_HELD = 2**26  # numbers of their blocks that are held rather than looked up again at every step
 # alpha, learning rate and `every` of a gate that learns within the training
 _WITHIN = {None: (0.001, 0.02, 4), "paper": (0.005, 0.02, 4), "code": (0.0, 0.001, 1)}
 
@@ -151,9 +152,15 @@ class LeapGate(ShuffleGate):
         self.entropy.fill_(_entropy(label, weight))
         generator = torch.Generator().manual_seed(int(self.seed) + 2)
 
+        @torch.no_grad()
+        def read(rows: Tensor) -> Tensor:
+            return model.arena(ids[rows].to(self.owner.device), dense[rows].to(self.owner.device))
+
+        fits = len(label) * len(self.owner) <= _HELD  # the network is finished: its blocks stay what they are
+        held = torch.cat([read(rows) for rows in torch.arange(len(label)).split(ROWS)]) if fits else None
+
         def blocks(rows: Tensor) -> Rows:
-            with torch.no_grad():
-                x = model.arena(ids[rows].to(self.owner.device), dense[rows].to(self.owner.device))
+            x = read(rows) if held is None else held[rows.to(held.device)]
             return x, label[rows].to(x.device), weight[rows].to(x.device)
 
         def endless() -> Iterator[Rows]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slimrec.batch import total
-from slimrec.gates.shuffle import permutations
+from slimrec.gates.shuffle import Run, permutations, runs_of, taken
 
 OPEN, SHUT = 1.0, -0.6  # theta is held between: beyond, a sigmoid answers no more
 TEMPERATURE = 0.2
@@ -60,11 +60,12 @@ def walk(
     level, steps = math.log(price), 0
     first, last = torch.full_like(distance, math.nan), torch.full_like(distance, math.nan)
     down = torch.zeros_like(distance, dtype=torch.long)  # steps that each gate has been shut for
+    runs = runs_of(owner)
     slopes, places = [], []  # dL/dg, and the g that it was seen at
     fell = torch.zeros_like(down)  # the step of the last fall
     while down.min() < SETTLED and steps < _MOST * DOUBLING:
         before = theta.detach().clone()
-        slopes.append(_slope(network, next(rows), owner, before, generator))
+        slopes.append(_slope(network, next(rows), owner, runs, before, generator))
         places.append(torch.sigmoid(before / TEMPERATURE))
         theta.grad = (slopes[-1] + math.exp(level) * distance) * _steepness(before)
         adam.step()
@@ -106,11 +107,11 @@ def _steepness(theta: Tensor) -> Tensor:
     return g * (1 - g) / TEMPERATURE
 
 
-def _slope(network, rows: Rows, owner: Tensor, theta: Tensor, generator: torch.Generator) -> Tensor:
+def _slope(network, rows: Rows, owner: Tensor, runs: list[Run], theta: Tensor, generator: torch.Generator) -> Tensor:
     """dL/dg (G,) of the mean log-loss of a batch at g = sigmoid(theta / temperature)."""
     x, label, weight = rows
     sources = permutations(len(x), len(x), len(theta), generator).to(x.device)
-    noise = x.gather(0, sources[:, owner])
+    noise = taken(x, sources, runs)
     g = torch.sigmoid(theta / TEMPERATURE).to(x.dtype)
     mixed = torch.lerp(noise, x, g[owner].expand_as(x)).requires_grad_()
     loss = F.binary_cross_entropy_with_logits(network(mixed).float(), label, weight, reduction="sum") / weight.sum()
