@@ -50,7 +50,7 @@ def test_the_network_beside_the_gates_is_that_of_a_training_without_gates_to_the
     assert read_manifest(beside)["training"] == read_manifest(plain)["training"]
 
 
-PLAIN = {"chi2", "lasso", "leap", "mutual_information", "permutation", "random", "sfs", "shark"}
+PLAIN = {"chi2", "lasso", "leap", "lightgbm", "mutual_information", "permutation", "random", "sfs", "shark"}
 
 
 @pytest.mark.parametrize("method", sorted(GATES.table))

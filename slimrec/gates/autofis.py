@@ -107,7 +107,7 @@ class AutoFISGate(Gate):
 
     def select(self, budget: Budget, seed: int) -> Selection:
         """All fields, unless a budget asks for fewer."""
-        chosen = budget.choose(self.scores(), self.field_bytes(), threshold=0.0)
+        chosen = budget.choose(self.scores(), self.takes(budget), threshold=0.0)
         columns = {b.name: b.columns if b.name in chosen else () for b in self.blocks}
         return self._with_pairs(self._pack(budget, seed, columns))
 

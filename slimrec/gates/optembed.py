@@ -176,7 +176,7 @@ class OptEmbedGate(Gate):
         """Fields by score, or without a budget those of which anything passes, at the widths found; keep: 1 keeps all."""
         if budget.keep == 1:
             return self._pack(budget, seed, {block.name: block.columns for block in self.blocks})
-        chosen = budget.choose(self.scores(), self.field_bytes(), threshold=torch.finfo(torch.double).tiny)
+        chosen = budget.choose(self.scores(), self.takes(budget), threshold=torch.finfo(torch.double).tiny)
         columns = {block.name: self.returning(block) if block.name in chosen else () for block in self.blocks}
         return self._pack(budget, seed, columns)
 
