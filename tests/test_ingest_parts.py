@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from slimrec import artifacts
 from slimrec.cli import app
 from slimrec.config import IngestConfig, PartConfig, PlannedConfig, Recipe, parse
+from slimrec.data.dataset import Dataset
 from slimrec.data.encode import Encoder
 from slimrec.data.plan import Plan
 from slimrec.errors import ConfigError, InputError, SecurityError, TransientError
@@ -128,6 +129,17 @@ def test_any_number_of_parts_makes_the_dataset_of_one_machine(tmp_path, by, part
 def test_csv_is_shared_out_though_nobody_says_how_long_its_files_are(tmp_path, by):
     source = files(tmp_path / "log", rows(), "csv")
     assert_same(config_of(source, fields={**SCHEMA, "fields": FIELDS}, split={"by": by}, parts=3), tmp_path)
+
+
+def test_parts_count_and_carry_the_labels_of_several_tasks_and_where_they_are_not_there(tmp_path):
+    data = rows().assign(bought=lambda frame: np.where(frame["click"] == 1, frame["user"] % 2, np.nan))
+    schema = {**{name: value for name, value in SCHEMA.items() if name != "label"}, "tasks": ["click", "bought"]}
+    made = assert_same(
+        config_of(files(tmp_path / "log", data), fields=schema, split={"by": "random"}, parts=3), tmp_path
+    )
+    split = Dataset.open(made).split("train")
+    expected = data[["click", "bought"]].to_numpy(np.float32)[split.row]
+    assert np.array_equal(split.label, expected, equal_nan=True)
 
 
 def test_parts_read_a_bucket_as_they_read_a_folder(tmp_path, monkeypatch):
