@@ -421,7 +421,8 @@ def check_tasks(config: EvaluateConfig, schema: Schema) -> None:
     names = [task.name for task in schema.tasks]
     for name in config.allowed_task_loss:
         if name not in names:
-            raise ConfigError(f"evaluate.allowed_task_loss: there is no task '{name}'; {did_you_mean(name, names)}")
+            known = did_you_mean(name, names) if names else "the schema names one `label`"
+            raise ConfigError(f"evaluate.allowed_task_loss: there is no task '{name}'; {known}")
 
 
 def check_slices(slices: tuple[SliceConfig, ...], schema: Schema) -> None:

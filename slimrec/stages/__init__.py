@@ -133,7 +133,7 @@ def _run(stage: str, config: dict, workspace: str, given: dict[str, Path | list[
     if stage == STAGES[0]:
         parsed = module.settled(parsed, workspace)
         limits = parsed.evaluate.model_dump(include={"allowed_auc_loss", "confidence"})
-        sliced = parsed.evaluate.model_dump_json(include={"slices", "allowed_slice_loss"})
+        sliced = parsed.evaluate.model_dump_json(include={"slices", "allowed_slice_loss", "allowed_task_loss"})
         limits["slices"] = sliced if len(sliced) <= track.LONGEST_VALUE else ""  # half a text tells nothing
         track.start_audit({**parsed.ingest.model_dump(), "evaluate": limits})  # the run that holds those of all stages
     if stage in INGEST_IN_PARTS[:-1] or os.environ.get("RANK", "0") != "0":  # of many alike one is worth a run

@@ -114,18 +114,18 @@ def _outlook(dataset: Path) -> str:
     whole = Dataset.open(dataset).split("test")
     tests, sure = whole.by_task(), sequence.repeated(float(confidence or 0.95), 1)
     found = {task: pilot.of(test, tasks.share(sure, len(tests))) for task, test in tests.items()}
+    limits = parse(EvaluateConfig, json.loads(track.asked("evaluate.slices") or "{}"))
     for task, each in found.items():
-        start, mark, said = each.outlook(float(allowed) if allowed else None).rpartition("warning: ")
+        own = limits.allowed_task_loss.get(task, float(allowed) if allowed else None)
+        start, mark, said = each.outlook(own).rpartition("warning: ")
         print(f"slimrec: {start}{mark}{tasks.of(task)}{said}")
-    for said in _sliced(dataset, whole, tests, tasks.share(sure, len(tests))):
+    for said in _sliced(dataset, whole, tests, limits.model_copy(update={"confidence": tasks.share(sure, len(tests))})):
         print(f"slimrec: {said}")
     return "; ".join(f"{tasks.of(task)}{each.outlook()}" for task, each in found.items())
 
 
-def _sliced(dataset: Path, whole: Split, tests: dict[str, Split], confidence: float) -> Iterator[str]:
+def _sliced(dataset: Path, whole: Split, tests: dict[str, Split], config: EvaluateConfig) -> Iterator[str]:
     """Whether their rows decide the slices that the audit protects, a sentence for each task."""
-    asked = track.asked("evaluate.slices")
-    config = parse(EvaluateConfig, {**json.loads(asked or "{}"), "confidence": confidence})
     parts = slicing.slices(dataset, config.slices)
     for number, (task, test) in enumerate(tests.items() if parts else ()):
         there = ~np.isnan(whole.label[:, number]) if task else slice(None)
