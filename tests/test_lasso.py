@@ -13,6 +13,7 @@ from slimrec.data.dataset import Dataset
 from slimrec.errors import ConfigError
 from slimrec.gates.lasso import LassoGate
 from slimrec.gates.trees import columns, grow
+from slimrec.plugins import GATES
 from slimrec.schema import Field, Schema, Statistics
 from slimrec.selection import Budget
 
@@ -102,7 +103,7 @@ def test_a_bag_is_a_column_for_each_slot():
     ]
 
 
-def test_without_the_library_it_says_how_to_get_it(monkeypatch):
+def test_without_the_library_it_says_how_to_get_it_before_anything_trains(monkeypatch):
     monkeypatch.setitem(sys.modules, "lightgbm", None)
     with pytest.raises(ConfigError, match=r'pip install "slimrec\[trees\]"'):
-        grow((), (), 0, 0)
+        GATES.create("lightgbm", mixed_schema(), 4)

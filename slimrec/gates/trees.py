@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -31,6 +33,8 @@ class LightGBMGate(Survey):
         if least < 0 or rows < 10:
             raise ValueError(f"needs least >= 0 and rows >= 10, got {least=}, {rows=}")
         self.least, self.most = least, int(rows)
+        if find_spec("lightgbm") is None:  # said before the network trains, not after
+            raise ConfigError("method 'lightgbm' needs LightGBM: pip install \"slimrec[trees]\"")
 
     def measure(self, model, batches: Batches) -> Tensor:
         ids, dense, label, weight = (part.numpy() for part in self.draw(batches, self.most))
@@ -57,10 +61,8 @@ def grow(fitted: tuple[np.ndarray, ...], stops: tuple[np.ndarray, ...], categori
 
     Its defaults, on one thread; it stops where `stops`, rows of the same kind, gains nothing in 20 rounds.
     """
-    try:
-        import lightgbm
-    except ModuleNotFoundError as error:
-        raise ConfigError('LightGBM is not installed: pip install "slimrec[trees]"') from error
+    import lightgbm
+
     sets = [
         lightgbm.Dataset(table, label, weight=weight, categorical_feature=list(range(categories)))
         for table, label, weight in (fitted, stops)
