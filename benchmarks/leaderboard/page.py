@@ -16,7 +16,8 @@ _OWN = 0.999  # from which a selection is a method's own
 HEAD = """# Leaderboard
 
 Every method on every log at 25, 50 and 75 % of the fields: `python -m benchmarks.leaderboard run` fills
-`benchmarks/leaderboard/results.parquet` cell by cell, `python -m benchmarks.leaderboard page` draws this page from it.
+`benchmarks/leaderboard/results.parquet` cell by cell, `python -m benchmarks.leaderboard page` draws this page from it. A
+method of your own enters by its entry point: `run --methods NAME`; `--again` runs anew what was changed.
 
 {filled}
 
