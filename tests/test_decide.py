@@ -108,6 +108,16 @@ def test_a_number_is_compared_by_64_quantiles_and_a_value_on_a_boundary_counts_a
     assert np.unique(codes(number, seldom), return_counts=True)[1].tolist() == [5, 995]
 
 
+def test_a_number_nearly_always_at_its_smallest_value_is_two_things_and_so_makes_no_false_twins():
+    number, random = Field(name="n", kind="number"), np.random.default_rng(4)
+    often = (np.arange(1000) < 5).astype(np.float32)[:, None]  # all 63 boundaries are 0
+    assert sorted(np.unique(codes(number, often), return_counts=True)[1].tolist()) == [5, 995]
+    large = random.random(5000) < 0.02  # rows on which both are large; each is small on rows of its own
+    one, other = (np.where(large, 9.0, random.random(5000) < 0.004)[:, None] for _ in range(2))
+    assert twins({"one": codes(number, one), "other": codes(number, other)}) == []
+    assert twins({"one": codes(number, one), "again": codes(number, 3 * one - 1)}) == [("again", "one")]
+
+
 def test_bags_of_the_same_values_are_the_same_and_categories_are_their_ids():
     bag, category = Field(name="b", kind="bag", max_length=2), Field(name="c", kind="category")
     first, turned, part, other = codes(bag, np.array([[3, 4], [4, 3], [4, 0], [3, 5]]))

@@ -13,10 +13,14 @@ _BINS = 64  # a number is compared by its quantiles
 
 
 def codes(field: Field, values: np.ndarray) -> np.ndarray:
-    """One integer a row, equal where the field's value is: int64 (n,); numbers by quantile, bags as sets."""
+    """One integer a row, equal where the field's value is: int64 (n,); numbers by quantile, bags as sets.
+
+    The smallest value of a number is a bin of its own where it fills one: as a boundary it would part nothing.
+    """
     if not field.embedded:
         column = values[:, 0]
         edges = np.unique(np.quantile(column, np.arange(1, _BINS) / _BINS))
+        edges[edges == column.min()] = np.nextafter(edges.dtype.type(column.min()), np.inf)
         return np.searchsorted(edges, column, side="right")
     return np.unique(np.sort(values, axis=1), axis=0, return_inverse=True)[1].reshape(-1)
 
