@@ -20,8 +20,8 @@ from tqdm import tqdm
 from benchmarks.selection import RECIPES, USELESS
 from slimrec import stages
 from slimrec.artifacts import read_json
+from slimrec.config import read_recipe
 from slimrec.data.planted import LOGIT, Log, batches, contributions
-from slimrec.recipe import read_recipe
 
 WORTH = 0.001  # AUC
 

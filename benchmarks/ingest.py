@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 from slimrec.artifacts import digest
+from slimrec.config import read_yaml
 from slimrec.data import planted
-from slimrec.recipe import read_yaml
 from slimrec.stages import INGEST_IN_PARTS, execute
 
 FILES = 8

@@ -32,12 +32,12 @@ from benchmarks.datasets import main as make_log
 from benchmarks.selection import RECIPES
 from slimrec import stages
 from slimrec.artifacts import read_json
+from slimrec.config import read_recipe
 from slimrec.data.dataset import Dataset
 from slimrec.metrics import auc, log_loss
 from slimrec.model.files import load_model
 from slimrec.model.scoring import score
 from slimrec.plugins import BACKBONES, GATES
-from slimrec.recipe import read_recipe
 from slimrec.selection import Budget
 from slimrec.verdict.cost import size
 

@@ -19,9 +19,8 @@ from rich.table import Table
 
 from slimrec import stages
 from slimrec.artifacts import read_json
-from slimrec.config import Recipe
+from slimrec.config import Recipe, read_recipe
 from slimrec.data.planted import TRUTH
-from slimrec.recipe import read_recipe
 
 RECIPES = Path(__file__).parents[1] / "pipelines" / "recipes"
 USEFUL = {name for name, role in TRUTH.items() if role in ("useful", "interaction", "rare")}

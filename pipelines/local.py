@@ -24,9 +24,8 @@ from slimrec.pipelines.summary import near, show, writable
 from slimrec import track
 from slimrec.artifacts import busy, failures, kept
 from slimrec.artifacts.envelope import own_key
-from slimrec.config import Recipe
+from slimrec.config import Recipe, read_recipe
 from slimrec.errors import BY_EXIT_CODE, ConfigError, InputError, SlimrecError
-from slimrec.recipe import read_recipe
 from slimrec.registry.store import RUNS, STORE
 
 INTERRUPTED = 130  # exit code, as of every program that Ctrl-C ended

@@ -19,8 +19,8 @@ from test_house import without
 from slimrec import __version__
 from slimrec.cli import FAMILIES
 from slimrec.cli import main as slimrec
+from slimrec.config import read_recipe
 from slimrec.errors import ConfigError
-from slimrec.recipe import read_recipe
 
 ROOT = Path(__file__).parents[1]
 DEMO = str(ROOT / "pipelines" / "recipes" / "demo.yaml")

@@ -17,8 +17,8 @@ from slimrec.pipelines.client import Cluster, program
 from slimrec.pipelines.connection import address, token
 from slimrec.pipelines.cron import check
 
+from slimrec.config import read_recipe
 from slimrec.errors import ConfigError, ConflictError, TransientError
-from slimrec.recipe import read_recipe
 from tests.kubeflow import BASE, OBJECT_NAME, Kubeflow, serving
 
 ROOT = Path(__file__).parents[1]

@@ -12,13 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from slimrec.artifacts import digest, publish, read_json, write_json
-from slimrec.config import EvaluateConfig, IngestConfig, ModelConfig, PretrainConfig, TrainConfig
+from slimrec.config import EvaluateConfig, IngestConfig, ModelConfig, PretrainConfig, TrainConfig, read_schema
 from slimrec.data.dataset import Dataset
 from slimrec.data.encode import Encoder, column_of
 from slimrec.data.values import categories
 from slimrec.errors import ConfigError, InputError
 from slimrec.model.files import load_model, save_model
-from slimrec.recipe import read_schema
 from slimrec.schema import MISSING, RESERVED_ROWS, UNSEEN, Schema
 from slimrec.selection import Budget, Decision, Selection
 from slimrec.serving.predictor import Predictor, example_rows

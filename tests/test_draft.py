@@ -9,11 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from slimrec.config import IngestConfig, parse
+from slimrec.config import IngestConfig, parse, read_schema
 from slimrec.data import planted
 from slimrec.data.draft import draft
 from slimrec.errors import ConfigError, InputError
-from slimrec.recipe import read_schema
 from slimrec.schema import Schema
 from slimrec.stages import ingest
 

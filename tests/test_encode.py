@@ -10,12 +10,12 @@ import pyarrow as pa
 import pytest
 from sklearn.preprocessing import StandardScaler
 
+from slimrec.config import read_schema
 from slimrec.data.encode import Encoder
 from slimrec.data.fit import Fitting
 from slimrec.data.hashing import hash_strings, splitmix64
 from slimrec.data.novelty import Novelty
 from slimrec.errors import InputError
-from slimrec.recipe import read_schema
 from slimrec.schema import MISSING, PAD, RESERVED_ROWS, UNSEEN
 
 

@@ -37,7 +37,6 @@ FLOORS = (
     {"track"},
     {"artifacts", "selection"},
     {"backbones", "config", "gates"},
-    {"recipe"},
     {"data"},
     {"model"},
     {"serving", "verdict"},
@@ -47,7 +46,7 @@ FLOORS = (
 )
 # Read on machines without torch; only tracking, the registry and the served model know MLflow.
 WITHOUT_TORCH = {
-    *("__init__", "config", "recipe", "schema", "selection", "errors", "plugins", "probes", "track", "faults"),
+    *("__init__", "config", "schema", "selection", "errors", "plugins", "probes", "track", "faults"),
     *("artifacts/__init__", "artifacts/codebase", "artifacts/failures", "artifacts/remote"),
     *("gates/__init__", "backbones/__init__", "stages/__init__", "stages/fingerprint", "stages/notify"),
 }

@@ -9,12 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from slimrec.config import IngestConfig
+from slimrec.config import IngestConfig, read_schema
 from slimrec.data.keys import check_units, epoch_units, read_label, read_time
 from slimrec.data.plan import make_plan
 from slimrec.data.source import open_source
 from slimrec.errors import ConfigError, InputError
-from slimrec.recipe import read_schema
 
 
 def where(position: int) -> str:

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import fs
 
+from slimrec.config import read_schema
 from slimrec.data import files
 from slimrec.data.encode import Encoder
 from slimrec.data.fit import Fitting
@@ -22,7 +23,6 @@ from slimrec.data.hashing import hash_strings
 from slimrec.data.spelling import respell, spell
 from slimrec.data.values import categories, csv_schema
 from slimrec.errors import InputError
-from slimrec.recipe import read_schema
 from slimrec.schema import MISSING, RESERVED_ROWS, UNSEEN
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*drops timezone information")  # pandas, of its own to_csv

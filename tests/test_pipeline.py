@@ -23,8 +23,8 @@ from slimrec.pipelines.audit import arguments, audit, describe
 import components
 from slimrec.artifacts import digest, read_json, verify
 from slimrec.artifacts.failures import Attempt
+from slimrec.config import read_recipe
 from slimrec.errors import InputError
-from slimrec.recipe import read_recipe
 from slimrec.stages.settle import CHOICES, settle
 
 ROOT = Path(__file__).parents[1]

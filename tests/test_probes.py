@@ -11,7 +11,16 @@ import torch
 from test_contract import EVERY_GATE, gated, mixed_schema
 
 from slimrec.artifacts import read_json
-from slimrec.config import FinetuneConfig, ModelConfig, PretrainConfig, PruneConfig, Recipe, TrainConfig, parse
+from slimrec.config import (
+    FinetuneConfig,
+    ModelConfig,
+    PretrainConfig,
+    PruneConfig,
+    Recipe,
+    TrainConfig,
+    parse,
+    read_recipe,
+)
 from slimrec.data.dataset import Dataset
 from slimrec.data.hashing import permuted
 from slimrec.errors import ConfigError
@@ -19,7 +28,6 @@ from slimrec.model.files import load_model
 from slimrec.probes import discoveries, false_discovery_share, is_probe, p_values, q_values, with_probes
 from slimrec.pruning.decide import decide
 from slimrec.pruning.findings import Findings
-from slimrec.recipe import read_recipe
 from slimrec.schema import Schema
 from slimrec.selection import Budget, Decision, Selection
 from slimrec.stages import finetune, pretrain, prune

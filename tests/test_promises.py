@@ -9,13 +9,12 @@ from test_real_data import DATA
 
 from benchmarks.datasets import movielens_1m
 from slimrec.artifacts import read_json
-from slimrec.config import FinetuneConfig, IngestConfig, ModelConfig, PruneConfig, TrainConfig
+from slimrec.config import FinetuneConfig, IngestConfig, ModelConfig, PruneConfig, TrainConfig, read_recipe, read_schema
 from slimrec.data import planted
 from slimrec.data.dataset import Dataset
 from slimrec.metrics import auc
 from slimrec.model.files import load_model
 from slimrec.model.scoring import score
-from slimrec.recipe import read_recipe, read_schema
 from slimrec.stages import finetune, ingest, prune
 from slimrec.track import Tracker
 from tests.test_house import ROOT

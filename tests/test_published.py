@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.selection import audit
 from slimrec.artifacts import read_json
-from slimrec.recipe import read_recipe
+from slimrec.config import read_recipe
 from slimrec.stages.settle import as_written, sections, settle
 
 RECIPES = Path(__file__).parents[1] / "pipelines" / "recipes"

@@ -13,8 +13,7 @@ from services import HANG
 from benchmarks.datasets import main as make
 from benchmarks.selection import audit
 from slimrec.artifacts import read_json
-from slimrec.config import TrainConfig
-from slimrec.recipe import read_recipe
+from slimrec.config import TrainConfig, read_recipe
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"

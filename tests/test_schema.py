@@ -2,8 +2,8 @@
 
 import pytest
 
+from slimrec.config import read_recipe, read_schema
 from slimrec.errors import ConfigError
-from slimrec.recipe import read_recipe, read_schema
 from slimrec.schema import Schema
 
 FIELDS = {

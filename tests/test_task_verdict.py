@@ -16,12 +16,11 @@ from sklearn.metrics import roc_auc_score
 from slimrec import track
 from slimrec.artifacts import read_json
 from slimrec.artifacts.envelope import unseal
-from slimrec.config import EvaluateConfig, FinetuneConfig, PretrainConfig, Recipe, RegisterConfig, parse
+from slimrec.config import EvaluateConfig, FinetuneConfig, PretrainConfig, Recipe, RegisterConfig, check_schema, parse
 from slimrec.data.dataset import Dataset
 from slimrec.errors import ConfigError, SecurityError
 from slimrec.model.files import load_model
 from slimrec.model.scoring import score
-from slimrec.recipe import check_schema
 from slimrec.registry import bundle, registration
 from slimrec.registry.champion import Champion, judge
 from slimrec.serving.predictor import Predictor, predict_file

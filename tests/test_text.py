@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from slimrec.config import read_schema
 from slimrec.data import files
 from slimrec.data.storage import list_files
 from slimrec.errors import ConfigError, InputError
-from slimrec.recipe import read_schema
 
 
 def rows_of(path, content: str | bytes, **options) -> list[dict]:

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 
 from benchmarks.datasets import census
 from benchmarks.leaderboard.worlds import WORLDS, Log
+from slimrec.config import read_schema
 from slimrec.data import planted
-from slimrec.recipe import read_schema
 
 RECIPES = Path(__file__).parents[2] / "pipelines" / "recipes"
 

@@ -93,7 +93,7 @@ def stage(
     part: Annotated[int | None, typer.Option(help="which part to count or encode, from 0 on")] = None,
 ) -> None:
     """Run one stage by hand, or under torchrun."""
-    from slimrec.recipe import read_recipe
+    from slimrec.config import read_recipe
     from slimrec.stages import STAGES, execute
     from slimrec.stages.settle import as_written
 
@@ -121,8 +121,7 @@ def transfer(
 ) -> None:
     """Train another network on what a run selected, and in full, from new weights; then compare the two."""
     from slimrec.artifacts import read_json
-    from slimrec.config import FinetuneConfig, ModelConfig, parse
-    from slimrec.recipe import read_recipe
+    from slimrec.config import FinetuneConfig, ModelConfig, parse, read_recipe
     from slimrec.stages import execute
     from slimrec.stages.settle import sections
 

@@ -118,7 +118,7 @@ def compile_pipeline(
     as_option: Annotated[Path | None, typer.Option("--recipe", hidden=True)] = None,
 ) -> None:
     """Write the pipeline as YAML for the Kubeflow UI; a recipe's values become the defaults of its parameters."""
-    from slimrec.recipe import read_recipe
+    from slimrec.config import read_recipe
 
     if recipe and as_option:
         raise ConfigError(f"two recipes are given, {recipe} and {as_option}; give one")
@@ -134,8 +134,8 @@ def compile_pipeline(
 
 def _program(recipe: Path, preset: str, size: Sequence[str], allow_tag: bool):
     """The recipe compiled: what can be wrong with it is found before a cluster is asked."""
+    from slimrec.config import read_recipe
     from slimrec.pipelines.client import program
-    from slimrec.recipe import read_recipe
 
     return program(recipe.stem, read_recipe(recipe), preset, allow_tag, size)
 

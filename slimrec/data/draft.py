@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from slimrec.config import IngestConfig, SplitConfig
+from slimrec.config import IngestConfig, SplitConfig, read_schema
 from slimrec.data import dialect, sampling, text
 from slimrec.data.files import PARQUET, TEXT, is_parquet
 from slimrec.data.fit import Fitting
@@ -24,7 +24,6 @@ from slimrec.data.storage import list_files, of_path
 from slimrec.data.values import csv_schema, flat
 from slimrec.errors import InputError, did_you_mean
 from slimrec.probes import is_probe
-from slimrec.recipe import read_schema
 from slimrec.schema import CsvFormat
 
 _CYCLE = 366  # whole numbers up to here may be hours of a day or days of a year
@@ -56,7 +55,7 @@ class _Log(NamedTuple):
 
 
 def draft(path: str, label: str | None = None) -> str:
-    """YAML that `slimrec.recipe.read_schema` and ingest accept, guessed from rows across the log at `path` (also s3://).
+    """YAML that `slimrec.config.read_schema` and ingest accept, guessed from rows across the log at `path` (also s3://).
 
     Raises InputError where there is no data, or no column that looks like a label and none was named.
     """

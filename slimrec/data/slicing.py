@@ -13,11 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from slimrec.config import GROUP_SIZE, SliceConfig
+from slimrec.config import GROUP_SIZE, SliceConfig, check_slices
 from slimrec.data.dataset import Dataset, Split
 from slimrec.data.encode import Encoder, has_vocabulary, vocabulary_file
 from slimrec.data.shards import field_column
-from slimrec.recipe import check_slices
 from slimrec.schema import MISSING, RESERVED_ROWS, UNSEEN, Field
 
 LEAST = 0.01  # of the rows: what holds fewer is no slice of its own, unless a person names it

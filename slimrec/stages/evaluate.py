@@ -12,7 +12,7 @@ from torch import Tensor
 from slimrec import metrics
 from slimrec.artifacts import digest, publish, read_json, read_manifest, verify, write_json
 from slimrec.backbones.hidden import widths
-from slimrec.config import EvaluateConfig, parse
+from slimrec.config import EvaluateConfig, check_tasks, parse
 from slimrec.data import slicing
 from slimrec.data.content import contents
 from slimrec.data.dataset import Dataset, Split
@@ -20,7 +20,6 @@ from slimrec.errors import InputError
 from slimrec.model import Model
 from slimrec.model.files import load_model
 from slimrec.model.scoring import score
-from slimrec.recipe import check_tasks
 from slimrec.registry import sightings
 from slimrec.registry.champion import challenge
 from slimrec.schema import Schema
