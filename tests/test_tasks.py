@@ -26,6 +26,7 @@ from slimrec.stages import ingest
 from slimrec.stages.sample import choose
 from slimrec.track import Tracker
 from slimrec.training.loop import Trainer
+from slimrec.training.validation import validate
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +141,8 @@ def test_each_tower_learns_its_own_label(data):
     one = trained(data)
     found = areas(one.model, data.split("test"))
     assert found[0] > 0.78 and found[1] > 0.78
-    last = one.history[-1]
+    last = validate(one.model, data.split("valid"), one.ranks)
+    assert [last["valid_auc/click"], last["valid_auc/buy"]] == pytest.approx(areas(one.model, data.split("valid")))
     assert last["valid_auc"] == pytest.approx((last["valid_auc/click"] + last["valid_auc/buy"]) / 2)
 
 
@@ -232,6 +234,17 @@ def test_without_a_model_a_field_stays_that_any_task_needs(data):
     gate.survey(model, lambda: data.split("gate").batches(128, shuffle="none"))
     needed = dict(zip(data.schema.names, gate.needed().tolist()))
     assert needed["shown"] and needed["price"] and not needed["noise"]
+
+
+def test_a_method_that_fits_one_label_draws_its_rows_anew_for_each_task_and_adds_up(data):
+    gates = {}
+    for name, schema in (("both", data.schema), ("click", data.split("gate").by_task()["click"].schema)):
+        model = build(schema, ModelConfig(embedding_dim=4), seed=0)
+        gates[name] = with_gate(model, "lasso", {"rows": 1000}, seed=0).gate
+        rows = data.split("train") if name == "both" else data.split("train").by_task()["click"]
+        gates[name].survey(model, lambda rows=rows: rows.batches(512, shuffle="none"))
+    both, click = (dict(zip(data.schema.names, gates[name].importance.tolist())) for name in ("both", "click"))
+    assert both["shown"] >= click["shown"] > 0 and both["price"] > 10 * click["price"]
 
 
 def test_what_only_the_second_task_loses_counts(data):
