@@ -12,11 +12,12 @@ from typer.testing import CliRunner
 
 from slimrec.cli import app
 from slimrec.config import EvaluateConfig, IngestConfig
+from slimrec.data.dataset import Dataset
 from slimrec.data.planted import generate
 from slimrec.errors import ConfigError
 from slimrec.stages import evaluate, ingest
 from slimrec.track import Tracker
-from slimrec.verdict import certify, leaks
+from slimrec.verdict import certify, leaks, signs
 from slimrec.verdict.decision import decide
 from slimrec.verdict.signs import Leak
 
@@ -81,6 +82,30 @@ def test_a_time_after_the_row_s_own_is_known_too_late(tmp_path):
         tmp_path, table.append_column("paid", pa.array(later)), fields, {"name": "paid", "kind": "number"}
     )
     assert found == {("later", "paid")}
+
+
+def test_a_time_that_is_the_row_s_own_in_many_rows_is_told_too_whatever_its_type_rounds_off(tmp_path):
+    table, fields = planted()
+    later = table["time"].to_numpy() + np.where(np.arange(ROWS) % 5 < 2, 0, 5000)
+    found, _ = ingested(
+        tmp_path, table.append_column("paid", pa.array(later)), fields, {"name": "paid", "kind": "number"}
+    )
+    assert found == {("later", "paid")}
+
+
+def test_a_field_that_few_rows_hold_is_no_leak_where_their_one_label_may_be_chance(tmp_path):
+    other = np.flatnonzero(labels() == 0)[:80]
+    assert 25 < len(other) and len(other) * labels().mean() < 25  # rows, and positive ones among them by chance
+    values = [1 if i in set(other) else None for i in range(ROWS)]
+    assert ingested(tmp_path, *planted(dwell=values), {"name": "dwell", "kind": "category"})[0] == set()
+
+
+def test_of_a_long_log_rows_from_all_over_it_are_looked_at(tmp_path):
+    ingested(tmp_path, *planted())
+    rows = signs._read(tmp_path / "dataset", Dataset.open(tmp_path / "dataset").schema, ("train",), 700, None)
+    whole = Dataset.open(tmp_path / "dataset").split("train").time
+    assert 350 < len(rows.label) <= 700 and len(whole) > 3000
+    assert set(rows.time) <= set(whole) and np.quantile(rows.time, 0.9) > np.quantile(whole, 0.8)
 
 
 def test_lines_that_stand_on_both_sides_of_the_split_are_copies(tmp_path):

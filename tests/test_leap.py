@@ -83,6 +83,7 @@ def test_t2_a_sparse_signal_survives_and_noise_of_any_width_does_not(floored):
     assert scores["c_noise"] < 0.05 and scores["f_noise"] < 0.05
 
 
+@pytest.mark.battery
 def test_t2_the_uniform_penalty_of_the_released_code_drops_the_sparse_signal():
     scores = search(steps=2500, reference="code", fs_weight=0.02 * len(WIDTHS)).scores()
     assert scores["d_sparse"] < 0.05

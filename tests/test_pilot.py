@@ -62,6 +62,7 @@ def test_few_rows_of_one_class_certify_no_less_than_a_fault_that_none_of_them_sh
     """The rule of three: fifty positive rows do not show what befalls three in fifty."""
     planned = pilot.plan(np.arange(10_000) < 50, np.ones(10_000), None)
     assert planned.unseen == pytest.approx(0.06, rel=0.01)
+    assert pilot.plan(np.arange(10_000) >= 50, np.ones(10_000), None).unseen == planned.unseen
     assert planned.unseen < planned.loss < 1.3 * planned.unseen
     assert planned.rows_needed(planned.loss) == pytest.approx(10_000, abs=1)
     label = (np.arange(10_000) < 50).astype(int)

@@ -12,7 +12,7 @@ from slimrec.artifacts import read_json
 from slimrec.config import EvaluateConfig
 from slimrec.registry import sightings
 from slimrec.stages import execute
-from slimrec.verdict.sequence import challenge, repeated, told
+from slimrec.verdict.sequence import challenge, challenged, repeated, told
 
 
 def test_all_looks_together_are_wrong_no_more_often_than_was_asked_for():
@@ -54,6 +54,12 @@ def test_the_same_models_again_are_the_same_look_and_a_deleted_run_was_one_all_t
 def test_without_a_tracking_store_no_look_is_counted_and_the_report_says_so():
     assert sightings.number(track.Tracker(), sightings.SLICE, "a", "m") is None
     assert "not counted" in told({"look": {"number": None, "asked": 0.95}, "confidence": 0.95})
+    assert challenged({"look": {"number": None}}) == "Looks against it are not counted without a tracking store."
+
+
+def test_a_challenge_says_which_look_it_is_and_how_often_all_of_them_are_wrong():
+    said = challenged({"look": {"number": 2, "asked": 0.95, "confidence": 0.9917}})
+    assert "look 2 against this champion, at 99.17 %" in said and "a chance of at most 5 %" in said
 
 
 def test_a_second_slim_model_on_the_same_rows_pays_for_the_first_one(store, tmp_path):

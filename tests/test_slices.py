@@ -227,6 +227,12 @@ def test_a_slice_of_few_rows_vetoes_unless_the_recipe_takes_it_for_a_remark():
     assert outcome == "certified" and reason == "all is well; not protected, for want of rows: s1"
 
 
+def test_a_slice_of_few_rows_is_told_how_many_would_tell_what_it_is_allowed():
+    strict, loose = (outcomes([0.0, 0.1], [20_000, 60], allowed)[1] for allowed in (0.02, 0.1))
+    assert strict["verdict"] == loose["verdict"] == "scarce"
+    assert 60 < loose["rows_needed"] < 100 < strict["rows_needed"] < 1000
+
+
 def test_slices_without_a_row_or_with_one_class_are_scarce_and_say_so():
     label, score = np.ones(300), np.random.default_rng(0).normal(size=300)
 
