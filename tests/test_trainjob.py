@@ -20,7 +20,7 @@ from slimrec.artifacts import publish, verify
 from slimrec.config import PretrainConfig, TrainConfig
 from slimrec.errors import ConfigError, InputError, Preempted, TransientError
 from slimrec.stages import execute
-from slimrec.training import trainjob
+from slimrec.training import again, trainjob
 
 ROOT = Path(__file__).parents[1]
 JOBS = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/slimrec/trainjobs"
@@ -114,6 +114,8 @@ def ranks_leave(server, paths, figures=None, **ends):
         if figures:
             with publish(told["paths"]["gated"], "gated") as folder:
                 (folder / "model").write_text("weights")
+            if "retrained" in told["paths"]:
+                again.keep(Path(told["paths"]["retrained"]), [])
             (call / "figures.json").write_text(json.dumps(figures))
         for rank, (code, reason) in ends.items():
             (call / f"end-{rank[-1]}.json").write_text(json.dumps({"exit_code": code, "reason": reason}))
@@ -149,6 +151,14 @@ def test_the_options_of_the_command_are_those_that_torchrun_knows():
     job_command = trainjob.build.__code__.co_consts
     options = [word for word in job_command if isinstance(word, str) and word.startswith("--")]
     assert get_args_parser().parse_args([*options, "-m", "slimrec.training.process", "call"]).shutdown_timeout == 240
+
+
+def test_a_job_brings_the_scores_of_retrains_too_where_the_step_asks_for_them(cluster, paths):
+    server = cluster(None, condition("Complete"))
+    paths["retrained"] = paths["gated"].with_name("retrained")
+    ranks_leave(server, paths, {"valid_auc": 0.7})
+    assert run(paths) == {"valid_auc": 0.7}
+    assert verify(paths["retrained"], "retrained")["count"] == 0 and verify(paths["gated"], "gated")
 
 
 def test_a_job_that_completes_gives_its_figures_and_artifact_and_is_removed(cluster, paths):
