@@ -4,12 +4,37 @@ from __future__ import annotations
 
 import statistics
 import time
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from slimrec.data.dataset import Split
 from slimrec.model import Model
+
+LATENCY_BATCHES = (1, 4096)
+
+
+def measure(models: dict[str, Model], tests: dict[str, Split], repeats: int) -> dict[str, Any]:
+    """What report.json holds of the costs of `full` and `slim`, timed on the first rows of the splits that each reads."""
+    batches = {name: _one_batch(test, max(LATENCY_BATCHES)) for name, test in tests.items()}
+    sizes = {
+        name: {**size(model), "multiply_adds": multiply_adds(model, batches[name])} for name, model in models.items()
+    }
+    latency = []
+    for rows in LATENCY_BATCHES:
+        full, slim = ((batches[name][0][:rows], batches[name][1][:rows]) for name in ("full", "slim"))
+        full_ms, slim_ms = compare_latency(models["full"], full, models["slim"], slim, repeats)
+        latency.append({"batch": len(full[0]), "full_ms": full_ms, "slim_ms": slim_ms})
+    return {"size": sizes, "latency": latency}
+
+
+def _one_batch(split: Split, rows: int) -> tuple[Tensor, Tensor]:
+    """The first rows of a split, repeated up to `rows` where there are fewer."""
+    batch = next(iter(split.batches(rows, shuffle="none")))
+    times = -(-rows // len(batch.label))
+    return batch.ids.repeat(times, 1)[:rows], batch.dense.repeat(times, 1)[:rows]
 
 
 def size(model: Model) -> dict[str, int]:
