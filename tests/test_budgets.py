@@ -12,6 +12,7 @@ from slimrec.probes import is_probe, with_probes
 from slimrec.pruning.change import Change
 from slimrec.pruning.charges import _only, charges
 from slimrec.pruning.decide import decide
+from slimrec.pruning.findings import Twins
 from slimrec.schema import Field, Schema, Statistics
 from slimrec.selection import Budget
 from slimrec.verdict.cost import size
@@ -165,3 +166,12 @@ def test_the_threshold_may_stand_in_the_widest_gap_of_the_path_whatever_the_entr
     gate.entropy.fill_(5.0)  # a start of 0.0005, below which all is noise
     assert gate.bar() == pytest.approx((0.011 * 0.0012) ** 0.5)
     assert gate.select(Budget(), seed=0).kept == ("item", "price", "user")
+
+
+def test_a_copy_takes_no_place_that_is_left_over_where_the_method_tells_noise():
+    gate = permuted({"item": 0.3, "user": 0.2, "price": 0.01})
+    pair = found(twins=(Twins(fields=("item", "user"), together=cost(0.3, 1e-3)),))
+    selection = decide(gate, pair, Budget(fields=4), False, seed=0)
+    assert selection.kept == ("item", "price") and "its twin stays" in selection.fields["user"].note
+    assert decide(gate, pair, Budget(fields=4), False, seed=0, twins_once=False).kept == ("item", "price", "user")
+    assert decide(gate, pair, Budget(), False, seed=0).kept == ("item", "price", "user")

@@ -170,7 +170,10 @@ def _costs(gate: Gate, selection: Selection) -> dict[str, float]:
 
 
 def _count_twins_once(gate: Gate, selection: Selection, findings: Findings, own: Collection[str]) -> Selection:
-    """The kept twins behind the best of their group stand back for dropped fields that matter, most important first."""
+    """The kept twins behind the best of their group stand back for dropped fields that matter, most important first.
+
+    Where the method tells noise, they take no place that is left over either: beside its twin a copy is worth nothing.
+    """
     best = sorted(selection.kept, key=lambda name: (-selection.fields[name].score, name))
     groups = [[name for name in best if name in group.fields] for group in findings.twins]
     back = [name for name in best if any(name in group[1:] for group in groups)]
@@ -178,12 +181,15 @@ def _count_twins_once(gate: Gate, selection: Selection, findings: Findings, own:
         return selection
     said = {name for group in findings.twins for name in group.fields}
     matter = [name for name in _mattering(gate, selection, findings, own) if name not in said.union(best)]
-    order = [*(name for name in best if name not in back), *matter, *back]
+    matter = [name for name in matter if name in own or not gate.tells_noise]
+    order = [*(name for name in best if name not in back), *matter, *(() if gate.tells_noise else back)]
     chosen, limit = set(order[: len(best)]), selection.budget.limit
     if limit is not None:
         chosen = within_budget({name: -float(i) for i, name in enumerate(order)}, _costs(gate, selection), *limit)
     revised = gate.revise(selection, keep=chosen, drop=set(back) - chosen)
-    return _noted(revised, set(back) - chosen, "a field that matters took its place, as its twin stays")
+    taken = chosen - set(best)
+    note = "a field that matters took its place, as its twin stays" if taken else "its twin stays and says the same"
+    return _noted(revised, set(back) - chosen, note)
 
 
 def _mattering(gate: Gate, selection: Selection, findings: Findings, own: Collection[str]) -> list[str]:
