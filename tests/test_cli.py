@@ -76,9 +76,7 @@ def test_without_a_command_all_commands_are_shown_whatever_the_program_is_called
 
 
 def test_the_commands_are_those_that_the_pages_promise():
-    promised = (
-        "audit run submit upload schedule unschedule list compile predict certify schema promote rollback history"
-    )
+    promised = "audit run transfer submit upload schedule unschedule list compile predict certify schema promote rollback history"
     assert COMMANDS == {*promised.split(), "verify", "push", "pull", "planted", "stage"}
 
 
