@@ -63,7 +63,7 @@ def measure(dataset: Path, folder: Path, grain: str, stream: str, seed: int) -> 
     tuned = {"dataset": str(dataset), **places, "tuned": str(folder / "tuned")}
     stages.execute("finetune", {"start": "initial", "train": train}, **tuned)
     gated, slim = load_model(places["gated"]), load_model(tuned["tuned"])
-    row = {"pairs": gated.gate.evidence().get("pairs_on_per_row", float("nan")), "stepped": stepped(gated, seed)}
+    row = {"pairs": gated.gate.evidence().get("pairs_on_per_row"), "stepped": stepped(gated, seed)}
     for name in ("gate", "test"):
         split = Dataset.open(dataset, fields=slim.schema.names).split(name)
         row[name] = auc(split.label, score(slim, split), split.weight)
@@ -71,10 +71,10 @@ def measure(dataset: Path, folder: Path, grain: str, stream: str, seed: int) -> 
     return row
 
 
-def stepped(model: Model, seed: int) -> float:
-    """The share of values whose row of the selector is not as it was drawn; NaN where there are none."""
+def stepped(model: Model, seed: int) -> float | None:
+    """The share of values whose row of the selector is not as it was drawn; None where there is none."""
     if getattr(model.gate, "grain", "field") == "field":
-        return float("nan")
+        return None
     first = with_gate(build(model.schema, ModelConfig(**MODEL), seed), "optfeature", model.gate.options, seed).gate.raw
     moved = (first.values != model.gate.raw.values).any(1).numpy()
     of_values = [moved[s + RESERVED_ROWS : s + f.rows] for s, f in zip(first.starts, model.schema.fields) if f.embedded]
@@ -91,8 +91,8 @@ def show(rows: list[dict]) -> None:
         theirs = {row["seed"]: row["test"] for row in rows if (row["log"], row["grain"]) == (key[0], "field")}
         gains = [row["test"] - theirs[row["seed"]] for row in mine if row["seed"] in theirs]
         error = f" ± {stdev(gains) / len(gains) ** 0.5:.4f}" if len(gains) > 1 else ""
-        figures = [mean(row[name] for row in mine) for name in ("pairs", "stepped", "gate", "test")]
-        shown = f"{figures[0]:.1f}", f"{figures[1]:.1%}", f"{figures[2]:.4f}", f"{figures[3]:.4f}"
+        formats = {"pairs": "{:.1f}", "stepped": "{:.1%}", "gate": "{:.4f}", "test": "{:.4f}"}
+        shown = [f.format(mean(row[n] for row in mine)) if mine[0][n] is not None else "" for n, f in formats.items()]
         table.add_row(*key, *shown, f"{mean(gains):+.4f}{error}" if gains and key[1] != "field" else "")
     Console(width=140).print(table)
 
