@@ -21,7 +21,9 @@ from tests.test_house import ROOT
 
 pytestmark = pytest.mark.battery
 DEMO = read_recipe(ROOT / "pipelines" / "recipes" / "demo.yaml")
-LONGER = DEMO.pretrain.train.model_copy(update={"epochs": 8})  # logs of half the rows need it to show the interaction
+LONGER = DEMO.pretrain.train.model_copy(
+    update={"epochs": 6, "batch_size": 256, "patience": 0}
+)  # to find the interaction
 
 
 def found(dataset, gated, train=DEMO.pretrain.train):
