@@ -162,6 +162,7 @@ def test_headline_says_what_goes_and_what_it_saves(verdict):
     sentence = headline(facts(verdict=verdict))
     assert "6 of 12 fields" in sentence and "smaller, " in sentence
     assert ("can go;" in sentence) == (verdict == "certified")
+    assert "5 of 11 fields" in headline(facts(11, verdict=verdict))  # not those that stay
 
 
 def test_headline_does_not_call_a_model_smaller_that_is_not():
@@ -276,6 +277,8 @@ def test_the_path_goes_from_the_field_worth_least_to_the_one_worth_most_and_tell
     assert [field["name"] for field in found["fields"]][:1] == [harmful["name"]]
     assert found["fields"][-1]["name"] == open_["name"] and found["fields"][-1]["nats"] == "at least 0.1"
     assert found["fields"][0]["to"] == 0 and found["fields"][-1]["to"] == pytest.approx(100)
+    evidence[f"error/{told['fields'][1]['name']}"] = 0.01  # of a worth of 0.05
+    assert path(told)["fields"][-2]["to"] == pytest.approx(100 * math.log(0.07 / 2e-4) / math.log(0.1 / 2e-4))
     assert found["fields"][-1]["from"] == pytest.approx(100 * math.log(0.04 / 2e-4) / math.log(0.1 / 2e-4))
     page = html(told)
     assert "Path" in Page(page).text and "costs you 0.02" in page and "-0.02" in page
