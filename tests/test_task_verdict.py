@@ -88,6 +88,8 @@ def test_the_whole_is_certified_where_every_task_is_and_says_so_of_each(judged):
 def test_the_report_shows_every_task_with_its_slices(judged):
     text = (judged[1] / "report.md").read_text()
     page = (judged[1] / "report.html").read_text()
+    for each in read_json(judged[1] / "report.json")["tasks"]:
+        assert f"| {each['auc']['full']:.5f} | {each['auc']['slim']:.5f} | " in text
     for name in NAMES:
         assert f"| {name} | certified |" in text and f"## Protected slices, task {name}" in text
         assert f"AUC, {name}" in text and f"Protected slices, task {name}</h2>" in page
