@@ -223,7 +223,7 @@ def test_a_search_with_probes_leaves_a_model_a_selection_and_initial_weights_wit
     pretrain.run(config, Tracker(), dataset=dataset, gated=tmp_path / "gated")
     places = {"gated": tmp_path / "gated", "selection": tmp_path / "selection", "slim": tmp_path / "slim"}
     figures = prune.run(PruneConfig(budget=Budget(keep=0.5)), Tracker(), **places)
-    assert figures["fields_before"] == 7 and figures["fields_after"] == 3
+    assert figures["fields_before"] == 7 and 0 < figures["fields_after"] <= 3  # noise fills no place
     assert figures["max_logit_difference"] < 1e-5
     assert not any(map(is_probe, load_model(places["slim"], "slim").schema.names))
     selection = Selection.model_validate(read_json(places["selection"] / "selection.json"))
