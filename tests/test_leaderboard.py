@@ -135,7 +135,8 @@ def test_a_log_counts_for_the_ranks_only_once_every_method_has_run_on_it():
     rows = [row(ALL, 1.0, 0, 0.7, log=log) for log in ("whole", "half")]
     rows += [row("a", share, 0, 0.6, log=log) for log in ("whole", "half") for share in SHARES]
     rows += [row("b", share, 0, 0.5, log="whole") for share in SHARES]
-    assert "on which every method has been run: whole." in page.draw(rows)
+    assert "on which every method has been run with every seed: whole." in page.draw(rows)
+    assert "with every seed: none yet." in page.draw([*rows, row("a", 0.5, 1, 0.6, log="whole")])
 
 
 def test_results_of_another_shape_are_refused(tmp_path):

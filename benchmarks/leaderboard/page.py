@@ -28,7 +28,7 @@ noise) has no say here. Not so where it is part of the method, as with `leap`, o
 a field, which shuffling ranks then: such hybrids are marked †, with the share of the places that their own scores would not
 have filled so. A selection is judged twice: by a network (Wide & Deep) trained anew on it, and by an outside judge, LightGBM
 trained on the same fields. Widths count for the network, pairs for neither. Seeds differ in search and networks; rows, split
-and worlds are the same, and so are trees on the same fields. Logs and worlds: `benchmarks/leaderboard/logs.py`, `worlds.py`.
+and worlds are the same, and so are trees on the same fields. Trees see nothing of fields that say something only in pairs (`pure_interaction`). Logs and worlds: `benchmarks/leaderboard/logs.py`, `worlds.py`.
 """
 
 
@@ -38,11 +38,11 @@ def draw(rows: list[dict]) -> str:
     found, whole, refused = _sorted(rows)
     logs = [log for log in dict.fromkeys(row["log"] for row in rows) if log in whole]
     methods = sorted({method for method, *_ in found})
-    complete = [log for log in logs if all(_there(found, refused, method, log) for method in methods)]
-    seeds = sorted({row["seed"] for row in rows})
+    seeds = {row["seed"] for row in rows}
+    complete = [log for log in logs if all(_there(found, refused, method, log, seeds) for method in methods)]
     filled = (
         f"Now: {len(methods)} methods, {len(logs)} logs, {len(seeds)} seeds, {len(rows)} rows. Ranks are over the logs on "
-        f"which every method has been run: {', '.join(complete) or 'none yet'}."
+        f"which every method has been run with every seed: {', '.join(complete) or 'none yet'}."
     )
     parts = [HEAD.format(filled=filled)]
     if complete and methods:
@@ -64,8 +64,8 @@ def _sorted(rows: list[dict]) -> tuple[dict, dict, dict]:
     return found, whole, refused
 
 
-def _there(found: dict, refused: dict, method: str, log: str) -> bool:
-    return (method, log) in refused or all((method, log, share) in found for share in SHARES)
+def _there(found: dict, refused: dict, method: str, log: str, seeds: set[int]) -> bool:
+    return (method, log) in refused or all(seeds <= found.get((method, log, share), {}).keys() for share in SHARES)
 
 
 def ranks(found: dict, methods: list[str], log: str, figure: str = "auc") -> dict[str, float]:
