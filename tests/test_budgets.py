@@ -91,11 +91,10 @@ def test_a_vector_pays_for_its_columns_so_that_it_takes_no_bytes_from_a_field_th
     assert selection.kept == ("item",)
 
 
-def permuted(worth):
-    """A permutation gate that measured these importances, each clear of chance."""
-    gate = gated("permutation").gate
+def walked(worth, bar=0.001):
+    gate = gated("leap").gate
     gate.importance.copy_(torch.tensor([worth.get(name, 0.0) for name in gate.schema.names]))
-    gate.spread.fill_(1e-6)
+    gate.least = bar / float(gate.entropy)
     return gate
 
 
@@ -104,7 +103,7 @@ BUDGETS = [Budget(keep=1.0), Budget(fields=5), Budget(max_bytes=10**6), Budget(d
 
 @pytest.mark.parametrize("budget", BUDGETS, ids=lambda budget: next(iter(budget.model_dump(exclude_none=True))))
 def test_no_place_of_a_budget_goes_to_what_the_method_takes_for_noise(budget):
-    gate = permuted({"item": 0.3, "user": 0.2, "price": 0.01, "vector": -0.001, "noise": 0.00001})
+    gate = walked({"item": 0.3, "user": 0.2, "price": 0.01, "vector": -0.001, "noise": 0.00001})
     selection = decide(gate, found(), budget, False, seed=0)
     assert selection.kept == ("item", "price", "user")
     assert "below the method's own threshold" in selection.fields["noise"].note
@@ -112,7 +111,7 @@ def test_no_place_of_a_budget_goes_to_what_the_method_takes_for_noise(budget):
 
 
 def test_a_field_that_no_budget_would_have_kept_is_not_said_to_have_been_left_out():
-    gate = permuted({"item": 0.3, "user": 0.2, "price": 0.01})
+    gate = walked({"item": 0.3, "user": 0.2, "price": 0.01})
     selection = decide(gate, found(), Budget(fields=2), False, seed=0)
     assert selection.kept == ("item", "user") and not any(d.note for d in selection.fields.values())
 
@@ -122,15 +121,17 @@ def test_a_method_whose_own_rule_is_a_count_fills_its_budget():
     assert len(decide(gated("lightfmp").gate, found(), Budget(fields=5), False, seed=0).kept) == 5
 
 
+@pytest.mark.parametrize("method", ["permutation", "mutual_information", "chi2"])
+def test_no_evidence_is_no_noise_a_test_of_significance_leaves_no_place_empty(method):
+    """On a gate slice of 1,000 rows permutation kept one of 39 fields, whether 10, 20 or 29 were asked for."""
+    gate = gated(method).gate
+    gate.importance.copy_(torch.tensor([0.3, 0.2, 0.1, 0.05, 0.02, 0.01]))
+    assert decide(gate, found(), Budget(fields=4), False, seed=0).kept == gate.select(Budget(fields=4), seed=0).kept
+    assert len(decide(gate, found(), Budget(fields=4), False, seed=0).kept) == 4
+
+
 def test_where_all_is_noise_the_best_field_stays():
-    assert decide(permuted({"item": 0.00001}), found(), Budget(fields=3), False, seed=0).kept == ("item",)
-
-
-def walked(worth, bar=0.001):
-    gate = gated("leap").gate
-    gate.importance.copy_(torch.tensor([worth[name] for name in gate.schema.names]))
-    gate.least = bar / float(gate.entropy)
-    return gate
+    assert decide(walked({"item": 0.00001}), found(), Budget(fields=3), False, seed=0).kept == ("item",)
 
 
 def cost(mean, error):
@@ -169,7 +170,7 @@ def test_the_threshold_may_stand_in_the_widest_gap_of_the_path_whatever_the_entr
 
 
 def test_a_copy_takes_no_place_that_is_left_over_where_the_method_tells_noise():
-    gate = permuted({"item": 0.3, "user": 0.2, "price": 0.01})
+    gate = walked({"item": 0.3, "user": 0.2, "price": 0.01})
     pair = found(twins=(Twins(fields=("item", "user"), together=cost(0.3, 1e-3)),))
     selection = decide(gate, pair, Budget(fields=4), False, seed=0)
     assert selection.kept == ("item", "price") and "its twin stays" in selection.fields["user"].note

@@ -36,7 +36,8 @@ class Gate(nn.Module):
     `surveys` whether its scores come from `survey`, which needs a gate slice,
     `surveyed` the rows that `survey` is given: those of the "gate" slice, or of "train" for what fits a model of its own,
     `overruled` whether what a constant in the place of a field costs on held-out rows overrules its scores,
-    `tells_noise` whether its own rule tells useless fields from useful ones, so that no budget is filled up with them,
+    `tells_noise` whether its own rule tells useless fields from useful ones, so that no budget is filled up with them (a
+    test of significance does not: on few rows it finds no field, and no evidence is no noise),
     `weighs_pairs` whether it gates meetings of fields, which only backbones with `meets_pairs` have.
     A gate without parameters that learn leaves the training alone: the network is then that of a plain training.
     """

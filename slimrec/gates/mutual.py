@@ -27,7 +27,6 @@ class MutualInformationGate(Survey):
     """
 
     method = "mutual_information"
-    tells_noise = True
 
     def __init__(self, schema: Schema, embedding_dim: int, *, bins: int = 32, level: float = 0.01):
         super().__init__(schema, embedding_dim)

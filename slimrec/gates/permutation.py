@@ -29,7 +29,6 @@ class PermutationGate(Survey):
     """
 
     method = "permutation"
-    tells_noise = True
 
     def __init__(
         self,
