@@ -14,6 +14,7 @@ from docker.utils import parse_bytes
 from kfp import local
 from kfp.local import docker_task_handler
 from slimrec.components import IMAGE
+from slimrec.pipelines.cluster import OPTIONAL, SIGNING
 
 from slimrec.artifacts.codebase import COMPILED, compiled
 from slimrec.artifacts.envelope import KEY, KEY_FILE
@@ -99,6 +100,12 @@ def _hand_over(folder: Path) -> None:
             os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
 
 
+def told(command: list[str], environment: dict[str, str]) -> dict[str, str]:
+    """What the container of a step's command is told: the key that signs only where the step is one that signs."""
+    signs = any(OPTIONAL.get(word) == SIGNING for word in command)
+    return {name: value for name, value in environment.items() if signs or name != KEY}
+
+
 @contextlib.contextmanager
 def _exit_codes_kept() -> Iterator[None]:
     """Run containers so that a failing one is seen to fail.
@@ -116,6 +123,7 @@ def _exit_codes_kept() -> Iterator[None]:
 
 def _run_container(client: docker.DockerClient, image: str, command: list[str], volumes: dict, **options) -> int:
     """Run to the end, print what it prints, remove it; returns its exit code."""
+    options["environment"] = told(command, options["environment"])
     container = client.containers.run(image, command, detach=True, volumes=volumes, **options)
     try:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")

@@ -8,6 +8,7 @@ from slimrec.components import IMAGE
 from slimrec.pipelines import cluster
 from slimrec.pipelines.__main__ import main
 from slimrec.pipelines.audit import audit
+from slimrec.pipelines.containers import told
 from slimrec.pipelines.sizes import PRESETS
 
 from slimrec.artifacts import codebase
@@ -49,6 +50,14 @@ def pods(compiled_preset) -> dict[str, tuple[dict, dict]]:
     spec, settings = compiled_preset
     executors = spec["deploymentSpec"]["executors"]
     return {name: (executors[label]["container"], settings[label]) for name, (_, label) in tasks_of(spec).items()}
+
+
+def test_in_containers_too_only_the_steps_that_sign_are_told_the_key(presets):
+    environment = {"SLIMREC_SIGNING_KEY": "secret", "MLFLOW_TRACKING_URI": "sqlite:///x"}
+    commands = {name: container["command"] + container["args"] for name, (container, _) in pods(presets["S"]).items()}
+    knowing = {name for name, words in commands.items() if "SLIMREC_SIGNING_KEY" in told(words, environment)}
+    assert knowing == {"register", "refuse"}
+    assert all("MLFLOW_TRACKING_URI" in told(words, environment) for words in commands.values())
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -99,11 +108,11 @@ def test_every_step_finds_workspace_secrets_its_audit_and_a_place_to_write_and_r
         ]
         assert settings["securityContext"] == {"runAsUser": "65532", "runAsGroup": "65532", "runAsNonRoot": True}
         secrets = {secret["secretName"]: secret for secret in settings["secretAsEnv"]}
-        told = {key: [pair["envVar"] for pair in secret["keyToEnv"]] for key, secret in secrets.items()}
+        given = {key: [pair["envVar"] for pair in secret["keyToEnv"]] for key, secret in secrets.items()}
         signs = name in ("register", "refuse")
-        assert told.pop("slimrec-webhook", None) == (["SLIMREC_WEBHOOK"] if name == "notify" else None)
-        assert told.pop("slimrec-signing", None) == (["SLIMREC_SIGNING_KEY"] if signs else None)
-        assert told == {
+        assert given.pop("slimrec-webhook", None) == (["SLIMREC_WEBHOOK"] if name == "notify" else None)
+        assert given.pop("slimrec-signing", None) == (["SLIMREC_SIGNING_KEY"] if signs else None)
+        assert given == {
             "slimrec-object-store": ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"],
             "slimrec-mlflow": ["MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"],
         }
