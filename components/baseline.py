@@ -38,6 +38,6 @@ def baseline(
         subset=subset.path,
         search=search.path,
         gated=gated.path,
-        retrained=retrained.path,
+        retrained=retrained and retrained.path,  # none in an audit compiled before there were retrains
     )
     gated.metadata.update(figures)

@@ -54,8 +54,8 @@ def evaluate(
         slim=slim.path,
         full=full.path,
         selection=selection.path,
-        slim_retrained=slim_retrained.path,
-        full_retrained=full_retrained.path,
+        slim_retrained=slim_retrained and slim_retrained.path,  # none in an audit compiled before there were retrains
+        full_retrained=full_retrained and full_retrained.path,
         report=report.path,
     )
     shutil.copyfile(Path(report.path) / "report.html", page.path)

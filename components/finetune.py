@@ -43,6 +43,6 @@ def finetune(
         selection=selection.path,
         slim=slim.path,
         tuned=tuned.path,
-        retrained=retrained.path,
+        retrained=retrained and retrained.path,  # none in an audit compiled before there were retrains
     )
     tuned.metadata.update(figures)

@@ -40,7 +40,7 @@ def register(
         report=report.path,
         selection=selection.path,
         dataset=dataset.path,
-        bundle=bundle.path,
+        bundle=bundle and bundle.path,  # none in an audit compiled before there were bundles
     )
 
 
@@ -77,7 +77,7 @@ def refuse(
         slim=slim.path,
         report=report.path,
         selection=selection.path,
-        bundle=bundle.path,
+        bundle=bundle and bundle.path,  # none in an audit compiled before there were bundles
     )
     print(f"slimrec: not registered: {outcome['reason']}")
     return outcome["reason"]

@@ -86,6 +86,7 @@ class Audit:
         self.step("finetune", sent={**data, **cut}, config=self.section("finetune"))
         judged = {"dataset": "ingest.dataset", "slim": "finetune.tuned", "full": "baseline.gated"}
         judged["selection"] = "prune.selection"
+        judged |= {"slim_retrained": "finetune.retrained", "full_retrained": "baseline.retrained"}
         self.step("evaluate", sent=judged, config=self.section("evaluate"))
         strictly = {**self.section("evaluate"), "allowed_auc_loss": 0.0}
         self.step("evaluate-strictly", "evaluate", judged, config=strictly)
@@ -212,7 +213,7 @@ def test_what_a_real_cluster_sent_runs_and_makes_whole_artifacts(audit, name, tm
     recorded = Recorded(name, tmp_path / "log")
     made = audit.driver.replay(recorded.step, recorded.sent(audit))
     promised = audit.driver.components[f"comp-{recorded.step}"].get("outputDefinitions", {})
-    for artifact in promised.get("artifacts", {}):
+    for artifact in set(promised.get("artifacts", {})) & set(recorded.input["outputs"]["artifacts"]):  # not later ones
         if artifact in KINDS:
             assert verify(made.path(artifact))["kind"] == KINDS[artifact]
         elif artifact not in ("metrics", "curve"):  # those are all metadata
