@@ -1,5 +1,6 @@
-"""For all tests: temporary files lie in pytest's own folder, also those of processes that tests start; kfp compiles fast."""
+"""For all tests: temporary files lie in pytest's own folder, also those of processes that tests start; kfp leaves no trace."""
 
+import builtins
 import inspect
 import tempfile
 
@@ -23,3 +24,14 @@ def frames_without_source():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inspect, "stack", lambda context=0: usual(context))
         yield
+
+
+PRINT = builtins.print
+
+
+@pytest.fixture(autouse=True)
+def print_as_usual():
+    """kfp.local indents what is printed while a step runs, and leaves it so where steps of a loop end out of order."""
+    builtins.print = PRINT
+    yield
+    builtins.print = PRINT
