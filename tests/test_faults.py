@@ -316,6 +316,7 @@ def test_a_step_tries_a_transient_fault_again_and_ends_with_the_reason_in_a_box(
     assert lines[-2].startswith("slimrec: MLflow at http://127.0.0.1:9 failed") and lines[-2].endswith("(exit 30)")
 
 
+@pytest.mark.battery
 def test_a_step_outlives_a_database_that_is_locked_for_a_while(tmp_path):
     """As a backup or another audit locks it: the lock is given back when the step has said that it tries again."""
     address = f"sqlite:///{tmp_path}/mlflow.db"

@@ -41,6 +41,7 @@ def filled(tmp_path_factory):
     return place[0], before, (first, again)
 
 
+@pytest.mark.battery
 def test_a_cell_once_done_is_not_done_again(filled):
     file, before, ran = filled
     assert ran == (4, 2)
@@ -51,6 +52,7 @@ def test_a_cell_once_done_is_not_done_again(filled):
     ]
 
 
+@pytest.mark.battery
 def test_each_method_keeps_its_share_and_two_judges_say_what_that_is_worth(filled):
     rows = [row for row in results.read(filled[0]) if row["method"] != ALL]
     assert len(rows) == 2 * 2 * len(SHARES)
@@ -75,6 +77,7 @@ def test_a_method_is_judged_by_its_own_scores_but_where_these_say_nothing_of_a_f
     assert own == len(set(chosen.kept) & set(gated("autofis").gate.select(Budget(keep=0.5), 0).kept)) / 3
 
 
+@pytest.mark.battery
 def test_the_page_tells_what_was_found(filled):
     text = page.draw(results.read(filled[0]))
     assert "2 methods, 1 logs, 2 seeds" in text and "| `mutual_information` |" in text and "| `random` |" in text

@@ -201,6 +201,7 @@ def test_t6_no_row_of_the_subset_is_trained_on_again_and_the_seed_fixes_the_subs
         assert np.array_equal(again, read_subset(tmp_path / "subset")) == same
 
 
+@pytest.mark.battery
 def test_t7_three_strong_fields_are_recovered_from_2000_rows_in_nine_of_ten_seeds(dataset, tmp_path):
     kept = []
     for seed in range(10):

@@ -268,6 +268,7 @@ def test_values_step_on_training_rows_while_they_are_new_and_fields_on_held_out_
     assert OptFeatureGate(mixed_schema(), 4, grain=grain).stream == stream
 
 
+@pytest.mark.battery
 def test_t6_value_grain_finds_the_value_that_interacts_and_beats_field_grain(interactions):
     gate, selection, by_value = searched_and_retrained(interactions, "value")
     _, fields, by_field = searched_and_retrained(interactions, "field")

@@ -46,6 +46,7 @@ def test_a_published_protocol_composes_and_says_what_it_follows(name):
     assert told["baseline"]["model"] == told["pretrain"]["model"]
 
 
+@pytest.mark.battery
 @every_recipe
 def test_a_published_protocol_runs_from_the_log_to_the_verdict(name, tmp_path):
     recipe = read_recipe(RECIPES / f"{name}.yaml")

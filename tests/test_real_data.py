@@ -39,6 +39,7 @@ def run(dataset, recipe_name, folder, **training):
     return audit(shorter, folder, str(folder / "l.parquet"), 0, 0)
 
 
+@pytest.mark.battery
 def test_t8_movielens_the_noise_falls_the_best_four_stay_and_dropping_the_rest_gains_a_hundredth(tmp_path):
     row = run("movielens_1m", "movielens", tmp_path, epochs=7, batch_size=512)
     assert set(row["kept"]) == {"genres", "movie_id", "title", "user_id"}
@@ -46,6 +47,7 @@ def test_t8_movielens_the_noise_falls_the_best_four_stay_and_dropping_the_rest_g
     assert row["slim_auc"] >= row["full_auc"] + 0.010
 
 
+@pytest.mark.battery
 def test_census_goes_from_forty_fields_to_twenty_and_loses_at_most_two_thousandths(tmp_path):
     row = run("census_income_kdd", "census", tmp_path, epochs=4)
     assert row["fields"] == 40 and len(row["kept"]) <= 20
