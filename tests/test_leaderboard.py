@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import rankdata
 from test_contract import gated, mixed_schema
 
@@ -72,6 +73,9 @@ def test_a_method_is_judged_by_its_own_scores_but_where_these_say_nothing_of_a_f
         gate = gated(method).gate
         chosen, own = selected(gate, findings, Budget(keep=0.5), 0)
         assert chosen == gate.select(Budget(keep=0.5), 0) and own == 1
+    walked = gated("leap").gate  # twins share a gate: both have the score of both, for one place
+    walked.importance.copy_(torch.tensor([float(name in alike.fields) for name in walked.schema.names]) + 0.1)
+    assert len({"item", "user"} & set(selected(walked, findings, Budget(fields=2), 0)[0].kept)) == 1
     chosen, own = selected(gated("autofis").gate, findings, Budget(keep=0.5), 0)
     assert chosen.kept == ("price", "user", "vector")  # what shuffling costs most
     assert own == len(set(chosen.kept) & set(gated("autofis").gate.select(Budget(keep=0.5), 0).kept)) / 3

@@ -102,18 +102,19 @@ def cell(place: Place, method: str) -> list[dict]:
 def selected(gate: Gate, findings: Findings, budget: Budget, seed: int) -> tuple[Selection, float]:
     """What a method keeps by its own scores, and 1; what a decision does beside them has no say.
 
-    But where it is part of the method (`overruled`), and where scores are of pairs and say nothing of a field: then what
-    is decided, and which share of that the scores alone would have kept.
+    But where it is part of the method (`overruled`, whose twins share a gate: the score of each is that of all, for one
+    place), and where scores are of pairs and say nothing of a field: then what is decided, and which share of that the
+    scores alone would have kept.
     """
     own = gate.select(budget, seed)
     if not (gate.overruled or gate.weighs_pairs):
         return own, 1.0
-    chosen = decide(gate, findings, budget, False, seed, twins_once=False)
+    chosen = decide(gate, findings, budget, False, seed, twins_once=gate.overruled)
     return chosen, len(set(own.kept) & set(chosen.kept)) / len(chosen.kept)
 
 
 def searched(place: Place, data: Dataset, method: str) -> tuple[Model, Findings, float]:
-    """The model with its gate, what the search found but for twins, and the processor seconds of the search."""
+    """The model with its gate, what the search found, and the processor seconds of the search."""
     survey = issubclass(GATES.load(method), Survey)
     name = PLAIN if survey else method
     if GATES.load(method).weighs_pairs and (count := len(data.schema.names)) * (count - 1) / 2 > MOST_PAIRS:
@@ -122,7 +123,8 @@ def searched(place: Place, data: Dataset, method: str) -> tuple[Model, Findings,
     with place.alone():
         took = place.kept(f"search-{name}", lambda: _pretrain(place, data, name, gated))["seconds"]
     model, findings = load_model(gated), Findings.model_validate(read_json(gated / "findings.json"))
-    findings = findings.model_copy(update={"repeats": (), "kept": (), "twins": ()})
+    twins = findings.twins if GATES.load(method).overruled else ()
+    findings = findings.model_copy(update={"repeats": (), "kept": (), "twins": twins})
     if survey:
         began = time.process_time()
         gate = with_gate(model, method, {}, place.seed).eval().gate

@@ -24,8 +24,8 @@ method of your own enters by its entry point: `run --methods NAME`; `--again` ru
 One setting for all logs, default options of the methods (what a method's own documentation asks for stands in
 `benchmarks.methods`; a search in one pass takes smaller batches, so that it has some thousand steps). A method is
 judged by its own scores: what an audit does beside them (twins that take one place, places that stay empty rather than hold
-noise) has no say here. Not so where it is part of the method, as with `leap`, or where scores are of pairs and say nothing of
-a field, which shuffling ranks then: such hybrids are marked †, with the share of the places that their own scores would not
+noise) has no say here. Not so where it is part of the method, as with `leap`, whose twins share a gate for one place, or
+where scores are of pairs and say nothing of a field, which shuffling ranks then: such hybrids are marked †, with the share of the places that their own scores would not
 have filled so. A selection is judged twice: by a network (Wide & Deep) trained anew on it, and by an outside judge, LightGBM
 trained on the same fields. Widths count for the network, pairs for neither. Seeds differ in search and networks; rows, split
 and worlds are the same, and so are trees on the same fields. Trees see nothing of fields that say something only in pairs (`pure_interaction`). Logs and worlds: `benchmarks/leaderboard/logs.py`, `worlds.py`.
