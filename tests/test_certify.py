@@ -251,6 +251,7 @@ def test_bad_labels_scores_and_weights_are_refused_by_name():
         *("every line ten times", "a third of the lines five times"),
     ],
 )
+@pytest.mark.battery
 def test_a_loss_of_exactly_what_is_allowed_is_seldom_certified(kind):
     found = measure(kind, worlds=150, about=1_000_000)
     assert found["wrong"] < 0.09 and found["above"] < 0.09  # 5 % and two errors of 150 worlds

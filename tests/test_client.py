@@ -125,6 +125,7 @@ def test_a_version_is_named_by_its_content(sent):
     assert other.name.startswith("demo-m-") and other.name[-12:] != sent.name[-12:]
 
 
+@pytest.mark.battery
 def test_three_processes_compile_one_recipe_to_the_same_bytes(tmp_path):
     recipe = tmp_path / "demo.yaml"  # with a schema: the larger a dictionary, the more orders it has
     raw = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))

@@ -103,6 +103,7 @@ def test_an_address_that_can_never_answer_is_the_recipes_fault(monkeypatch, addr
         (503, TransientError, "run again"),
     ],
 )
+@pytest.mark.battery
 def test_an_answer_of_a_server_is_sorted_by_its_code(monkeypatch, status, kind, remedy):
     with answering(status) as where:
         error = asked(monkeypatch, f"http://{where}")

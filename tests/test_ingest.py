@@ -381,6 +381,7 @@ print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1
 """
 
 
+@pytest.mark.battery
 def test_ten_times_the_rows_take_hardly_more_memory(tmp_path):
     peaks = []
     for count in (30_000, 300_000):

@@ -46,6 +46,7 @@ def test_two_processes_select_the_fields_that_one_selects(tmp_path, monkeypatch)
     assert not list((tmp_path / "temporary").iterdir())
 
 
+@pytest.mark.battery
 def test_the_reason_and_the_class_of_a_failing_rank_come_back(tmp_path, capfd):
     small.ingest_rows(tmp_path, rows=600)
     config = {"model": MODEL, "train": {**TRAIN, "learning_rate": 1e30, "processes": 2}}

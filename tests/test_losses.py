@@ -88,6 +88,7 @@ def test_bounds_are_as_far_away_as_a_bootstrap_over_users_says():
     assert (halved["most"] - halved["least"]) / 2 == pytest.approx(np.std(repeats, axis=0)[3], rel=0.2)
 
 
+@pytest.mark.battery
 @pytest.mark.parametrize("shift", [0.0, 0.03, -0.2])
 def test_the_bounds_of_calibration_hold_where_both_models_are_nearly_calibrated(shift):
     truth = rows_of(users=60_000, seed=99, shift=shift, noise=0.1)

@@ -111,6 +111,7 @@ def test_what_was_logged_holds_no_pickle(store, registered):
     assert not [p for p in files if p.read_bytes()[:2] in (b"\x80\x04", b"\x80\x05")]
 
 
+@pytest.mark.battery
 def test_a_clean_process_uses_the_code_stored_with_the_model_and_scores_alike(world, registered, tmp_path):
     rows = small.raw_rows(50, seed=3).select(["device", "price", "embedding", "tags", "noise"])
     pq.write_table(rows, tmp_path / "rows.parquet")
@@ -143,6 +144,7 @@ print(json.dumps({"code": slimrec.__file__, "scores": scores, "refusal": refusal
     assert "device" in found["refusal"]
 
 
+@pytest.mark.battery
 def test_a_network_from_outside_goes_along_with_its_model(world, reports, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "outside_network.py").write_text(Path(own_networks.__file__).read_text(encoding="utf-8"))
@@ -214,6 +216,7 @@ def test_a_model_whose_champion_changed_after_the_report_is_judged_again_and_the
     assert (reports["accept"] / "report.json").read_bytes() == said
 
 
+@pytest.mark.battery
 @pytest.mark.parametrize(("races", "wins"), [(1, True), (2, True), (3, False)])
 def test_a_register_step_gives_up_only_when_it_lost_three_races(world, reports, tmp_path, monkeypatch, races, wins):
     name, promote, lost = f"races{races}", promotion.promote, []

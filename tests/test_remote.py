@@ -80,6 +80,7 @@ def test_pushing_again_changes_nothing_and_another_content_is_a_conflict(store, 
     assert contents(tmp_path / "copy") == contents(first)
 
 
+@pytest.mark.battery
 def test_of_many_that_push_at_once_one_has_the_address(store, tmp_path):
     made = [artifact(tmp_path / f"made{i}", f"text{i}") for i in range(4)]
     for round_ in range(5):

@@ -52,6 +52,7 @@ def bound(label, scores, trainings, confidence=0.95):
     return certify.conclude(certify.gather(label, *first.T, retrained=more), confidence)
 
 
+@pytest.mark.battery
 @pytest.mark.parametrize(("trainings", "spread"), [(2, 0.6), (3, 0.6), (5, 0.6), (3, 0.1)])
 def test_bounds_over_several_trainings_hold_for_any_seed(trainings, spread):
     worlds, worse = 600, 1.3

@@ -28,6 +28,7 @@ def test_a_gain_is_found_where_there_is_none_by_naive_looks_and_not_by_those_tha
     assert found["naive"] > 0.05 >= found["paid"]
 
 
+@pytest.mark.battery
 def test_looks_at_one_slice_with_another_model_each_are_ever_wrong_as_seldom_as_was_asked_for():
     found = one_slice(300, looks=8)
     assert found["naive"] > 0.2 and found["paid"] <= stats.binom.ppf(0.999, 300, 0.05) / 300

@@ -138,6 +138,7 @@ def test_permutation_importance_is_that_of_scikit_learn():
     assert oracle.importances_std == pytest.approx(model.gate.spread.numpy(), rel=0.5)
 
 
+@pytest.mark.battery
 @pytest.mark.parametrize("metric", ["auc", "log_loss"])
 def test_a_meaningless_field_seldom_passes_for_needed_however_few_the_rows(metric):
     batches = [pieces(rows(300, seed=seed), 128) for seed in range(60)]

@@ -184,6 +184,7 @@ def wait_for_checkpoint(process, folder):
     raise AssertionError(f"no checkpoint appeared: {process.stderr.read().decode()[-500:]}")
 
 
+@pytest.mark.battery
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 40)])
 def test_pretrain_killed_or_preempted_and_run_again_ends_with_the_same_bytes(tmp_path, undisturbed, number, code):
     (tmp_path / "dataset").symlink_to(undisturbed[0])
