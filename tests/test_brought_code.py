@@ -152,6 +152,7 @@ def test_code_is_told_by_what_its_files_hold_and_where_they_lie(tmp_path):
     assert brought.digest([package]) != brought.digest([same])
 
 
+@pytest.mark.battery
 def test_a_network_from_a_package_needs_the_release_that_it_came_with(tmp_path):
     here = f"numpy=={np.__version__}"
     for pinned, said in (

@@ -92,6 +92,7 @@ def test_every_flipped_byte_of_two_hundred_is_refused_signed_or_not(signed, unsi
                 bundle.verify(spoilt, **checked)
 
 
+@pytest.mark.battery
 def test_every_bit_of_the_signature_counts(signed, keys, tmp_path):
     content, spoilt = signed.read_bytes(), tmp_path / "spoilt.json"
     for bit in range(8 * (len(content) - 110), 8 * len(content)):

@@ -166,6 +166,7 @@ def test_a_server_that_keeps_pipelines_as_objects_takes_every_recipe(tmp_path):
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.battery
 def test_an_unchanged_recipe_changes_nothing_on_the_server_whatever_process_sends_it(kubeflow):
     for seed in "01":
         told = {"KFP_HOST": kubeflow.url, "PYTHONHASHSEED": seed}

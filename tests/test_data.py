@@ -209,6 +209,7 @@ for rows in (1_000, 10**6):
 """
 
 
+@pytest.mark.battery
 def test_memory_is_bounded_by_the_window(tmp_path):
     vectors = np.random.default_rng(0).normal(size=(20_000, 256)).astype(np.float32)
     column = pa.FixedSizeListArray.from_arrays(vectors.reshape(-1), 256)

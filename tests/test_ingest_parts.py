@@ -157,6 +157,7 @@ def test_parts_read_a_bucket_as_they_read_a_folder(tmp_path, monkeypatch):
     assert artifacts.verify(remote)["source"]["sha256"] == artifacts.verify(here)["source"]["sha256"]
 
 
+@pytest.mark.battery
 def test_pieces_of_the_planted_log_are_shared_out_too(tmp_path):
     config = IngestConfig(source="planted:rows=70000,seed=1", parts=2)
     made = assert_same(config, tmp_path)
@@ -290,6 +291,7 @@ def only_ingest(config: dict, workspace: str):
     ingest_in_parts(named, given, {"workspace": workspace})
 
 
+@pytest.mark.battery
 @pytest.mark.filterwarnings("ignore:You may be attemping:RuntimeWarning")  # kfp doubts the image, which is not used
 def test_the_fan_out_makes_the_same_dataset_here(tmp_path, monkeypatch):
     config = config_of(files(tmp_path / "log", rows()), parts=2)

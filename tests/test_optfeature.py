@@ -286,6 +286,7 @@ def test_t6_value_grain_finds_the_value_that_interacts_and_beats_field_grain(int
     assert by_value > by_field + 0.01
 
 
+@pytest.mark.battery
 def test_the_planted_xor_is_the_strongest_of_all_pairs(tmp_path):
     split = {"by": "random", "train": 0.6, "gate": 0.15, "valid": 0.1, "test": 0.15}
     ingest.run(IngestConfig(source="planted:rows=40000", split=split), Tracker(), dataset=tmp_path / "dataset")

@@ -193,6 +193,7 @@ def intend(client, name, before, after, content) -> None:
     assert ledger.append(len(ledger.entries()) + 1, kind="intent", **what)
 
 
+@pytest.mark.battery
 @pytest.mark.parametrize("moved", [False, True], ids=["before the alias moved", "after the alias moved"])
 def test_what_a_killed_promotion_began_the_next_command_finishes(client, slims, moved):
     name = f"killed-{moved}"
@@ -265,6 +266,7 @@ def test_a_process_that_wakes_up_late_puts_the_alias_back(client, slims):
     assert [after for kind, _, _, after in kinds(client, "late") if kind == "commit"] == ["1", "2", "3"]
 
 
+@pytest.mark.battery
 def test_two_that_roll_back_at_once_go_one_step_back(client, slims, monkeypatch):
     """The second has looked already when the first is through."""
     for i, slim in enumerate(slims[:3]):
@@ -284,6 +286,7 @@ def test_two_that_roll_back_at_once_go_one_step_back(client, slims, monkeypatch)
     assert looked and champion_of(client, "night") == "2"
 
 
+@pytest.mark.battery
 def test_a_model_made_again_under_its_name_inherits_nothing_from_the_dead_one(client, slims):
     register("again", slims[0], approval="automatic")
     register("again", slims[1], "1", approval="automatic")
@@ -295,6 +298,7 @@ def test_a_model_made_again_under_its_name_inherits_nothing_from_the_dead_one(cl
         promotion.rollback("again")
 
 
+@pytest.mark.battery
 def test_a_renamed_model_keeps_its_ledger_and_the_next_of_its_name_begins_one(client, slims):
     register("before", slims[0], approval="automatic")
     register("before", slims[1], "1", approval="automatic")
@@ -383,6 +387,7 @@ def test_the_champion_found_again_is_not_judged_against_itself(client, slims):
     assert kinds(client, "itself") == [("intent", "promote", "", "1"), ("commit", "promote", "", "1")]
 
 
+@pytest.mark.battery
 def test_a_former_champion_accepted_again_stays_challenger_and_the_reason_says_why(client, slims):
     register("former", slims[0], approval="automatic")
     register("former", slims[1], "1", approval="automatic")

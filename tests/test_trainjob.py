@@ -241,6 +241,7 @@ def test_what_the_cluster_refuses_is_said_and_not_tried_again(cluster, paths):
     assert len(server.requests) == 1
 
 
+@pytest.mark.battery
 def test_an_api_that_fails_for_a_moment_is_asked_again(cluster, paths, monkeypatch):
     server = cluster()
     server.refusal = [(503, {"message": "starting"})]
