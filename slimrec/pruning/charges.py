@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -13,6 +11,7 @@ from slimrec.model import Model
 from slimrec.probes import is_probe
 from slimrec.schema import Field
 from slimrec.selection import Budget, Decision, Selection
+from slimrec.verdict.cost import timed
 
 _ROWS = 1024  # of the batch that is timed
 _REPEATS = 15  # the median of them counts
@@ -63,7 +62,7 @@ def _network_microseconds(model: Model) -> float:
         return 0.0
     like = next(model.backbone.parameters())
     inputs = [like.new_zeros(_ROWS, network.width) for network in (whole, half)]
-    seconds = _timed(lambda: whole(inputs[0]), lambda: half(inputs[1]))
+    seconds = timed(lambda: whole(inputs[0]), lambda: half(inputs[1]), repeats=_REPEATS)
     return max(0.0, seconds[0] - seconds[1]) / more * 1e6 / _ROWS
 
 
@@ -72,7 +71,7 @@ def _reading_microseconds(model: Model, name: str) -> float:
     arena = model.arena.narrow(_only(model, [name]))
     generator, field = torch.Generator().manual_seed(0), model.schema[name]
     ids, dense = _values(field, generator)
-    (seconds,) = _timed(lambda: arena(ids, dense))
+    (seconds,) = timed(lambda: arena(ids, dense), repeats=_REPEATS)
     return seconds * 1e6 / _ROWS
 
 
@@ -80,19 +79,6 @@ def _values(field: Field, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     slots = (_ROWS, field.slots)
     ids = torch.randint(1, max(2, field.rows if field.embedded else 2), slots, generator=generator, dtype=torch.int32)
     return ids, torch.zeros(_ROWS, field.dense_width)
-
-
-@torch.inference_mode()
-def _timed(*works: Callable[[], object]) -> list[float]:
-    """Median seconds of each, taken in turns so that a busy machine slows all."""
-    seconds: list[list[float]] = [[] for _ in works]
-    for repeat in range(_REPEATS + 3):  # the first three warm up
-        for work, own in zip(works, seconds):
-            start = time.perf_counter()
-            work()
-            if repeat >= 3:
-                own.append(time.perf_counter() - start)
-    return [statistics.median(own) for own in seconds]
 
 
 def _nothing(model: Model) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -63,14 +64,20 @@ def multiply_adds(model: Model, batch: tuple[Tensor, Tensor]) -> int:
 def compare_latency(
     full: Model, full_batch: tuple[Tensor, Tensor], slim: Model, slim_batch: tuple[Tensor, Tensor], repeats: int
 ) -> tuple[float, float]:
-    """Median milliseconds of one forward pass of each model, timed in turns so that a busy machine slows both."""
-    pairs = ((full.eval(), full_batch), (slim.eval(), slim_batch))
-    times: tuple[list[float], list[float]] = ([], [])
-    with torch.inference_mode():
-        for repeat in range(repeats + 3):  # the first three warm up
-            for (model, batch), seconds in zip(pairs, times):
-                start = time.perf_counter()
-                model(*batch)
-                if repeat >= 3:
-                    seconds.append(time.perf_counter() - start)
-    return 1000 * statistics.median(times[0]), 1000 * statistics.median(times[1])
+    """Median milliseconds of one forward pass of each model."""
+    full, slim = full.eval(), slim.eval()
+    seconds = timed(lambda: full(*full_batch), lambda: slim(*slim_batch), repeats=repeats)
+    return 1000 * seconds[0], 1000 * seconds[1]
+
+
+@torch.inference_mode()
+def timed(*works: Callable[[], object], repeats: int) -> list[float]:
+    """Median seconds of each, taken in turns so that a busy machine slows all; three turns before them warm up."""
+    seconds: list[list[float]] = [[] for _ in works]
+    for repeat in range(repeats + 3):
+        for work, own in zip(works, seconds):
+            start = time.perf_counter()
+            work()
+            if repeat >= 3:
+                own.append(time.perf_counter() - start)
+    return [statistics.median(own) for own in seconds]
