@@ -112,11 +112,9 @@ def _stages(step: Step, in_parts: bool, told: dict[str, Any], seen: Any, shared:
     before = {"subset": subset, "gated": gated, "selection": selection, "slim": cut.outputs["slim"]}
     trained = step("finetune", finetune(config=told["finetune"], **before, **given)).outputs
     full = step("baseline", baseline(config=told["baseline"], subset=subset, search=gated, **given)).outputs
-    tuned, others = (
-        trained["tuned"],
-        {f"{name}_retrained": side["retrained"] for name, side in (("slim", trained), ("full", full))},
-    )
-    judging = {"slim": tuned, "full": full["gated"], "selection": selection, **others}
+    tuned = trained["tuned"]
+    judging = {"slim": tuned, "full": full["gated"], "selection": selection}
+    judging |= {"slim_retrained": trained["retrained"], "full_retrained": full["retrained"]}
     verdict = step("evaluate", evaluate(config=told["evaluate"], **judging, **given))
     report, decision = verdict.outputs["report"], verdict.outputs["Output"]
     judged = {"slim": tuned, "report": report, "selection": selection, "window": seen, **shared}

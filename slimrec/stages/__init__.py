@@ -47,12 +47,10 @@ def execute(
     given = {name: _folders(path) for name, path in paths.items() if path}
     attempt = Attempt(workspace, stage, config, given)
     attempt.begin()
-    alone = not Path(
-        workspace, kept.KEPT
-    ).is_dir()  # nothing but an audit on this machine keeps, or clears, a workspace
+    here = bool(workspace) and Path(workspace, kept.KEPT).is_dir()  # of an audit on this machine, which clears it anew
     try:
         require_same()
-        with contextlib.nullcontext() if not workspace or alone else busy.at_work(Path(workspace)):
+        with busy.at_work(Path(workspace)) if here else contextlib.nullcontext():
             return _run(stage, config, workspace, given)
     except Exception as error:
         failure = faults.sort(error, places=_places(workspace, given))
