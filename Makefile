@@ -48,7 +48,8 @@ mlflow: setup ## Serve the runs and models of this folder at PORT, for a browser
 		--no-serve-artifacts --default-artifact-root "$$PWD/runs/mlflow/artifacts" --host 127.0.0.1 --port $(PORT) --workers 1
 
 # As many processes as there are processors, each with one thread: two that share one by turns wait for each other.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+# Files go to them in the order of tests/conftest.py, long ones first.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test: setup ## Run the tests, without those that take minutes; or all of TESTS="tests/test_x.py -k word"
 	@$(PYTEST) $(or $(TESTS),-m "not battery")

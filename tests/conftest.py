@@ -1,10 +1,17 @@
-"""For all tests: temporary files lie in pytest's own folder, also those of processes that tests start; kfp leaves no trace."""
+"""For all tests: their order, temporary files in pytest's own folder, also those of processes, and no trace of kfp."""
 
 import builtins
 import inspect
 import tempfile
 
 import pytest
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Files with a battery, whose other tests are long ones too, come first: at the end no processor waits for another."""
+    long = {item.path for item in items if item.get_closest_marker("battery")}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(scope="session", autouse=True)

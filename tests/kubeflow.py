@@ -2,10 +2,11 @@
 
 import json
 import re
-import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
+
+import services
 
 BASE = "/apis/v2beta1"
 OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")  # RFC 1123 label, up to 63
@@ -128,10 +129,6 @@ def serving(kubeflow: Kubeflow):
             """Quiet."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     kubeflow.url = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with services.answering(server):
         yield kubeflow
-    finally:
-        server.shutdown()
-        server.server_close()

@@ -1,4 +1,4 @@
-"""Servers for tests, as real processes on this machine: MLflow over HTTP, an S3 endpoint, and PostgreSQL."""
+"""Servers for tests: threads of this process, and real processes for MLflow over HTTP, an S3 endpoint and PostgreSQL."""
 
 import os
 import shutil
@@ -6,12 +6,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from http.server import HTTPServer
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,19 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@contextmanager
+def answering(server: HTTPServer) -> Iterator[None]:
+    """A server in a thread until the block ends, of which it hears at once and not in half a second, as usual."""
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import sqlite3
 import ssl
 import subprocess
 import sys
-import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 import safetensors
 import safetensors.torch
+import services
 import torch
 from mlflow import MlflowClient
 
@@ -44,12 +44,8 @@ def answering(status: int, body: bytes = b"<html>hello</html>"):
             """Quiet."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with services.answering(server):
         yield f"127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def asked(monkeypatch, address: str) -> SlimrecError:

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from here import audited
 from kfp import dsl
 from kfp.compiler import Compiler
 from mlflow import MlflowClient
-from services import HANG
+from services import HANG, answering
 from slimrec.components.notify import notify
 from slimrec.pipelines.audit import arguments, audit, describe
 
@@ -381,13 +380,11 @@ def test_a_webhook_gets_the_reason_of_a_failure_first(tmp_path, monkeypatch):
             """Quiet."""
 
     server = HTTPServer(("127.0.0.1", 0), Hook)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("SLIMREC_WEBHOOK", f"http://127.0.0.1:{server.server_port}/")
     monkeypatch.setenv("SLIMREC_AUDIT", "run-1")
     Attempt(tmp_path, "ingest", {}, {}).fail(InputError("no rows"))
-    notify.python_func(ended("FAILED"), workspace=str(tmp_path))
-    server.shutdown()
-    server.server_close()
+    with answering(server):
+        notify.python_func(ended("FAILED"), workspace=str(tmp_path))
     reason = "ingest: no rows"
     assert got == [
         {"text": f"audit failed: {reason}", "state": "FAILED", "reason": reason, "exit_code": 10, "run": "run-1"}

@@ -182,12 +182,9 @@ def line(store, monkeypatch):
         store.removeprefix("http://"),
         lambda when, what, path: None if when == "request" else what,
     )
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-    yield server
-    server.shutdown()
-    thread.join()
+    with services.answering(server):
+        yield server
 
 
 def test_a_store_that_ignores_conditions_is_refused_before_anything_is_uploaded(line, tmp_path):
