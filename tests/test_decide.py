@@ -6,13 +6,15 @@ import statistics
 from itertools import combinations
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from test_contract import gated
 
-from slimrec.config import ModelConfig, PretrainConfig, PruneConfig, TrainConfig
+from slimrec.config import IngestConfig, ModelConfig, PretrainConfig, PruneConfig, TrainConfig
 from slimrec.data.dataset import Dataset
+from slimrec.data.split import Splitter
 from slimrec.model import build, with_gate
 from slimrec.model.files import load_model
 from slimrec.pruning.decide import decide, jaccard
@@ -20,11 +22,13 @@ from slimrec.pruning.findings import Change, Findings, Presence, Twins, _judge, 
 from slimrec.pruning.twins import agreement, codes, twins
 from slimrec.schema import Field
 from slimrec.selection import Budget
-from slimrec.stages import pretrain, prune
+from slimrec.stages import ingest, pretrain, prune
 from slimrec.track import Tracker
+from tests import small
 from tests.small import ingest_rows
 
 TRAIN = TrainConfig(epochs=1, batch_size=256, learning_rate=0.01, embedding_learning_rate=0.02, device="cpu", threads=1)
+NOTHING = Change(mean=0.0, error=0.0, rows=0)
 LITTLE, MUCH = (Change(mean=mean, error=1e-5, rows=100) for mean in (0.0001, 0.05))
 
 
@@ -276,12 +280,65 @@ def test_what_is_vital_where_it_is_present_is_noted_and_kept_on_request():
     assert "noise" not in decide(scored(noise=0.1), strong, Budget(), True, 0).kept
 
 
+def test_no_method_drops_what_too_few_rows_show_without_a_word():
+    few = {"noise": Presence(share=0.0, shuffled=NOTHING, missed=NOTHING, information=0.5)}
+    note = decide(scored(noise=0.1), found(presence=few), Budget(), False, 0).fields["noise"].note
+    assert note == "present in only 0 of the held-out rows, too few to tell what it is worth"
+
+
 def test_a_field_is_usually_absent_where_one_value_or_none_holds_most_rows():
     bag = Field(name="b", kind="bag", max_length=2)
     assert usual(bag, np.array([[1, 0]] * 8 + [[4, 5]] * 2)).tolist() == [True] * 8 + [False] * 2
     category = Field(name="c", kind="category")
     assert usual(category, np.array([[7]] * 8 + [[1], [3]])).tolist() == [True] * 9 + [False]
     assert usual(category, np.array([[7], [8], [9], [10]])) is None and usual(category, np.array([[7]] * 4)) is None
+
+
+def test_a_vector_is_usually_absent_where_one_value_holds_most_rows_whatever_it_is():
+    vector = Field(name="v", kind="vector", width=2)
+    assert usual(vector, np.array([[0.5, 2]] * 8 + [[0.5, 3], [1, 2]])).tolist() == [True] * 8 + [False] * 2
+    assert usual(vector, np.array([[0, 1], [1, 0], [0, 0], [1, 1]])) is None
+
+
+RARE = {  # what stands in no held-out row, and how it is declared
+    "number": (0.0, 1.0, {"kind": "number"}),
+    "vector": ([0.0, 2.0], [1.0, 2.0], {"kind": "vector", "width": 2}),
+    "one value": (None, "on", {"kind": "category"}),
+    "two values": ("off", "on", {"kind": "category"}),
+    "hashed": (None, "on", {"kind": "category", "hash_rows": 50}),
+    "bag": ([], ["on"], {"kind": "bag"}),
+    "quantile": (0.0, 1.0, {"kind": "number", "discretise": "quantile"}),
+}
+
+
+def test_a_field_that_no_held_out_row_shows_is_inconclusive_and_stays_and_a_constant_goes(tmp_path):
+    rows, columns = 1200, {}
+    table = small.raw_rows(rows)
+    plain = IngestConfig(
+        source="planted:", split={"by": "random", "train": 0.6, "gate": 0.2, "valid": 0.1, "test": 0.1}
+    )
+    split = Splitter("random", plain.split, plain.seed).assign(None, np.arange(rows))
+    shown = (split == 0) & (np.arange(rows) % 50 == 0)  # in train alone
+    for name, (off, on, kind) in RARE.items():
+        columns[name] = kind
+        table = table.append_column(name, pa.array([on if there else off for there in shown]))
+    for name, value in {"one": "x", "nothing": None}.items():
+        columns[name] = {"kind": "category"}
+        table = table.append_column(name, pa.array([value] * rows, pa.string()))
+    pq.write_table(table, tmp_path / "raw.parquet")
+    fields = [{"name": "price", "kind": "number"}, *({"name": name, **kind} for name, kind in columns.items())]
+    ingest.run(
+        plain.model_copy(update={"source": str(tmp_path / "raw.parquet"), "fields": {"label": "click", "fields": fields}}),
+        Tracker(), dataset=tmp_path / "dataset",
+    )  # fmt: skip
+    config = PretrainConfig(method="leap", model=ModelConfig(embedding_dim=4), train=TRAIN)
+    pretrain.run(config, Tracker(), dataset=tmp_path / "dataset", gated=tmp_path / "gated")
+    prune.run(
+        PruneConfig(), Tracker(), gated=tmp_path / "gated", selection=tmp_path / "selection", slim=tmp_path / "slim"
+    )
+    decided = json.loads((tmp_path / "selection" / "selection.json").read_text())["fields"]
+    assert {name for name in decided if "present in only 0 " in decided[name]["note"]} == set(RARE)
+    assert {name for name in decided if decided[name]["columns"]} == {"price", *RARE}
 
 
 def test_rows_that_the_search_predicts_wrong_are_told_from_rows_drawn_at_random(world):

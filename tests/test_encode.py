@@ -165,6 +165,32 @@ def test_quantiles_share_out_the_training_rows_and_ties_stay_together():
     assert set(ids[:90]) == {RESERVED_ROWS} and ids[-1] == MISSING and ids.max() < encoder.schema["x"].rows
 
 
+def test_quantiles_tell_a_number_that_is_seldom_there_from_its_usual_value():
+    table = pa.table({"x": [0.0] * 999 + [5.0]})
+    encoder = fit(table, {"name": "x", "kind": "number", "discretise": "quantile"})
+    ids = encoder.encode(table)[0][:, 0].tolist()
+    assert ids == [RESERVED_ROWS] * 999 + [RESERVED_ROWS + 1] and encoder.schema["x"].rows == RESERVED_ROWS + 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "told"),
+    [
+        ("category", ["a", "a", "a"], "it is constant"),
+        ("category", ["a", None, "a"], ""),  # what is missing tells
+        ("category", [None, None, None], "it holds nothing"),
+        ("number", [2.0, 2.0, 2.0], "it is constant"),
+        ("number", [2.0, None, 2.0], "which a number does not tell apart; declare it as a category"),
+        ("number", [1.0, None, 2.0], ""),
+    ],
+)
+def test_a_person_is_told_of_a_field_that_nothing_can_be_learnt_from_and_of_no_other(kind, values, told):
+    schema = read_schema({"label": "y", "fields": [{"name": "x", "kind": kind}]})
+    fitting = Fitting(schema, 100)
+    fitting.add(pa.table({"x": values}), np.arange(3), str)
+    remarks = fitting.finish().remarks
+    assert len(remarks) == bool(told) and told in "".join(remarks)
+
+
 @pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.list_(pa.float64(), 3), pa.large_list(pa.float64())])
 def test_vectors_keep_their_width_and_a_missing_one_is_zero(kind):
     table = pa.table({"x": pa.array([[1, 2, 3], None, [4, 5, 6]], kind)})

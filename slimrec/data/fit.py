@@ -161,13 +161,17 @@ class _FieldFit:
         return often
 
     def boundaries(self) -> tuple[float, ...]:
-        """Distinct inner quantiles; a value on an edge falls above it, so the smallest value is no edge."""
+        """Distinct inner quantiles; a value on an edge falls above it, so the smallest value is no edge.
+
+        Where all of them are the smallest value, what is above it is told from it: a number that is seldom there.
+        """
         values = self.sample.sorted()
         if not len(values):
             return ()
         at = np.round(np.arange(1, self.field.bins) / self.field.bins * (len(values) - 1)).astype(int)
-        edges = np.unique(values[at])
-        return tuple(edges[edges > values[0]].tolist())
+        edges, above = np.unique(values[at]), values[values > values[0]]
+        edges = edges[edges > values[0]] if edges[-1] > values[0] else above[:1]
+        return tuple(edges.tolist())
 
     def statistics(self, vocabulary: list[str]) -> Statistics:
         field, edges, scaled = self.field, (), _scaled(self.field)
@@ -198,9 +202,16 @@ class _FieldFit:
                 "such texts apart"
             )
         constant = len(self.counts) == 1 if self.field.embedded else bool((self.low == self.high).any())
-        if constant and self.rows > 1:
-            what = "it is" if self.field.dense_width < 2 else "columns of it are"
+        what = "it is" if self.field.dense_width < 2 else "columns of it are"
+        if self.rows > 1 and self.missing == self.rows:
+            told.append(f"field '{name}': it holds nothing in the training rows, so nothing can be learnt from it")
+        elif self.rows > 1 and constant and not self.missing:
             told.append(f"field '{name}': {what} constant in the training rows, so nothing can be learnt from it")
+        elif constant and self.field.kind == "number" and _scaled(self.field):
+            told.append(
+                f"field '{name}': it holds one number in the training rows, or nothing, which a number does not tell apart; "
+                "declare it as a category"
+            )
         return told
 
 

@@ -247,7 +247,12 @@ def _guard_presence(gate: Gate, selection: Selection, findings: Findings, guard:
         strongest = max(presence.shuffled, presence.missed, key=lambda change: change.mean * change.certain)
         evidence = {f"importance/{name}": findings.importance[name].mean, f"presence/{name}": strongest.mean}
         selection = selection.model_copy(update={"evidence": selection.evidence | evidence})
-        if name in said or selection.fields[name].kept or not strongest.certain or strongest.mean < floor:
+        if name in said or selection.fields[name].kept:
+            continue
+        if not (presence.enough or strongest.certain or gate.overruled):  # what overrules has said so
+            note = f"present in only {presence.shuffled.rows} of the held-out rows, too few to tell what it is worth"
+            selection = _noted(selection, [name], note)
+        if not strongest.certain or strongest.mean < floor:
             continue
         note = f"matters where it is present ({presence.share:.2%} of the rows): {strongest.mean:.3g} nats a row"
         if guard:

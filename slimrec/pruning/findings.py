@@ -173,7 +173,7 @@ def field_values(schema: Schema, field: Field, batch: Batch) -> np.ndarray:
 
 
 def usual(field: Field, values: np.ndarray) -> np.ndarray | None:
-    """Rows (n,) where the field holds its usual value or none; None where no value dominates, or there is no other."""
+    """Rows (n,) where the field holds its usual value or none; None where no value dominates, or training knew no other."""
     if field.embedded:
         empty = values[:, 0] <= MISSING
     else:
@@ -181,8 +181,23 @@ def usual(field: Field, values: np.ndarray) -> np.ndarray | None:
     if values.shape[1] == 1:
         distinct, counts = np.unique(values[:, 0], return_counts=True)
         empty |= values[:, 0] == distinct[counts.argmax()]
-    other = empty.mean() < 1 or (field.embedded and field.statistics is not None and field.rows > RESERVED_ROWS + 1)
-    return empty if DOMINANT <= empty.mean() and other else None
+    else:  # a value that most rows hold is the middle one of every column
+        empty |= (values == np.partition(values, len(values) // 2, axis=0)[len(values) // 2]).all(axis=1)
+    return empty if DOMINANT <= empty.mean() and (empty.mean() < 1 or _varies(field)) else None
+
+
+def _varies(field: Field) -> bool:
+    """Whether the training rows hold more than one thing, as they were encoded; of hashed values nobody counts them."""
+    known = field.statistics
+    if known is None or known.missing_share == 1:
+        return False
+    missing = known.missing_share > 0
+    if field.embedded:
+        values = field.rows - RESERVED_ROWS
+        return values + missing + (known.distinct > values) > 1
+    return known.low != known.high or (
+        missing and not known.mean and any(known.low)
+    )  # scaled, a missing one is the mean
 
 
 @torch.no_grad()
@@ -249,11 +264,13 @@ def _missed(seen: _Slice, where: Tensor, weight: Tensor) -> Change:
 
     Of several tasks each has a constant, and the sum is of as many.
     """
-    worth = float(weight[where].double().sum())
-    parts = [part[where].reshape(int(where.sum()), -1).T for part in (seen.residual, seen.variance, weight.double())]
+    rows, worth = int(where.sum()), float(weight[where].double().sum())
+    if not rows:
+        return Change(mean=0.0, error=0.0, rows=0)
+    parts = [part[where].reshape(rows, -1).T for part in (seen.residual, seen.variance, weight.double())]
     tasks = [each for each in zip(*parts) if float(each[2].sum()) > 0 and float(each[1].sum()) > 0]
     if worth <= 0 or not tasks:
         return Change(mean=0.0, error=0.0, rows=0)
     won = sum(float(residual.sum()) ** 2 / (2 * float(room.sum())) for residual, room, _ in tasks) / worth
     scale = float(weight[where].double().square().sum()) / worth  # 1 for equal weights of 1
-    return Change(mean=won, error=2 * len(tasks) ** 0.5 * scale / worth, rows=int(where.sum()))
+    return Change(mean=won, error=2 * len(tasks) ** 0.5 * scale / worth, rows=rows)
