@@ -1,7 +1,10 @@
 """What a recipe's selection is worth: kept fields and AUC of full and slim models over selection and retrain seeds.
 
 python -m benchmarks.selection RECIPE [--select-seeds 0 1] [--retrain-seeds 0 1] [--log-seeds 0 1 ...] [--json FILE]
+python -m benchmarks.selection RECIPE --seeds 0 1 2 [--max-rows N]
 
+`--seeds` runs the recipe once a seed, search and retraining; the last line has the mean difference and its interval over
+whatever was run (Student, 95 %: chance of seeds), the others the verdict's (chance of rows). `--max-rows` takes the log's first.
 `--log-seeds` (planted logs only) makes a new log for each seed and says whether the planted truth was recovered.
 `--options` overrides the method's options. "step cost" is the time per row of the search over that of the full model's
 training, which means something only where both train alike.
@@ -11,11 +14,12 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import t
 
 from slimrec import stages
 from slimrec.artifacts import read_json
@@ -86,6 +90,14 @@ def _row(source: str, selection: Path, report: Path) -> dict:
     }
 
 
+def interval(differences: list[float]) -> str:
+    """Where the mean difference lies at 95 %, were seeds drawn anew; nothing is known from one."""
+    if len(differences) < 2:
+        return ""
+    half = t.ppf(0.975, len(differences) - 1) * stdev(differences) / len(differences) ** 0.5
+    return f" [{mean(differences) - half:+.4f}, {mean(differences) + half:+.4f}]"
+
+
 def show(rows: list[dict]) -> None:
     """The table a person reads."""
     table = Table("source", "seeds", "kept", "AUC full", "AUC slim", "difference", "verdict", "truth", "step cost")
@@ -105,7 +117,7 @@ def show(rows: list[dict]) -> None:
         "",
         f"{full:.4f}",
         f"{slim:.4f}",
-        f"{slim - full:+.4f}",
+        f"{slim - full:+.4f}{interval([row['slim_auc'] - row['full_auc'] for row in rows])}",
         "",
         "",
         f"{mean(row['step_cost'] for row in rows):.2f}",
@@ -118,6 +130,8 @@ def main() -> None:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--select-seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--retrain-seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--seeds", type=int, nargs="+", help="search and retrain once each, instead of the two above")
+    parser.add_argument("--max-rows", type=int, help="of the log, from its start")
     parser.add_argument("--log-seeds", type=int, nargs="+")
     parser.add_argument("--options", type=json.loads, default={}, help="JSON of method options")
     parser.add_argument("--folder", type=Path, help="keep artifacts here and use again what lies there")
@@ -125,15 +139,18 @@ def main() -> None:
     given = parser.parse_args()
     recipe = read_recipe(given.recipe)
     options = {**recipe.pretrain.options, **given.options}
-    recipe = recipe.model_copy(update={"pretrain": recipe.pretrain.model_copy(update={"options": options})})
+    pretrain = recipe.pretrain.model_copy(update={"options": options})
+    ingest = recipe.ingest.model_copy(update={"max_rows": given.max_rows} if given.max_rows else {})
+    recipe = recipe.model_copy(update={"pretrain": pretrain, "ingest": ingest})
     sources = [recipe.ingest.source]
     if given.log_seeds is not None:
         base = recipe.ingest.source.rpartition(",seed=")[0] or recipe.ingest.source
         sources = [f"{base},seed={seed}" for seed in given.log_seeds]
     with tempfile.TemporaryDirectory() as scratch:
         folder = given.folder or Path(scratch)
-        seeds = [(source, s, r) for source in sources for s in given.select_seeds for r in given.retrain_seeds]
-        rows = [audit(recipe, folder, *each) for each in seeds]
+        seeds = [(s, r) for s in given.select_seeds for r in given.retrain_seeds]
+        seeds = seeds if given.seeds is None else [(seed, seed) for seed in given.seeds]
+        rows = [audit(recipe, folder, source, *each) for source in sources for each in seeds]
     show(rows)
     if given.json:
         given.json.write_text(json.dumps(rows, indent=1))

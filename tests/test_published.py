@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.selection import audit
+from benchmarks.selection import audit, interval
 from slimrec.artifacts import read_json
 from slimrec.config import read_recipe
 from slimrec.stages.settle import as_written, sections, settle
@@ -44,6 +44,11 @@ def test_a_published_protocol_composes_and_says_what_it_follows(name):
     assert told["pretrain"]["options"]["reference"] in ("paper", "code")
     assert told["finetune"]["start"] == PUBLISHED[name][1]
     assert told["baseline"]["model"] == told["pretrain"]["model"]
+
+
+def test_the_interval_over_seeds_is_students_and_one_seed_tells_nothing():
+    assert interval([0.001, 0.002, 0.003]) == " [-0.0005, +0.0045]"  # .002 ± 4.303 × .001 / √3
+    assert interval([0.001]) == ""
 
 
 @pytest.mark.battery
