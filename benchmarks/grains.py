@@ -1,11 +1,13 @@
 """Which pairs may meet, by field, by value or by a mix of both: what each grain of OptFeature is worth on public logs.
 
-python -m benchmarks.grains --data ../shared/data [--logs NAME ...] [--seeds N] [--streams first gate] [--folder DIR] [--json F]
+python -m benchmarks.grains --data ../shared/data [--logs NAME ...] [--seeds N] [--flows own paper] [--folder DIR] [--json F]
 
 An inner-product network searches with each grain (its selector stays in the slim model, as published) and trains again from
-its initial weights with the selection frozen; `all` is the same network with every pair. AUC on the slice that stepped or
-surveyed the gate and on the test slice, both of the retrained network: where the first is far above, the selection remembers
-rows. `stepped` is the share of values whose row of the selector was moved.
+its initial weights with the selection frozen; `all` is the same network with every pair. Grains of one flow are compared:
+`paper` steps every grain beside the network, at one rate, in every step; `own` steps fields on the gate slice and values in
+the first epoch alone; `gate` steps all on the gate slice. AUC on the slice that stepped or surveyed the gate and on the test
+slice, both of the retrained network: where the first is far above, the selection remembers rows. `stepped` is the share of
+values whose row of the selector was moved.
 """
 
 import argparse
@@ -32,6 +34,7 @@ from slimrec.schema import RESERVED_ROWS
 
 ALL = "all"  # the grain of no selection
 GRAINS = (ALL, "field", "hybrid", "value")
+FLOWS = {"own": {}, "gate": {"stream": "gate"}, "paper": {"reference": "paper"}}  # options of each
 MODEL = {"backbone": "pnn", "options": {"hidden": [64, 32]}, "embedding_dim": 8, "embedding_std": 0.05}
 TRAIN = {"epochs": 6, "patience": 1, "batch_size": 64, "embedding_learning_rate": 0.003, "device": "cpu", "threads": 1}
 SPLIT = {"by": "random", "train": 0.6, "gate": 0.1, "valid": 0.1, "test": 0.2}
@@ -49,14 +52,14 @@ def ingest(log: str, data: Path, folder: Path) -> Path:
     return made
 
 
-def measure(dataset: Path, folder: Path, grain: str, stream: str, seed: int) -> dict[str, float]:
+def measure(dataset: Path, folder: Path, grain: str, flow: str, seed: int) -> dict[str, float]:
     """One search and its retraining; what lies there is used again."""
     known = folder / "row.json"
     if known.exists():
         return read_json(known)
     train = {**TRAIN, "seed": seed}
-    chosen = {} if grain in (ALL, "field") else {"stream": stream, "fall_back": False}
-    method = {"method": "none"} if grain == ALL else {"method": "optfeature", "options": {"grain": grain, **chosen}}
+    chosen = {"grain": grain, "fall_back": False, **FLOWS[flow or "own"]}
+    method = {"method": "none"} if grain == ALL else {"method": "optfeature", "options": chosen}
     places = {name: str(folder / name) for name in ("gated", "selection", "slim")}
     stages.execute("pretrain", {**method, "model": MODEL, "train": train}, dataset=str(dataset), gated=places["gated"])
     stages.execute("prune", {}, **places)
@@ -83,12 +86,11 @@ def stepped(model: Model, seed: int) -> float | None:
 
 def show(rows: list[dict]) -> None:
     """Means over seeds; the gain over field grain with its error, paired by seed."""
-    table = Table(
-        "log", "grain", "values step on", "pairs a row", "stepped", "AUC gate", "AUC test", "over field grain"
-    )
-    for key in dict.fromkeys((row["log"], row["grain"], row["stream"]) for row in rows):
-        mine = [row for row in rows if (row["log"], row["grain"], row["stream"]) == key]
-        theirs = {row["seed"]: row["test"] for row in rows if (row["log"], row["grain"]) == (key[0], "field")}
+    table = Table("log", "grain", "flow", "pairs a row", "stepped", "AUC gate", "AUC test", "over field grain")
+    for key in dict.fromkeys((row["log"], row["grain"], row["flow"]) for row in rows):
+        mine = [row for row in rows if (row["log"], row["grain"], row["flow"]) == key]
+        rival = (key[0], "field", key[2] or "own")
+        theirs = {row["seed"]: row["test"] for row in rows if (row["log"], row["grain"], row["flow"]) == rival}
         gains = [row["test"] - theirs[row["seed"]] for row in mine if row["seed"] in theirs]
         error = f" ± {stdev(gains) / len(gains) ** 0.5:.4f}" if len(gains) > 1 else ""
         formats = {"pairs": "{:.1f}", "stepped": "{:.1%}", "gate": "{:.4f}", "test": "{:.4f}"}
@@ -102,7 +104,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--logs", nargs="+", choices=LOGS, default=["movielens_100k", "amazon", "criteo"])
     parser.add_argument("--grains", nargs="+", choices=GRAINS, default=GRAINS)
-    parser.add_argument("--streams", nargs="+", default=["first"], help="what steps values: first, gate or both")
+    parser.add_argument("--flows", nargs="+", choices=FLOWS, default=["own", "paper"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="keep artifacts here and use again what lies there")
     parser.add_argument("--json", type=Path)
@@ -114,10 +116,10 @@ def main() -> None:
             dataset = ingest(log, given.data, folder)
             for seed in range(given.seeds):
                 for grain in given.grains:
-                    for stream in given.streams if grain in ("hybrid", "value") else [""]:
-                        place = folder / log / f"{grain}-{stream}-{seed}"
-                        found = measure(dataset, place, grain, stream, seed)
-                        rows.append({"log": log, "grain": grain, "stream": stream, "seed": seed, **found})
+                    for flow in [""] if grain == ALL else given.flows:
+                        place = folder / log / f"{grain}-{flow}-{seed}"
+                        found = measure(dataset, place, grain, flow, seed)
+                        rows.append({"log": log, "grain": grain, "flow": flow, "seed": seed, **found})
             if given.json:
                 given.json.write_text(json.dumps(rows, indent=1))
     show(rows)
