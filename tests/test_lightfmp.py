@@ -1,12 +1,14 @@
 """Light-FMP against its paper (METHODS T1 to T8), on draws, on hand-made masks and on 2,000 planted rows."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from recovery import NOISE, STRONG, make_dataset, search
 
 from slimrec.artifacts import read_json
-from slimrec.config import FinetuneConfig, ModelConfig, PruneConfig, SampleConfig, TrainConfig
+from slimrec.config import FinetuneConfig, ModelConfig, PruneConfig, SampleConfig, TrainConfig, read_recipe
 from slimrec.data.dataset import Dataset, read_subset
 from slimrec.gates.lightfmp import LightFmpGate, expected_l0, hard_concrete
 from slimrec.metrics import log_loss
@@ -245,7 +247,16 @@ def test_an_option_outside_its_range_is_refused(options):
 
 def test_the_paper_trains_mask_and_weights_together_from_the_first_step():
     ours, paper = (gate_of(**options) for options in ({}, {"reference": "paper"}))
-    assert (ours.stream, ours.warmup) == ("gate", 0.1)
+    assert (ours.stream, ours.warmup, ours.learning_rate) == ("gate", 0.1, 0.05)
     assert (paper.stream, paper.every, paper.warmup, paper.settled) == ("train", 1, 0.0, 0.5)
     with pytest.raises(ValueError, match="`reference`"):
         gate_of(reference="code")
+
+
+def test_the_published_mask_and_weights_learn_at_one_of_the_published_rates():
+    recipe = read_recipe(Path(__file__).parents[1] / "pipelines" / "recipes" / "lightfmp.yaml")
+    mask = gate_of(**recipe.pretrain.options).optimizers()["gate"].param_groups[0]["lr"]
+    searched, continued = recipe.pretrain.train, recipe.finetune.train
+    rates = {each.learning_rate for each in (searched, continued)}
+    assert {mask, *rates, *(each.embedding_learning_rate for each in (searched, continued))} == {mask}
+    assert mask in (1e-5, 1e-4, 3e-4)
