@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.stats import rankdata
+from scipy.stats import rankdata, ttest_1samp
 from test_contract import gated, mixed_schema
 
 from benchmarks.leaderboard import page, results, worlds
 from benchmarks.leaderboard.cells import ALL, SETTINGS, SHARES, selected
 from benchmarks.leaderboard.filling import fill, forget, missing
+from benchmarks.leaderboard.logs import LOGS, MADE, about
 from slimrec.errors import InputError
 from slimrec.pruning.findings import Change, Findings, Twins
 from slimrec.selection import Budget
@@ -144,6 +145,47 @@ def test_a_log_counts_for_the_ranks_only_once_every_method_has_run_on_it():
     rows += [row("b", share, 0, 0.5, log="whole") for share in SHARES]
     assert "on which every method has been run with every seed: whole." in page.draw(rows)
     assert "with every seed: none yet." in page.draw([*rows, row("a", 0.5, 1, 0.6, log="whole")])
+
+
+def test_a_method_is_level_with_the_first_where_its_interval_by_student_over_logs_holds_nothing():
+    gaps = {"first": [0.0] * 4, "near": [1.0, -2.0, 3.0, 0.5], "far": [5.0, 6.0, 5.5, 7.0], "tied": [0.0] * 4}
+    for name in ("near", "far"):
+        low, high = ttest_1samp(gaps[name], 0).confidence_interval(0.95)
+        assert page._half(gaps[name]) == pytest.approx((high - low) / 2)
+        assert (name in page._not_told(gaps, "first")) == (low <= 0)
+    assert "`tied`" in page._not_told(gaps, "first") and page._not_told({"first": [0.0], "a": [1.0]}, "first") == ""
+
+
+def test_what_is_close_to_the_best_is_counted_and_ranks_of_public_logs_stand_apart_from_those_of_made_ones():
+    values = {
+        "amazon": {"best": 0.7, "close": 0.6985, "worse": 0.69},
+        "twins": {"best": 0.7, "close": 0.8, "worse": 0.69},
+    }
+    rows = [row(ALL, 1.0, 0, 0.7, log=log) for log in values]
+    rows += [
+        row(method, share, 0, auc, log=log)
+        for log, each in values.items()
+        for method, auc in each.items()
+        for share in SHARES
+    ]
+    lines = {
+        line.split("`")[1]: line.split("|")
+        for line in page.draw(rows).split("## amazon")[0].splitlines()
+        if "| `" in line
+    }
+    assert [lines[name][6].strip() for name in ("close", "best", "worse")] == ["6 of 6", "3 of 6", "0 of 6"]
+    assert [lines[name][3].strip() for name in ("close", "best", "worse")] == ["2.0 / 1.0", "1.0 / 2.0", "3.0 / 3.0"]
+
+
+def test_each_log_says_what_it_is_in_a_sentence():
+    told = {name: about(name) for name in LOGS}
+    assert all(text.endswith(".") and " " in text for text in told.values()) and len(set(told.values())) == len(told)
+    assert about("elsewhere") == "" and set(MADE) < set(LOGS)
+
+
+def test_figures_that_are_all_the_same_have_no_interval():
+    assert page._spread([0.5, 0.5, 0.5]) == page._spread([0.5]) == "0.5000"
+    assert page._spread([0.5, 0.6]) == "0.5500 ± 0.6353"
 
 
 def test_results_of_another_shape_are_refused(tmp_path):

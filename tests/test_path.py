@@ -1,5 +1,7 @@
 """The path of LeAP: a plain network comes out, and one search at default options ranks the fields of a planted log."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +20,7 @@ from slimrec.selection import Budget
 from slimrec.stages import ingest, pretrain, prune
 from slimrec.track import Tracker
 
+METHODS = Path(__file__).parents[1] / "docs" / "methods.md"
 TRAIN = {"epochs": 2, "batch_size": 256, "device": "cpu", "threads": 1, "patience": 0}
 
 
@@ -64,6 +67,12 @@ def test_a_search_tells_whether_its_network_is_that_of_a_plain_training(rows, me
     assert read_manifest(gated)["plain"] == (method in PLAIN | {"none"})
     if method in PLAIN:
         assert (plain / "model.safetensors").read_bytes() == (gated / "model.safetensors").read_bytes()
+
+
+def test_the_documentation_says_whose_network_is_plain():
+    lines = [line.split("|") for line in METHODS.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    told = {name.strip(" `"): cells[4].strip() for cells in lines if len(cells) == 7 for name in cells[1].split(",")}
+    assert told == {name: "plain" if name in PLAIN else "mixed" for name in GATES.table if name != "none"}
 
 
 def test_a_search_with_probes_has_no_plain_network(rows):

@@ -1,5 +1,6 @@
 """The logs of the leaderboard: public ones as they are, a planted one, that with drift, and worlds that ask one thing each."""
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,13 +28,15 @@ def _categories(table: pa.Table, label: str | dict, numbers: tuple[str, ...] = (
 
 
 def movielens_1m(data: Path) -> Log:
-    """The nine fields of the published benchmark, the real timestamp among them, as a category."""
+    """The first 200,000 ratings by time: the nine fields of the published benchmark, the timestamp as a category."""
     ratings, users, movies = (pq.read_table(data / f"movielens_1m/{n}.parquet") for n in ("ratings", "users", "movies"))
-    table = ratings.join(users, "user_id").join(movies, "movie_id")
+    first = ratings.sort_by([(name, "ascending") for name in ("timestamp", "user_id", "movie_id")]).slice(0, 200_000)
+    table = first.join(users, "user_id").join(movies, "movie_id")
     return _categories(table, {"column": "rating", "positive_above": 3})
 
 
 def movielens_100k(data: Path) -> Log:
+    """100,000 ratings, more than 3 stars a click; the timestamp is a category."""
     parts = {name: pq.read_table(data / f"movielens_100k/{name}.parquet") for name in ("inter", "item", "user")}
     table = parts["inter"].join(parts["item"], "item_id").join(parts["user"], "user_id")
     table = table.set_column(table.column_names.index("rating"), "rating", table["rating"].cast("float64"))
@@ -41,25 +44,30 @@ def movielens_100k(data: Path) -> Log:
 
 
 def census_income(data: Path) -> Log:
+    """Census-Income (KDD): 200,000 persons with weights; the label is an income above 50,000 dollars."""
     schema = read_schema(RECIPES / "census.schema.yaml")
     return census(data, 0), schema.model_dump(mode="json", exclude_unset=True)
 
 
 def amazon(data: Path) -> Log:
+    """Amazon Employee Access: 33,000 requests, nine ids; the label is whether access was granted."""
     return _categories(pq.read_table(data / "amazon_employee_access/train.parquet"), "ACTION")
 
 
 def insurance(data: Path) -> Log:
+    """Belgian motor insurance of 1997: 163,000 policies; the label is whether there was a claim."""
     left = ("id", "nclaims", "amount", "average")  # what the claim brings with it
     table = pq.read_table(data / "insurance_bemtpl97/bemtpl97.parquet")
     return _categories(table, "claim", ("expo", "ageph", "long", "lat"), left)
 
 
 def avazu(data: Path) -> Log:
+    """Avazu, a sample of 10,000 impressions, without the hour and the id of the impression."""
     return _categories(pq.read_table(data / "avazu_sample/avazu_sample.parquet"), "click", out=("hour", "id"))
 
 
 def criteo(data: Path) -> Log:
+    """Criteo (Kaggle), its first 10,000 impressions; the thirteen numbers in quantiles."""
     numbers = tuple(f"I{i}" for i in range(1, 14))
     return _categories(pq.read_table(data / "criteo_sample/kaggle_dac_first10k.parquet"), "label", numbers)
 
@@ -68,7 +76,17 @@ def _world(name: str, data: Path) -> Log:
     return WORLDS[name]()
 
 
-def _planted(rows: int, drift: float, data: Path) -> Log:
+def planted_log(data: Path) -> Log:
+    """100,000 rows of the planted log: fields of every kind, a pure interaction, and noise of every kind."""
+    return _planted(100_000, drift=0.0)
+
+
+def drifting_log(data: Path) -> Log:
+    """60,000 rows of the planted log, split by time: one field fades, another one rises."""
+    return _planted(60_000, drift=1.0)
+
+
+def _planted(rows: int, drift: float) -> Log:
     table, schema = planted.generate(rows, 0, drift)
     fields = schema.model_dump(mode="json", exclude_unset=True)
     return table, {key: value for key, value in fields.items() if key != "time" or drift}
@@ -81,10 +99,17 @@ LOGS: dict[str, Callable[[Path], Log]] = {
     "avazu": avazu,
     "amazon": amazon,
     "movielens_100k": movielens_100k,
-    "drift": partial(_planted, 60_000, 1.0),
-    "planted": partial(_planted, 100_000, 0.0),
+    "drift": drifting_log,
+    "planted": planted_log,
     "insurance": insurance,
     "census": census_income,
     "thousand_fields": partial(_world, "thousand_fields"),
     "movielens_1m": movielens_1m,
 }
+MADE = (*WORLDS, "planted", "drift")  # the others are public
+
+
+def about(name: str) -> str:
+    """What a log is, in a sentence; nothing of one from elsewhere."""
+    make = WORLDS.get(name) or LOGS.get(name)
+    return (inspect.getdoc(make) or "").split("\n")[0] if make else ""
