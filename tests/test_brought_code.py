@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,15 @@ import small
 from mlflow import MlflowClient
 
 from slimrec import track
-from slimrec.artifacts import publish
+from slimrec.artifacts import publish, verify, write_json
 from slimrec.config import EvaluateConfig, ModelConfig, RegisterConfig
 from slimrec.data.dataset import Dataset
 from slimrec.data.encode import Encoder
-from slimrec.errors import SecurityError
+from slimrec.errors import ConfigError, ConflictError, InputError, SecurityError, TransientError
 from slimrec.model import build
 from slimrec.model.files import load_model, save_model
 from slimrec.model.scoring import score
-from slimrec.registry import brought, promotion, registration
+from slimrec.registry import apart, brought, promotion, registration
 from slimrec.registry.champion import judge, reigning
 
 NETWORK = """
@@ -80,10 +81,11 @@ def shop(registered, tmp_path):
         sys.modules.pop(name, None)
 
     edit("1.0")
-    code = shutil.copytree(stored_code(name).parent, tmp_path / "code")
+    stored = stored_code(name).parents[1]
+    before = shutil.copytree(stored, tmp_path / "before")
     yield name, edit, logits, test
-    shutil.rmtree(stored_code(name).parent)
-    shutil.copytree(code, stored_code(name).parent)
+    shutil.rmtree(stored)
+    shutil.copytree(before, stored)
     MlflowClient().set_registered_model_alias(name, "champion", "1")
 
 
@@ -119,6 +121,30 @@ def test_code_that_is_not_what_was_registered_does_not_run(shop, world, tmp_path
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_version_with_code_that_scores_otherwise_through_mlflow_is_not_promoted(shop):
+    name, *_ = shop
+    served = stored_code(name).parents[1] / "pyfunc.py"
+    text = served.read_text(encoding="utf-8")
+    served.write_text(text.replace("DataFrame(found.", "DataFrame(2e-6 + found."), encoding="utf-8")
+    MlflowClient().delete_registered_model_alias(name, "champion")
+    with pytest.raises(ConflictError, match="scores otherwise"):
+        promotion.promote(name, "1", why="try", force=True)
+
+
+def test_code_that_went_missing_is_not_what_was_registered(shop):
+    name, *_ = shop
+    stored_code(name).unlink()
+    MlflowClient().delete_registered_model_alias(name, "champion")
+    with pytest.raises(SecurityError, match="brings other code .no code. than it was registered with"):
+        promotion.promote(name, "1", why="try", force=True)
+
+
+def test_a_network_that_is_not_on_the_path_cannot_go_along_with_its_model(tmp_path):
+    write_json(tmp_path / "model.json", {"config": {"backbone": "gone_net:Net"}, "gate": None})
+    with pytest.raises(ConfigError, match="needs the modules gone_net, which are not all on the Python path"):
+        registration._own_code(tmp_path)
+
+
 def test_a_module_smuggled_in_beside_the_network_does_not_run_either(shop, tmp_path, monkeypatch):
     name, *_ = shop
     monkeypatch.setenv("RAN", str(tmp_path / "ran"))
@@ -129,14 +155,35 @@ def test_a_module_smuggled_in_beside_the_network_does_not_run_either(shop, tmp_p
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_module_in_the_current_folder_is_not_taken_for_it(shop, world, tmp_path, monkeypatch):
-    name, edit, logits, test = shop
-    edit("-1.0")
-    (tmp_path / "here").mkdir()
-    (tmp_path / "here" / f"{name}.py").write_text(NETWORK.replace("SIGN", "3.0"), encoding="utf-8")
-    monkeypatch.chdir(tmp_path / "here")
-    found = judged(name, world, test, logits, tmp_path / "copy")
-    assert abs(found["auc"]["difference"]) < 1e-6
+def test_a_process_apart_finds_the_code_that_it_is_given_and_neither_ours_nor_that_of_the_current_folder(
+    tmp_path, monkeypatch
+):
+    here, ours, given = (tmp_path / name / "shopnet.py" for name in ("here", "ours", "given"))
+    for file in (here, ours, given):
+        file.parent.mkdir()
+        file.touch()
+    monkeypatch.chdir(here.parent)
+    monkeypatch.setenv("PYTHONPATH", str(ours.parent))
+    with pytest.raises(ConfigError, match="does not load by itself: No module named 'shopnet'; put all of it into one"):
+        apart.run([], import_module, "shopnet")
+    apart.run([given], import_module, "shopnet")
+
+
+def test_what_a_process_apart_met_last_is_raised_here(tmp_path):
+    with pytest.raises(InputError) as here:
+        verify(tmp_path / "none")
+    with pytest.raises(InputError) as there:
+        apart.run([], verify, tmp_path / "none")
+    assert str(there.value) == str(here.value)
+    (tmp_path / "talks.py").write_text("import sys\nprint('I load', file=sys.stderr)\nimport no_such_part\n")
+    with pytest.raises(ConfigError, match="no_such_part"):
+        apart.run([tmp_path / "talks.py"], import_module, "talks")
+
+
+def test_a_process_apart_that_dies_without_a_word_is_worth_another_try(tmp_path):
+    (tmp_path / "dies.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
+    with pytest.raises(TransientError, match="^nothing was said$"):
+        apart.run([tmp_path / "dies.py"], import_module, "dies")
 
 
 def test_code_is_told_by_what_its_files_hold_and_where_they_lie(tmp_path):

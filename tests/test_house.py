@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -84,15 +85,19 @@ def first_words(modules: set[str]) -> set[str]:
     return {module.partition(".")[0] for module in modules}
 
 
+class WithoutTypes(ast.NodeTransformer):
+    """Drops what only a type checker reads."""
+
+    def visit_If(self, node):
+        return None if ast.unparse(node.test) == "TYPE_CHECKING" else node
+
+
 def at_module_level(tree: ast.Module) -> ast.Module:
     """The module without the bodies of its functions, and without what only a type checker reads."""
 
-    class Drop(ast.NodeTransformer):
+    class Drop(WithoutTypes):
         def visit_FunctionDef(self, node):
             return None
-
-        def visit_If(self, node):
-            return None if ast.unparse(node.test) == "TYPE_CHECKING" else node
 
         visit_AsyncFunctionDef = visit_FunctionDef
 
@@ -120,6 +125,15 @@ def test_no_room_asks_one_of_its_own_floor_or_above(path):
     own = path.relative_to(ROOT / "slimrec").parts[0].removesuffix(".py")
     asked = {room_of(module) for module in imports(tree_of(path))} & set(floor) - {own}
     assert own == "__init__" or not {room for room in asked if floor[room] >= floor[own]}
+
+
+def test_no_file_of_the_library_comes_back_to_itself_by_what_it_imports():
+    """Late imports count too; what only a type checker reads does not."""
+    files = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in library()
+    }
+    asked = {name: imports(WithoutTypes().visit(tree_of(path))) & set(files) - {name} for name, path in files.items()}
+    assert len(list(TopologicalSorter(asked).static_order())) == len(files)  # a CycleError names the circle
 
 
 @pytest.mark.parametrize("path", library(), ids=name_of)

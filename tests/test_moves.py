@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 
 from slimrec.errors import ConfigError, ConflictError, InputError, SecurityError
 from slimrec.registry import ledger as ledgers
-from slimrec.registry import promotion, versions
+from slimrec.registry import promotion, registration, versions
 from slimrec.registry.ledger import LONGEST_REASON, Entry, Ledger, Registered
 from slimrec.registry.versions import CHAMPION, DIGEST, JUDGED, JUDGED_DIGEST, JUDGEMENT, NONE
 
@@ -295,6 +295,29 @@ def test_what_is_not_in_the_registry_is_nothing_and_what_is_there_says_what_it_i
         assert versions.judged_against(versions.read(client, "here", "1")) == meant
     with pytest.raises(InputError, match="'here' has no version 2; `slimrec history here`"):
         versions.read(client, "here", "2")
+
+
+def test_of_versions_with_the_same_content_the_oldest_counts_by_number_and_not_by_spelling(client):
+    model(client, "ten", 10)
+    for version in ("9", "10"):
+        client.set_model_version_tag("ten", version, DIGEST, "alike")
+    assert registration._version_of(client, "ten", "alike") == "9"
+    assert registration._version_of(client, "ten", "unlike") is None
+
+
+def test_a_version_that_0_1_0_made_is_not_written_down_as_one_without_code(client):
+    ledger = model(client, "old", 1)
+    registration._note(client, "old", "1")
+    assert ledger.registered("1") is None
+    client.set_model_version_tag("old", "1", versions.CODE, "")
+    registration._note(client, "old", "1")
+    assert Ledger(client, "old").registered("1") == Registered(digest="content 1", code="")
+
+
+def test_in_a_registry_of_nothing_no_other_name_is_proposed(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", services.empty_store(tmp_path / "empty"))
+    with pytest.raises(InputError, match="no model 'any'; it is empty"):
+        versions.connect("any")
 
 
 def test_without_a_registry_the_variable_to_set_is_named(monkeypatch):

@@ -16,7 +16,7 @@ from slimrec.artifacts import digest
 from slimrec.cli import app
 from slimrec.config import RegisterConfig
 from slimrec.errors import ConfigError, ConflictError, InputError, SecurityError, SlimrecError
-from slimrec.registry import promotion, registration, versions
+from slimrec.registry import champion, promotion, registration, versions
 from slimrec.registry.ledger import Ledger
 from slimrec.registry.versions import CHAMPION, JUDGED, NONE
 
@@ -367,7 +367,7 @@ def test_a_version_judged_against_other_content_under_the_same_number_is_not_pro
         promotion.promote("content", "2")
 
 
-def test_what_the_ledger_recorded_counts_and_not_a_tag_that_anybody_can_set(client, slims):
+def test_what_the_ledger_recorded_counts_and_not_a_tag_that_anybody_can_set(client, slims, tmp_path):
     register("tagged", slims[0], approval="automatic")
     register("tagged", slims[1], "1")
     place = Path(
@@ -378,6 +378,9 @@ def test_what_the_ledger_recorded_counts_and_not_a_tag_that_anybody_can_set(clie
     client.set_model_version_tag("tagged", "2", versions.DIGEST, digest(slims[0]))
     with pytest.raises(SecurityError, match="registered was"):
         promotion.promote("tagged", "2")
+    client.set_registered_model_alias("tagged", CHAMPION, "2")
+    with pytest.raises(SecurityError, match="registered was"):
+        champion.reigning("tagged", tmp_path)
 
 
 def test_the_champion_found_again_is_not_judged_against_itself(client, slims):

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 from slimrec import track
 from slimrec.artifacts import publish, read_json, verify
 from slimrec.cli import app
-from slimrec.config import RegisterConfig
+from slimrec.config import EvaluateConfig, RegisterConfig
 from slimrec.data.dataset import Dataset
 from slimrec.data.encode import Encoder
 from slimrec.data.planted import generate
@@ -215,11 +216,44 @@ def test_a_log_that_lacks_what_the_champion_reads_leaves_the_comparison_open(win
         test = Dataset.open(second["dataset"]).split("test")
         with pytest.raises(InputError, match="no column 'site'"):
             champion.score(first["tuned"], second["dataset"], test)
+        champion.write_scores(str(first["tuned"]), str(second["dataset"]), str(tmp_path))  # as a process apart does
+        with pytest.raises(champion.CannotRead, match="no column 'site'"):
+            champion.read_scores(tmp_path)
         pq.write_table(table.slice(1), source)
         with pytest.raises(InputError, match="no longer the log that was ingested"):
             champion.score(first["tuned"], second["dataset"], test)
     finally:
         pq.write_table(table, source)
+
+
+def test_a_champion_that_knows_few_values_of_the_new_rows_is_judged_and_the_report_says_so(windows, tmp_path):
+    first, second = windows
+    source = read_json(second["dataset"] / "manifest.json")["source"]["address"]
+    table, test = pq.read_table(source), Dataset.open(second["dataset"]).split("test")
+    reigning = champion.Champion("drifting", "1", first["tuned"], first["tuned"], None, None)
+    elsewhere = table.set_column(table.column_names.index("site"), "site", pa.array(["elsewhere"] * len(table)))
+    pq.write_table(elsewhere, source)
+    try:
+        found = champion.judge(EvaluateConfig(), reigning, second["dataset"], test, test.label.astype(float))
+    finally:
+        pq.write_table(table, source)
+    assert found["auc"]["champion"] > 0.5
+    assert "; mind: 100.0% of the values of 'site' are new to the model" in found["reason"]
+
+
+def test_each_look_at_a_champion_with_another_model_pays_for_those_before(windows):
+    _, second = windows
+    test = Dataset.open(second["dataset"]).split("test")
+    slim = np.random.default_rng(0).normal(size=len(test))
+    config, judged = EvaluateConfig(champion="drifting", confidence=0.9), []
+    for model in ("a", "b"):
+        with track.run("evaluate", config) as tracker:
+            judged.append(champion.challenge(config, tracker, second["dataset"], test, slim, model)[0])
+    for found, before in zip(judged, (0, judged[0]["look"]["number"])):
+        number = found["look"]["number"]
+        assert number > before and found["look"]["asked"] == 0.9
+        assert found["look"]["confidence"] == pytest.approx(1 - 0.1 / (number * (number + 1)))
+    assert judged[1]["auc"]["low"] < judged[0]["auc"]["low"]
 
 
 def test_the_same_window_again_points_to_the_first_audit_as_long_as_its_judgement_holds(windows):

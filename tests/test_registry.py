@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 import slimrec
 from slimrec import track
-from slimrec.artifacts import digest, publish
+from slimrec.artifacts import digest, publish, read_json
 from slimrec.config import EvaluateConfig, ModelConfig, RegisterConfig
 from slimrec.data.encode import Encoder
 from slimrec.errors import ConfigError, ConflictError, InputError, Preempted, TransientError
@@ -78,7 +78,7 @@ def registered(world, reports):
     return step(world, reports, "ctr")
 
 
-def test_an_accepted_model_becomes_version_one_with_both_aliases(client, world, registered):
+def test_an_accepted_model_becomes_version_one_with_both_aliases(client, world, reports, registered):
     found, _ = registered
     assert found["registered"] and found["version"] == "1" and found["aliases"] == ["challenger", "champion"]
     for alias in found["aliases"]:
@@ -87,6 +87,9 @@ def test_an_accepted_model_becomes_version_one_with_both_aliases(client, world, 
     assert version.tags["slimrec.digest"] == digest(world.slim)
     assert version.tags["slimrec.verdict"] == "certified" and version.tags["slimrec.fields"] == "4 of 7"
     assert version.description == found["reason"]
+    auc = read_json(reports["accept"] / "report.json")["auc"]
+    assert auc["low"] < auc["high"]
+    assert version.tags["slimrec.auc_interval"] == f"{auc['low']:+.6f} to {auc['high']:+.6f}"
 
 
 def test_report_and_selection_lie_with_the_run(client, registered):
@@ -175,9 +178,23 @@ print(json.dumps(model.predict(pandas.read_parquet(sys.argv[1]))["probability"].
     assert "no module 'outside_network' on the Python path" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_step_that_runs_again_makes_no_second_version(client, world, reports, registered):
-    again, _ = step(world, reports, "ctr")
+def test_a_step_that_runs_again_makes_no_second_version_and_stores_no_second_model(client, world, reports, registered):
+    again, run_id = step(world, reports, "ctr")
     assert again["version"] == "1" and len(client.search_model_versions("name = 'ctr'")) == 1
+    stored = [client.get_run(run).outputs.model_outputs for run in (registered[1], run_id)]
+    assert list(map(len, stored)) == [1, 0]
+
+
+def test_a_version_that_scores_otherwise_through_mlflow_than_by_itself_does_not_serve(client, registered):
+    file = Path(client.get_model_version_download_uri("ctr", "1").removeprefix("file://"), "pyfunc.py")
+    served = file.read_text(encoding="utf-8")
+    assert versions.check(client, "ctr", "1", None)
+    file.write_text(served.replace("DataFrame(found.", "DataFrame(2e-6 + found."), encoding="utf-8")
+    try:
+        with pytest.raises(ConflictError, match="scores otherwise than .*: it must not serve"):
+            versions.check(client, "ctr", "1", None)
+    finally:
+        file.write_text(served, encoding="utf-8")
 
 
 def test_a_step_killed_before_the_alias_is_finished_by_the_next_run(client, world, reports):
@@ -276,6 +293,12 @@ def test_a_report_on_another_model_does_not_register_this_one(world, reports, tm
     other = small.make(tmp_path, rows=1500)
     with pytest.raises(InputError, match="judges another model"):
         register.run(RegisterConfig(name="other"), Tracker(), slim=other.slim, report=reports["accept"])
+
+
+def test_a_model_that_was_judged_against_the_champion_of_another_is_not_registered(client, world):
+    with pytest.raises(ConfigError, match="judged against the champion of 'theirs', to be registered as 'ours'"):
+        registration.register("ours", world.slim, world.slim, small.decision("1", "theirs"), "manual", "")
+    assert not client.search_registered_models("name = 'ours'")
 
 
 def test_registering_without_a_tracking_server_says_what_to_set(world, reports, monkeypatch):

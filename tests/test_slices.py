@@ -260,6 +260,20 @@ def test_the_audit_is_vetoed_by_a_slice_of_a_field_that_was_dropped(world, tmp_p
     assert metrics["verdict"] == "certified" and "not protected, for want of rows: noise = n7" in metrics["reason"]
 
 
+def test_a_champion_that_is_the_full_model_gives_the_interval_of_the_report(world, tmp_path):
+    from test_evaluate import judge as evaluated
+
+    evaluated(world, tmp_path / "report", EvaluateConfig(allowed_auc_loss=0.3, latency_repeats=1))
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    slim = champions.score(world.slim, world.dataset)[0]
+    config = EvaluateConfig(allowed_auc_loss=0.3, confidence=report["confidence"])
+    champion = Champion("ctr", "1", world.full, world.full, None, None)
+    told = judge_against(config, champion, world.dataset, Dataset.open(world.dataset).split("test"), slim)
+    for name in ("slim", "difference", "error", "low", "high"):
+        assert told["auc"][name] == pytest.approx(report["auc"][name], abs=1e-7), name
+    assert told["auc"]["champion"] == pytest.approx(report["auc"]["full"], abs=1e-7)
+
+
 def test_a_slice_and_a_binding_loss_veto_against_the_champion_as_they_do_against_the_full_model(world):
     champion = Champion("ctr", "1", world.slim, world.slim, None, None)
     test = Dataset.open(world.dataset).split("test")

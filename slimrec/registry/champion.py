@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from slimrec.artifacts import digest, read_json
+from slimrec.artifacts import digest, read_json, write_json
 from slimrec.config import EvaluateConfig, IngestConfig, parse
 from slimrec.data.dataset import Dataset, Split
 from slimrec.data.keys import read_keys
@@ -86,7 +86,7 @@ def judge(config: EvaluateConfig, champion: Champion, dataset: Path, test: Split
     facts = {"model": champion.model, "version": champion.version, "digest": digest(champion.slim), "auc": None}
     try:
         logits, strange = _logits(champion, dataset, test)
-    except _CannotRead as error:
+    except CannotRead as error:
         return {**facts, "verdict": "inconclusive", "reason": f"the champion cannot read this log: {error}"}
     names, parts = [task.name for task in test.schema.tasks], slices(dataset, config.slices)
     judged = []
@@ -121,9 +121,10 @@ def _by_task(test: Split, parts: list[Slice], *logits: np.ndarray) -> Iterator[t
 
 
 Scores = tuple[np.ndarray, list[str]]
+_LOGITS, _STRANGE, _CANNOT = "logits.npy", "strange.json", "cannot.json"
 
 
-class _CannotRead(InputError):
+class CannotRead(InputError):
     """The log lacks what the champion needs, or has it with another type; or the champion's own code cannot be used."""
 
 
@@ -132,21 +133,39 @@ def _logits(champion: Champion, dataset: Path, test: Split) -> Scores:
     try:
         tops = brought.from_outside(champion.slim)
     except ConfigError as error:
-        raise _CannotRead(f"{error}; install the package that its network comes from") from None
+        raise CannotRead(f"{error}; install the package that its network comes from") from None
     code = brought.stored(champion.files)
     if not tops or (code and brought.digest(code) == brought.digest(brought.on_the_path(tops))):
         return score(champion.slim, dataset, test)
     if not code:
         if trouble := brought.other_release(champion.files, tops):
-            raise _CannotRead(f"{trouble}: audit where that is installed")
+            raise CannotRead(f"{trouble}: audit where that is installed")
         return score(champion.slim, dataset, test)
     try:
         versions.require_code(champion.model, champion.version, champion.files, champion.registered)
     except SecurityError as error:
-        raise _CannotRead(str(error)) from None
+        raise CannotRead(str(error)) from None
     with tempfile.TemporaryDirectory() as scratch:
-        apart.run(code, "score", champion.slim, dataset, scratch)
-        return apart.read_scores(Path(scratch))
+        apart.run(code, write_scores, champion.slim, dataset, scratch)
+        return read_scores(Path(scratch))
+
+
+def write_scores(slim: str, dataset: str, folder: str) -> None:
+    """What `score` finds, or why the model cannot read the log, as files in `folder`: for a process apart."""
+    try:
+        logits, strange = score(Path(slim), Path(dataset))
+    except CannotRead as error:
+        write_json(Path(folder, _CANNOT), str(error))
+    else:
+        np.save(Path(folder, _LOGITS), logits, allow_pickle=False)
+        write_json(Path(folder, _STRANGE), strange)
+
+
+def read_scores(folder: Path) -> Scores:
+    """What `write_scores` left there; CannotRead where that is why there are no scores."""
+    if (folder / _CANNOT).is_file():
+        raise CannotRead(read_json(folder / _CANNOT))
+    return np.load(folder / _LOGITS, allow_pickle=False), read_json(folder / _STRANGE)
 
 
 def score(slim: Path, dataset: Path, test: Split | None = None) -> Scores:
@@ -161,14 +180,14 @@ def score(slim: Path, dataset: Path, test: Split | None = None) -> Scores:
     predictor = Predictor.load(slim)
     if _learnt(predictor.model.schema) != _learnt(test.schema):
         known = ", ".join(_learnt(predictor.model.schema)) or "one label"
-        raise _CannotRead(f"it learnt {known}, and this audit {', '.join(_learnt(test.schema)) or 'one label'}")
+        raise CannotRead(f"it learnt {known}, and this audit {', '.join(_learnt(test.schema)) or 'one label'}")
     roles = {"label": test.schema.label, "tasks": test.schema.tasks, "weight": None, "time": None, "group": None}
     schema = predictor.model.schema.model_copy(update=roles)
     address = read_json(dataset / "manifest.json")["source"]["address"]
     try:
         source = open_source(IngestConfig(source=address, fields=schema.model_dump(mode="json")))
     except (InputError, ConfigError) as error:
-        raise _CannotRead(str(error)) from None
+        raise CannotRead(str(error)) from None
     order = np.argsort(test.row, kind="stable")
     wanted, logits, done = test.row[order], np.full(shape(predictor.model, test), np.nan), 0
     for chunk in source.chunks():
@@ -182,7 +201,7 @@ def score(slim: Path, dataset: Path, test: Split | None = None) -> Scores:
             try:
                 logits[order[done:end]] = predictor.logits(pa.Table.from_batches([rows]))
             except InputError as error:
-                raise _CannotRead(str(error)) from None
+                raise CannotRead(str(error)) from None
             done = end
         if done == len(wanted):
             return logits, list(predictor.novelty.far(predictor.encoder.schema).values())

@@ -58,7 +58,7 @@ def register(
             code = _own_code(slim)
             model = _log_model(slim, report, run_id, code)
             if code:
-                apart.run((), "check", model.model_uri, slim)  # by the code that was stored, and no other
+                apart.run((), check_round_trip, model.model_uri, slim)  # by the code that was stored, and no other
             else:
                 check_round_trip(model.model_uri, slim)
             found = _create_version(server, name, model, run_id, {DIGEST: content, CODE: brought.digest(code)})

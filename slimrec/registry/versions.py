@@ -95,7 +95,7 @@ def check(server: Server, name: str, version: str, registered: Registered | None
         slim = fetch(server, name, version, Path(scratch), registered)
         code = require_code(name, version, Path(scratch), registered)
         if code:
-            apart.run(code, "check", scratch, slim)
+            apart.run(code, check_round_trip, scratch, slim)
         else:
             check_round_trip(scratch, slim)
         return digest(slim)
@@ -156,7 +156,7 @@ def audit_file(server: Server, name: str, version: str, file: str, folder: Path)
         return Path(server.download_artifacts(run, file, str(folder)))
 
 
-def check_round_trip(model: str, slim: Path) -> None:
+def check_round_trip(model: str, slim: str | Path) -> None:
     """Load the logged model back and score raw rows: they must come out as from the folder."""
     import mlflow
     import numpy as np
