@@ -19,7 +19,7 @@ from slimrec.model import build, with_gate
 from slimrec.model.files import load_model
 from slimrec.pruning.decide import decide, jaccard
 from slimrec.pruning.findings import Change, Findings, Presence, Twins, _judge, _missed, find, usual
-from slimrec.pruning.twins import agreement, codes, twins
+from slimrec.pruning.twins import Coded, agreement, codes, twins
 from slimrec.schema import Field
 from slimrec.selection import Budget
 from slimrec.stages import ingest, pretrain, prune
@@ -136,7 +136,7 @@ def test_agreement_is_what_counting_pairs_of_rows_by_hand_gives():
     right = [np.mean([of[i] == of[j] for j in range(60) if j != i and given[j] == given[i]]) for i in range(60)
              if (given == given[i]).sum() > 1]  # fmt: skip
     chance = np.mean([of[i] == of[j] for i, j in combinations(range(60), 2)])
-    assert agreement(of, given) == pytest.approx((np.mean(right) - chance) / (1 - chance))
+    assert agreement(Coded.of(of), Coded.of(given)) == pytest.approx((np.mean(right) - chance) / (1 - chance))
 
 
 def test_a_field_stands_twice_in_the_log_and_is_found(world):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -79,14 +79,20 @@ class _Slice(NamedTuple):
     variance: Tensor  # (n,) weighted: probability (1 - probability)
 
 
-def find(model: Model, split: Split, seed: int, device: torch.device) -> Findings:
-    """Look at a trained model with its gate in place, in eval mode, on rows that it has not trained on."""
+def find(
+    model: Model, split: Split, seed: int, device: torch.device, groups: Sequence[tuple[str, ...]] | None = None
+) -> Findings:
+    """Look at a trained model with its gate in place, in eval mode, on rows that it has not trained on.
+
+    `groups` are the twins of `twins_of` where they are known already.
+    """
     if len(split) < 2:
         return Findings()
     fields = [field for field in model.schema.fields if not is_probe(field.name)]
     batch, cluster = drawn(split, seed)
     seen = _judge(model, batch, device)
-    values = {field.name: field_values(model.schema, field, batch) for field in fields}
+    every = field_values(model.schema, batch)
+    values = {field.name: every[field.name] for field in fields}
     random = np.random.default_rng(seed)
     order = [torch.from_numpy(random.permutation(len(part))) for part in batch.label.split(_PIECE)]
 
@@ -97,7 +103,7 @@ def find(model: Model, split: Split, seed: int, device: torch.device) -> Finding
     in_pairs = model.gate is not None and model.gate.weighs_pairs
     alone = {field.name: shuffled((field.name,)) for field in fields} if in_pairs else None
     changes = alone or _shuffled_alone(model, values, batch, order, device, seen)
-    groups = _alike(model.schema, batch)
+    groups = _alike(model.schema, batch) if groups is None else groups
     names = [(field.name,) for field in model.schema.fields]
     gone = removed(model, batch, [*names, *groups], cluster, device)
 
@@ -124,7 +130,8 @@ def twins_of(split: Split, seed: int) -> list[tuple[str, ...]]:
 def _alike(schema: Schema, batch: Batch) -> list[tuple[str, ...]]:
     """Probes and vectors belong to no group."""
     fields = [field for field in schema.fields if field.kind != "vector" and not is_probe(field.name)]
-    return twins({field.name: codes(field, field_values(schema, field, batch)) for field in fields})
+    values = field_values(schema, batch)
+    return twins({field.name: codes(field, values[field.name]) for field in fields})
 
 
 def drawn(split: Split, seed: int) -> tuple[Batch, Tensor | None]:
@@ -160,16 +167,16 @@ def _presence(
     return found
 
 
-def field_values(schema: Schema, field: Field, batch: Batch) -> np.ndarray:
-    """The field's part of a batch: ids (n, slots) or dense columns (n, width)."""
-    source, owners = (batch.ids, schema.embedded) if field.embedded else (batch.dense, schema.dense)
-    start = 0
-    for owner in owners:
-        size = owner.slots or owner.dense_width
-        if owner.name == field.name:
-            return source[:, start : start + size].numpy()
-        start += size
-    raise KeyError(field.name)
+def field_values(schema: Schema, batch: Batch) -> dict[str, np.ndarray]:
+    """Each field's part of a batch: ids (n, slots) or dense columns (n, width)."""
+    found: dict[str, np.ndarray] = {}
+    for source, owners in ((batch.ids, schema.embedded), (batch.dense, schema.dense)):
+        start = 0
+        for owner in owners:
+            size = owner.slots or owner.dense_width
+            found[owner.name] = source[:, start : start + size].numpy()
+            start += size
+    return found
 
 
 def usual(field: Field, values: np.ndarray) -> np.ndarray | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,21 +26,33 @@ def codes(field: Field, values: np.ndarray) -> np.ndarray:
     return np.unique(np.sort(values, axis=1), axis=0, return_inverse=True)[1].reshape(-1)
 
 
-def agreement(of: np.ndarray, given: np.ndarray) -> float | None:
+class Coded(NamedTuple):
+    """The codes (n,) of a field, and what every comparison with another one asks of them alone."""
+
+    code: np.ndarray
+    group: np.ndarray  # (n,) each row's rank among the distinct codes
+    size: np.ndarray  # how often each of those occurs
+    chance: float  # how likely another row has the same
+
+    @classmethod
+    def of(cls, code: np.ndarray) -> Coded:
+        group, size = _inverse(code)
+        return cls(code, group, size, ((size[group] - 1) / (len(code) - 1)).mean())
+
+
+def agreement(of: Coded, given: Coded) -> float | None:
     """How well another row with the same `given` tells `of`, 0 for no better than chance, 1 for always.
 
     Leave-one-out Goodman-Kruskal tau: unlike a conditional entropy it does not take near-unique fields for functions
     of each other, because a value that was seen once tells nothing. None where it says nothing at all.
     """
-    group, size = _inverse(given)
-    cell, both = _inverse(group * (of.max() + 1) + of)
-    repeated = size[group] > 1
-    if not repeated.any():
+    alike = given.size[given.group]
+    repeated = alike > 1
+    if not repeated.any() or of.chance > 1 - 1e-9:
         return None
-    agree = ((both[cell] - 1) / np.maximum(size[group] - 1, 1))[repeated].mean()
-    value, count = _inverse(of)
-    chance = ((count[value] - 1) / (len(of) - 1)).mean()
-    return None if chance > 1 - 1e-9 else float((agree - chance) / (1 - chance))
+    cell, both = _inverse(given.group * (of.code.max() + 1) + of.code)
+    agree = ((both[cell] - 1) / np.maximum(alike - 1, 1))[repeated].mean()
+    return float((agree - of.chance) / (1 - of.chance))
 
 
 def twins(fields: dict[str, np.ndarray]) -> list[tuple[str, ...]]:
@@ -49,7 +62,7 @@ def twins(fields: dict[str, np.ndarray]) -> list[tuple[str, ...]]:
     """
     entropy = {name: _entropy(code) for name, code in fields.items()}
     names = sorted((name for name in fields if entropy[name] > 0), key=lambda name: (entropy[name], name))
-    head = {name: name for name in names}
+    head, coded = {name: name for name in names}, {name: Coded.of(fields[name]) for name in names}
 
     def root(name: str) -> str:
         while head[name] != name:
@@ -60,7 +73,7 @@ def twins(fields: dict[str, np.ndarray]) -> list[tuple[str, ...]]:
         for b in names[i + 1 :]:
             if entropy[b] - entropy[a] > 0.05 * entropy[b] + 0.01:
                 break
-            both = (agreement(fields[a], fields[b]), agreement(fields[b], fields[a]))
+            both = (agreement(coded[one], coded[other]) for one, other in ((a, b), (b, a)))
             if all(value is not None and value >= ALIKE for value in both):
                 head[root(b)] = root(a)
     groups: dict[str, list[str]] = {}

@@ -54,7 +54,8 @@ def run(
     phases, model, figures = _taken(work, search, subset)
     slice_, scores, kept, done, mixed, gate_passes = data.split("gate"), [], [], [], False, 0
     first = os.environ.get("RANK", "0") == "0"
-    for trainer in _trainers(work, subset, model, phases):
+    groups = twins_of(slice_, config.train.seed) if config.searches else []
+    for trainer in _trainers(work, subset, model, phases, groups):
         figures, model = trainer.fit(), trainer.model
         done.append(trainer.checkpoint)
         mixed, gate_passes = trainer.gate_learns, max(gate_passes, trainer.gate_passes)
@@ -67,7 +68,7 @@ def run(
     scored, more = _again(work, subset)
     done += more
     if first:
-        found = find(model, slice_, config.train.seed, trainer.device) if config.searches else Findings()
+        found = find(model, slice_, config.train.seed, trainer.device, groups) if config.searches else Findings()
         found = found.model_copy(update={"repeats": tuple(scores), "kept": tuple(kept)})
         facts = {"seed": config.train.seed, "method": config.method, "dataset": data.fingerprint}
         facts["plain"] = not (mixed or config.probes)  # the network of a training without a gate
@@ -115,14 +116,15 @@ def _taken(work: _Work, search: Path | None, subset: Path | None) -> tuple[list[
     return past, with_gate(load_model(search, "gated"), config.method, config.options, first), facts["figures"]
 
 
-def _trainers(work: _Work, subset: Path | None, model: Model | None, phases: list[Phase]) -> Iterator[Trainer]:
+def _trainers(
+    work: _Work, subset: Path | None, model: Model | None, phases: list[Phase], groups: list[tuple[str, ...]]
+) -> Iterator[Trainer]:
     """One after the other, the one whose model stays last: the repeats of a search, or the phases of a full model.
 
-    `phases` and `model` are what the full model has been through already.
+    `phases` and `model` are what the full model has been through already, `groups` the twins that a search knows.
     """
     config, data = work.config, work.data
     if config.searches:
-        groups = twins_of(data.split("gate"), config.train.seed)
         for repeat in reversed(range(config.repeats)):  # the first last
             yield _search(work, repeat, groups, subset)
         return
