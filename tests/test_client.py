@@ -158,11 +158,11 @@ def test_a_version_has_a_name_that_is_legal_everywhere_whatever_the_recipe_is_ca
     assert name.startswith(begins) and len(name) <= 63 and OBJECT_NAME.fullmatch(name)
 
 
-def test_a_server_that_keeps_pipelines_as_objects_takes_every_recipe(tmp_path):
+def test_a_server_that_keeps_pipelines_as_objects_takes_every_recipe(tmp_path, typed):
     with serving(Kubeflow(objects=True)) as server:
         recipe = tmp_path / "Clicks_2026 ü.yaml"
         recipe.write_bytes(RECIPE.read_bytes())
-        done = pipelines("submit", recipe, "--preset", "L", "--host", server.url)
+        done = typed("submit", recipe, "--preset", "L", "--host", server.url)
         assert done.returncode == 0, done.stderr
 
 
@@ -352,29 +352,29 @@ def test_a_replacement_that_is_cut_short_is_mended_by_the_next(kubeflow, sent):
     assert [row["recurring_run_id"] for row in kubeflow.tables["recurringruns"]] == [last]
 
 
-def test_unschedule_deletes_all_of_that_name_and_says_what_there_is_otherwise(kubeflow, sent):
+def test_unschedule_deletes_all_of_that_name_and_says_what_there_is_otherwise(kubeflow, sent, typed):
     Cluster(kubeflow.url).schedule(sent, "weekly", WEEKLY)
-    done = pipelines("unschedule", "wekly", "--host", kubeflow.url)
+    done = typed("unschedule", "wekly", "--host", kubeflow.url)
     assert done.returncode == 20 and done.stderr.endswith("scheduled: weekly\n")
     kubeflow.tables["recurringruns"] *= 3
-    assert pipelines("unschedule", "weekly", "--host", kubeflow.url).returncode == 0
+    assert typed("unschedule", "weekly", "--host", kubeflow.url).returncode == 0
     assert not kubeflow.tables["recurringruns"]
 
 
-def test_list_shows_schedules_and_runs(kubeflow, sent):
+def test_list_shows_schedules_and_runs(kubeflow, sent, typed):
     cluster = Cluster(kubeflow.url)
     cluster.schedule(sent, "weekly", WEEKLY)
     cluster.submit(sent, "by-hand")
-    done = pipelines("list", "--host", kubeflow.url)
+    done = typed("list", "--host", kubeflow.url)
     assert done.returncode == 0, done.stderr
     assert all(word in done.stdout for word in ("weekly", WEEKLY, "ENABLE", "by-hand", "2026-11-20 03:00"))
 
 
 @pytest.mark.parametrize("columns", ["20", "80", "200"])
-def test_no_terminal_is_so_narrow_that_an_id_is_cut(kubeflow, sent, columns):
+def test_no_terminal_is_so_narrow_that_an_id_is_cut(kubeflow, sent, typed, columns):
     run = Cluster(kubeflow.url).submit(sent, "a-name-that-is-rather-long-as-names-of-recipes-may-be")
     kubeflow.tables["runs"][0]["run_id"] = "0e5b2a7c-8a70-4c39-9d4b-0f3f6c1a2b3c"
-    done = pipelines("list", "--host", kubeflow.url, COLUMNS=columns)
+    done = typed("list", "--host", kubeflow.url, COLUMNS=columns)
     assert run and done.returncode == 0 and "  0e5b2a7c-8a70-4c39-9d4b-0f3f6c1a2b3c\n" in done.stdout
     assert not done.stderr
 
@@ -445,10 +445,11 @@ def test_what_cannot_work_is_said_in_one_sentence(tmp_path, typed, words, code, 
     assert done.returncode == code and told in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-def test_an_image_without_a_digest_is_refused_unless_asked_for(kubeflow):
-    done = pipelines("submit", RECIPE, "--host", kubeflow.url, SLIMREC_IMAGE="slimrec:0.1.0")
+def test_an_image_without_a_digest_is_refused_unless_asked_for(kubeflow, typed, monkeypatch):
+    monkeypatch.setattr(cluster, "IMAGE", "slimrec:0.1.0")
+    done = typed("submit", RECIPE, "--host", kubeflow.url)
     assert done.returncode == 20 and "@sha256:DIGEST" in done.stderr and not kubeflow.requests
-    done = pipelines("upload", RECIPE, "--host", kubeflow.url, "--allow-tag", SLIMREC_IMAGE="slimrec:0.1.0")
+    done = typed("upload", RECIPE, "--host", kubeflow.url, "--allow-tag")
     assert done.returncode == 0, done.stderr
 
 
