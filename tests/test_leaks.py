@@ -158,10 +158,12 @@ def test_a_leak_is_named_first_whatever_the_comparison_says(slim):
     assert told[1].startswith("looks like a leak: field 'price'") and told[1].endswith(f"over all rows {plain[1]}")
 
 
-def test_the_screen_of_an_audit_hears_of_a_leak(tmp_path, capsys):
+def test_the_screen_of_an_audit_hears_of_a_leak_and_the_log_says_it_once(tmp_path, capsys):
     noisy = np.where(np.random.default_rng(0).random(ROWS) < 0.02, 1 - labels(), labels())
     ingested(tmp_path, *planted(word=noisy.astype(str)), {"name": "word", "kind": "category"})
-    assert "slimrec: warning: this looks like a leak: field 'word' alone" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "slimrec: warning: this looks like a leak: field 'word' alone" in said.out
+    assert (said.out + said.err).count("looks like a leak: field 'word' alone") == 1
 
 
 def test_a_drafted_schema_begins_with_what_looks_like_a_leak(tmp_path):

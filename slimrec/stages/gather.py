@@ -12,7 +12,8 @@ from slimrec.data.plan import Plan, in_order
 from slimrec.data.shards import ShardWriter, read_shards
 from slimrec.data.split import SPLITS, Tally
 from slimrec.stages.encode import Found
-from slimrec.stages.ingest import leaking, summary, told
+from slimrec.stages.ingest import summary, told
+from slimrec.verdict import leaks
 
 CONFIG = PlannedConfig
 
@@ -35,5 +36,5 @@ def run(config: PlannedConfig, tracker, plan: Path, encoding: Path, encoded: lis
                     writer.add(batch)
             writer.close()
         schema = told(encoder.schema, found.novelty, folder)
-        remarks = [*about["remarks"], *leaking(folder, schema, settled.config.trusted)]
-    return summary(schema, Tally.joined(about["tallies"]), dataset, remarks, found.repeats)
+        leaking = [leak.remark for leak in leaks.write(folder, schema, settled.config.trusted)]
+    return summary(schema, Tally.joined(about["tallies"]), dataset, about["remarks"], leaking, found.repeats)

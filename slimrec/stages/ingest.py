@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +43,8 @@ def run(config: IngestConfig, tracker, dataset: Path) -> dict:
         encoder.save(folder)
         found = encode(plan, source, encoder, tally.rows.tolist(), folder)
         schema = told(encoder.schema, found.novelty, folder)
-        remarks += leaking(folder, schema, config.trusted)
-    return summary(schema, tally, dataset, remarks, found.repeats)
+        leaking = [leak.remark for leak in leaks.write(folder, schema, config.trusted)]
+    return summary(schema, tally, dataset, remarks, leaking, found.repeats)
 
 
 def describe(plan: Plan, tally: Tally, cut: dict[str, int], files: list[str]) -> dict:
@@ -65,19 +65,15 @@ def told(schema: Schema, found: Novelty, folder: Path) -> Schema:
     return schema
 
 
-def leaking(folder: Path, schema: Schema, trusted: Collection[str]) -> list[str]:
-    """What looks like a leak of the label in the folder, a sentence each, which an audit's screen hears too."""
-    found = leaks.write(folder, schema, trusted)
-    for leak in found:
-        print(f"slimrec: warning: {leak.remark}")
-    return [leak.remark for leak in found]
-
-
-def summary(schema: Schema, tally: Tally, dataset: Path, remarks: list[str], repeats: Repeats) -> dict:
-    """The stage's figures, of a dataset that is published; the remarks go to the log too."""
-    remarks = [*remarks, *repeats.remarks()]
-    for remark in remarks:
+def summary(
+    schema: Schema, tally: Tally, dataset: Path, remarks: list[str], leaking: list[str], repeats: Repeats
+) -> dict:
+    """The stage's figures, of a dataset that is published; the log hears remarks, an audit's screen what seems to leak."""
+    repeated = repeats.remarks()
+    for remark in (*remarks, *repeated):
         print(f"ingest: {remark}", file=sys.stderr)
+    for remark in leaking:
+        print(f"slimrec: warning: {remark}")
     facts, outlook = artifacts.read_json(dataset / artifacts.MANIFEST), _outlook(dataset)
     return {
         "rows": int(tally.rows.sum()),
@@ -91,7 +87,7 @@ def summary(schema: Schema, tally: Tally, dataset: Path, remarks: list[str], rep
         "repeated_share": repeats.share,
         "cut_values": facts["cut_values"],
         "split_by": facts["split_by"],
-        "remarks": remarks,
+        "remarks": [*remarks, *leaking, *repeated],
         "pilot": outlook,
         "fingerprint": artifacts.digest(dataset),
     }
