@@ -57,52 +57,74 @@ def run(
     for name, folder in (("full", full), ("slim", slim)):
         _same_data(name, folder, data[name].fingerprint)
     tests = {name: part.split("test") for name, part in data.items()}
-    logits = {name: score(models[name], test) for name, test in tests.items()}
     test = tests["slim"]
     check_tasks(config, test.schema)
-    content = contents(tests["full"])
-    models_seen = f"{digest(slim)}-{digest(full)}"
-    look = sightings.number(tracker, sightings.SLICE, sightings.slice_of(dataset, test), models_seen)
-    paying = {} if look is None else {"confidence": sequence.repeated(config.confidence, look)}
-    asked, config = config, config.model_copy(update=paying)
-    others = None
-    if config.retrains:
-        of = {"dataset": data["slim"].fingerprint}
-        full_scores = again.read(full_retrained, config.retrains, test, of)
-        slim_scores = again.read(slim_retrained, config.retrains, test, {**of, "selection": digest(selection)})
-        others = np.moveaxis(np.stack([full_scores, slim_scores]), 2, 0)
+    others = _retrained(config, test, data["slim"].fingerprint, selection, full_retrained, slim_retrained)
+    scored = _scored(models, tests, chosen, slicing.slices(dataset, config.slices), others)
+    look, paying = _look(config, tracker, dataset, test, f"{digest(slim)}-{digest(full)}")
     leaking = leaks.read(dataset)
     training = fairness.weigh(*(fairness.recorded(read_manifest(folder)) for folder in (full, slim)))
-    damaged, parts = _damaged(models["slim"], chosen, test), slicing.slices(dataset, config.slices)
-    scored = Scored(test, logits, damaged, content, parts, others)
-    cases, judged = judge(config, scored, leaking, training)
+    cases, judged = judge(paying, scored, leaking, training)
     facts = {
         **judged,
         "training": training,
         "leaks": [leak.model_dump() for leak in leaking],
         **cost.measure(models, tests, config.latency_repeats),
         **_made(chosen, models, data["full"], digest(slim)),
-        "look": {"number": look, "asked": asked.confidence},
-        "limits": asked.model_dump(mode="json", include=LIMITS),
-        **_since(chosen, *challenge(asked, tracker, dataset, test, logits["slim"], digest(slim))),
+        "look": {"number": look, "asked": config.confidence},
+        "limits": config.model_dump(mode="json", include=LIMITS),
+        **_since(chosen, *challenge(config, tracker, dataset, test, scored.logits["slim"], digest(slim))),
     }
     terms = contract(facts, chosen, Dataset.open(dataset).schema)
     facts["stoppable"] = [entry["column"] for entry in terms["safe_to_stop_computing"] or terms["candidates"]]
-    with publish(report, "report", slim=digest(slim), dataset=data["slim"].fingerprint) as folder:
-        write_report(folder, facts)
-        write_json(folder / "sketch.json", case.plain(cases))
-        write_json(folder / "contract.json", terms)
-        write_json(folder / "roc.json", scored.of_task(facts["task"]).roc() if test.schema.tasks else scored.roc())
-        if facts["diff"] is not None:
-            write_json(folder / "diff.json", facts["diff"])
+    _publish(report, facts, terms, cases, scored)
     tracker.artifact(report)
     return _summary(facts)
 
 
-def _damaged(slim: Model, chosen: Selection, test: Split) -> dict[str, np.ndarray]:
-    """Logits of the slim model on rows where one field stands in the wrong row, for the fields of highest score."""
+def _look(
+    config: EvaluateConfig, tracker: Tracker, dataset: Path, test: Split, models: str
+) -> tuple[int | None, EvaluateConfig]:
+    """Which look at the certification slice this one with `models` is, and the recipe at the confidence that pays for it."""
+    look = sightings.number(tracker, sightings.SLICE, sightings.slice_of(dataset, test), models)
+    paying = {} if look is None else {"confidence": sequence.repeated(config.confidence, look)}
+    return look, config.model_copy(update=paying)
+
+
+def _retrained(
+    config: EvaluateConfig, test: Split, dataset: str, selection: Path, full: Path | None, slim: Path | None
+) -> np.ndarray | None:
+    """Logits (n, 2, N), or (n, 2, N, T) of T tasks, by the N further trainings of full and slim; None where none are asked for."""
+    if not config.retrains:
+        return None
+    one = again.read(full, config.retrains, test, {"dataset": dataset})
+    other = again.read(slim, config.retrains, test, {"dataset": dataset, "selection": digest(selection)})
+    return np.moveaxis(np.stack([one, other]), 2, 0)
+
+
+def _scored(
+    models: dict[str, Model],
+    tests: dict[str, Split],
+    chosen: Selection,
+    slices: list[slicing.Slice],
+    retrained: np.ndarray | None,
+) -> Scored:
+    """The certification slice as both models score it, the slim one on damaged rows too: the fields of highest score, one by one."""
+    logits = {name: score(models[name], test) for name, test in tests.items()}
     best = sorted(chosen.kept, key=lambda name: (-chosen.fields[name].score, name))[:DAMAGED]
-    return {name: score(slim, test, shuffled=name) for name in best}
+    damaged = {name: score(models["slim"], tests["slim"], shuffled=name) for name in best}
+    return Scored(tests["slim"], logits, damaged, contents(tests["full"]), slices, retrained)
+
+
+def _publish(report: Path, facts: Facts, terms: Facts, cases: dict[str, case.Case], scored: Scored) -> None:
+    several = scored.test.schema.tasks
+    with publish(report, "report", slim=facts["slim_digest"], dataset=facts["dataset"]) as folder:
+        write_report(folder, facts)
+        write_json(folder / "sketch.json", case.plain(cases))
+        write_json(folder / "contract.json", terms)
+        write_json(folder / "roc.json", (scored.of_task(facts["task"]) if several else scored).roc())
+        if facts["diff"] is not None:
+            write_json(folder / "diff.json", facts["diff"])
 
 
 def _since(chosen: Selection, judged: Facts | None, champion: Selection | None) -> Facts:
