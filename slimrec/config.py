@@ -407,7 +407,8 @@ def check_schema(recipe: Recipe) -> None:
         check_tasks(recipe.evaluate, schema)
         if schema.tasks and recipe.prune.hidden_keep is not None:
             raise ConfigError(
-                "prune.hidden_keep cuts the hidden units of one label's network; leave it out with `tasks`"
+                "prune.hidden_keep cuts the hidden units of one label's network; leave it out with `tasks`, which have a "
+                "network each: pretrain.model.options.hidden makes those smaller"
             )
         by_group = sorted({"grouped_auc", "ndcg"} & set(recipe.evaluate.binding))
         if by_group and not schema.group:

@@ -189,6 +189,36 @@ def test_labels_that_nobody_can_take_are_refused_with_what_they_hold(tmp_path):
             draft(str(tmp_path / "log.parquet"))
 
 
+def test_other_columns_that_look_like_labels_are_said_with_the_tasks_that_would_take_them(tmp_path):
+    random = np.random.default_rng(0)
+    bought = np.where(random.random(ROWS) < 0.3, "yes", "no").astype(object)
+    bought[:100] = None  # a task need not be observed in every row
+    log().assign(Bought=bought, order=np.arange(ROWS) % 40, liked=random.integers(0, 2, ROWS)).to_parquet(
+        tmp_path / "log.parquet"
+    )
+    schema, text = drafted(tmp_path, tmp_path / "log.parquet")
+    assert schema.label.column == "click" and not schema.tasks and "Bought" in schema.names
+    assert "# Bought, liked look like labels too" in text
+    tasks = []
+    for line in text[text.index("# tasks:") :].splitlines():
+        if not line.startswith("# "):
+            break
+        tasks.append(line.removeprefix("# "))
+    fields = [
+        line for line in text[text.index("fields:") :].splitlines() if "Bought" not in line and "liked" not in line
+    ]
+    (tmp_path / "schema.yaml").write_text("\n".join([*tasks, *fields]))
+    config = parse(IngestConfig, {"source": str(tmp_path / "log.parquet"), "fields": str(tmp_path / "schema.yaml")})
+    rates = ingest.run(config, None, tmp_path / "several")
+    assert [task.name for task in read_schema(tmp_path / "schema.yaml").tasks] == ["click", "Bought", "liked"]
+    assert rates["positive_rate/Bought"] == pytest.approx(0.3, abs=0.05)
+
+
+def test_of_one_label_no_tasks_are_spoken(tmp_path):
+    log().assign(order=np.arange(ROWS) % 40, bought=1).to_parquet(tmp_path / "log.parquet")
+    assert "tasks" not in drafted(tmp_path, tmp_path / "log.parquet")[1]
+
+
 @pytest.mark.parametrize("name", ["userId", "movie_id", "ItemID", "itemid", "zip_code", "id"])
 def test_numbers_that_are_names_are_categories(tmp_path, name):
     log().rename(columns={"siteId": name}).to_csv(tmp_path / "log.csv", index=False)

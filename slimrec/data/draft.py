@@ -3,40 +3,28 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import yaml
 
-from slimrec.config import IngestConfig, SplitConfig, read_schema
+from slimrec.config import IngestConfig, read_schema
 from slimrec.data import dialect, sampling, text
 from slimrec.data.files import PARQUET, TEXT, is_parquet
 from slimrec.data.fit import Fitting
-from slimrec.data.keys import check_units, epoch_units, read_keys, read_label, read_time, read_weight, time_form
+from slimrec.data.keys import read_keys, read_label
 from slimrec.data.looks import constant_step, guess_field, guess_label, left_out, nothing_in, spelled
+from slimrec.data.roles import LABELS, named, roles, tasks
+from slimrec.data.sampling import sampled_row
 from slimrec.data.source import Part, columns_of, open_source
-from slimrec.data.split import time_thresholds
 from slimrec.data.storage import list_files, of_path
 from slimrec.data.values import csv_schema, flat
 from slimrec.errors import InputError, did_you_mean
 from slimrec.probes import is_probe
 from slimrec.schema import CsvFormat
 
-_CYCLE = 366  # whole numbers up to here may be hours of a day or days of a year
 _ROWS = 100_000  # looked at, up to twice as many
-_LABELS = ("label", "click", "clicked", "is_click", "is_clicked", "target", "y", "conversion", "converted", "rating")
-_WEIGHTS = ("sample_weight", "instance_weight", "weight")
-_TIMES = tuple(
-    """
-    time timestamp event_time event_timestamp datetime date ts dt day event_date created_at shown_at unix_time
-    unixtime unix_timestamp timestamp_ms click_time impression_time
-    """.split()
-)
-_GROUPS = ("user", "user_id", "userid", "uid", "visitor_id", "customer_id", "member_id", "client_id", "session_id")
 _BYTES = (pa.types.is_binary, pa.types.is_large_binary)
 _HEADER = """\
 # Drafted from {sampled}. Check every kind, and remove
@@ -65,21 +53,22 @@ def draft(path: str, label: str | None = None) -> str:
     table, names = log.table, log.table.column_names
     if label is not None and label not in names:
         raise InputError(f"{sample.file} has no column '{label}'; {did_you_mean(label, names)}")
-    label = label or _named(names, _LABELS)
+    label = label or named(names, LABELS)
     if label is None:
         raise InputError(
-            f"no column of {sample.file} is named like a label ({', '.join(_LABELS)}); name it: --label COLUMN, one of "
+            f"no column of {sample.file} is named like a label ({', '.join(LABELS)}); name it: --label COLUMN, one of "
             f"{', '.join(names[:12])}{' ...' if len(names) > 12 else ''}"
         )
-    roles, lines = _roles(table, label)
+    parts, lines = roles(table, label)
     left = {name: why for name in names if (why := left_out(name, flat(table[name])))}
-    fields = [name for name in sorted(names) if name not in (label, roles.get("weight"), roles.get("time"), *left)]
+    fields = [name for name in sorted(names) if name not in (label, parts.get("weight"), parts.get("time"), *left)]
     twins, said = _twins(table, fields), f"label: {guess_label(label, flat(table[label]))}"
     positive = _positive(said, flat(table[label]))
     remarks = {name: [log.remarks.get(name, ""), twins.get(name, "")] for name in fields}
     lines = [
         *_reading(log),
         said,
+        *tasks(table, said, [name for name in names if name not in (label, *parts.values(), *left)]),
         *lines,
         "fields:",
         *(_line(name, flat(table[name]), positive, remarks[name]) for name in fields),
@@ -139,65 +128,6 @@ def _reading(log: _Log) -> list[str]:
     return lines
 
 
-def _roles(table: pa.Table, label: str) -> tuple[dict[str, str], list[str]]:
-    """The columns for time, weight and group that ingest takes as such, with their lines."""
-    names, roles, lines = [name for name in table.column_names if name != label], {}, []
-    moments = [name for name in names if pa.types.is_date(table[name].type) or pa.types.is_timestamp(table[name].type)]
-    texts = [name for name in names if pa.types.is_string(table[name].type)]
-    by_name = [name for word in _TIMES if (name := _named(names, (word,)))]
-    for name in dict.fromkeys([*by_name, *moments, *texts]):
-        reason = _refused(_orders, name, table)
-        if not reason:
-            roles["time"] = name
-            lines.append(f"time: {spelled(name)}")
-            break
-        if name in by_name:
-            lines.append(f"# time: {spelled(name)}  # not drafted: {reason}")
-    weight = _named(names, _WEIGHTS)
-    if weight and weight != roles.get("time") and not _refused(_weighs, weight, table):
-        roles["weight"] = weight
-        lines.append(f"weight: {spelled(weight)}  # how much each row counts; remove it if this is a feature")
-    filled = [name for name in names if name not in roles.values() and not pa.types.is_null(table[name].type)]
-    group = _named(filled, _GROUPS)
-    if group and pc.count_distinct(flat(table[group])).as_py() > 1:
-        lines.append(f"group: {spelled(group)}")
-    return roles, lines
-
-
-def _refused(role: Callable[[str, pa.Array], None], name: str, table: pa.Table) -> str:
-    """Why a column cannot play a role; "" if it can."""
-    try:
-        role(name, flat(table[name]))
-    except InputError as error:
-        return str(error).partition(": ")[2] or str(error)
-    return ""
-
-
-def _orders(name: str, column: pa.Array) -> None:
-    times = read_time(name, column, _sampled_row)
-    if time_form(column) == "number":
-        check_units(name, {unit: _sampled_row(row) for unit, row in epoch_units(times).items()})
-    if len(np.unique(times)) < 2:
-        raise InputError(f"{name}: all rows have one time")
-    if pa.types.is_integer(column.type) and pc.max(column).as_py() < _CYCLE:
-        raise InputError(f"{name}: it looks like an hour or day that comes again")
-    time_thresholds(SplitConfig(), [(np.arange(len(times)), times)])
-
-
-def _weighs(name: str, column: pa.Array) -> None:
-    if not pa.types.is_floating(column.type) and not pa.types.is_integer(column.type):
-        raise InputError(f"{name}: is {column.type}")
-    if not read_weight(name, column, _sampled_row).any():
-        raise InputError(f"{name}: all are 0")
-
-
-def _named(names: list[str], wanted: tuple[str, ...]) -> str | None:
-    """The first of the wanted names that a column has, in any case and with words parted in any way."""
-    known = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in reversed(names)}
-    words = (re.sub(r"[^a-z0-9]", "", word) for word in wanted)
-    return next((known[word] for word in words if word in known), None)
-
-
 def _twins(table: pa.Table, names: list[str]) -> dict[str, str]:
     """Columns that hold what an earlier one holds."""
     seen: dict[tuple, list[str]] = {}
@@ -216,7 +146,7 @@ def _twins(table: pa.Table, names: list[str]) -> dict[str, str]:
 def _positive(said: str, column: pa.Array) -> np.ndarray:
     """Labels (n,) of the sampled rows by the label's own line."""
     rule = read_schema({**yaml.safe_load(said), "fields": [{"name": "none", "kind": "number"}]})
-    return read_label(rule.label, column, _sampled_row)
+    return read_label(rule.label, column, sampled_row)
 
 
 def _line(name: str, column: pa.Array, positive: np.ndarray, remarks: list[str]) -> str:
@@ -269,12 +199,8 @@ def _check(address: str, files: list[str], sample: sampling.Sample, made: str) -
     for name in columns:
         column = flat(table[name])
         if name in cells and kinds.field(name).type == pa.float64():
-            column = text.numbers(column, schema.csv, schema.missing, _sampled_row)
+            column = text.numbers(column, schema.csv, schema.missing, sampled_row)
         arrays.append(column)
     batch, rows = pa.RecordBatch.from_arrays(arrays, columns), np.arange(len(table))
-    read_keys(schema, batch, rows, _sampled_row)
-    Fitting(schema, config.max_vocabulary).add(batch, rows, _sampled_row)
-
-
-def _sampled_row(position: int) -> str:
-    return f"sampled row {position + 1}"
+    read_keys(schema, batch, rows, sampled_row)
+    Fitting(schema, config.max_vocabulary).add(batch, rows, sampled_row)

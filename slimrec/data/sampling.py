@@ -82,3 +82,8 @@ class _Thinned:
 
     def table(self) -> pa.Table:
         return pa.concat_tables(self._held, promote_options="permissive").combine_chunks()
+
+
+def sampled_row(position: int) -> str:
+    """What a row of a sample is called in a message."""
+    return f"sampled row {position + 1}"
