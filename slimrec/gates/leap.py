@@ -51,6 +51,7 @@ class LeapGate(ShuffleGate):
     Validation sees the mean of the noise and not draws of it. Its weight is .1 for MovieLens-1M, .00125 for AliCCP,
     .005 for Avazu and .02 for Criteo.
 
+    With a `reference` the decision is the paper's too: g of at least 1/2, or under a budget the highest g, be they low.
     Both protocols of the paper are the recipe's: search and retrain is `finetune.start: fresh`, cut and fine-tune is
     `finetune.start: warm`, on few rows with `finetune.fraction`.
 
@@ -88,6 +89,7 @@ class LeapGate(ShuffleGate):
         usual_alpha, usual_rate, usual_every = _WITHIN[reference]
         learning_rate = usual_rate if learning_rate is None else learning_rate
         self.published = reference is not None
+        self.overruled = self.tells_noise = not self.published
         self.drive(
             stream or ("train" if reference == "paper" else "gate"),
             usual_every if every is None else every,
