@@ -24,6 +24,9 @@ class _Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
+Seed = Annotated[int, Option(ge=0, lt=2**62)]  # what all random generators take, and room to add to it
+
+
 class SplitConfig(_Config):
     """Shares of the rows. `gate` is held out for gates, `test` is the certification slice that no search ever sees."""
 
@@ -45,10 +48,10 @@ AUTO = "auto"  # audit_date: the day on which the audit begins
 
 
 class IngestConfig(_Config):
-    source: str  # file, folder or s3:// of Parquet or CSV; or planted:rows=60000,seed=0
+    source: str = Option(min_length=1)  # file, folder or s3:// of Parquet or CSV; or planted:rows=60000,seed=0
     fields: str | dict[str, Any] | None = None  # schema: a YAML file or its content; None only for planted:
     split: SplitConfig = SplitConfig()
-    seed: int = 0
+    seed: Seed = 0
     shard_rows: int = Option(262_144, ge=1)
     batch_rows: int = Option(65_536, ge=1)  # rows held at once while reading
     max_vocabulary: int = Option(20_000_000, ge=1)  # distinct values a field may have before `hash_rows` is demanded
@@ -86,7 +89,7 @@ class SampleConfig(_Config):
     fraction: float | None = Option(None, gt=0, le=1)  # of the training rows; 1 when neither is given
     rows: int | None = Option(None, ge=1)
     how: Literal["stratified", "uniform", "earliest"] = "stratified"
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:
@@ -120,7 +123,7 @@ class TrainConfig(_Config):
     window_rows: int = Option(1_048_576, ge=1)  # rows shuffled and held at once
     checkpoint_seconds: float = Option(60.0, gt=0)  # of work that a lost machine costs; more where writing takes long
     checkpoint_every: int | None = Option(None, ge=1)  # steps, at most; None: by time only
-    seed: int = 0
+    seed: Seed = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     threads: int | None = Option(None, ge=1)
@@ -404,26 +407,26 @@ def check_schema(recipe: Recipe) -> None:
         searched = with_probes(schema, per_field, seed=0) if per_field else schema
         recipe.prune.budget.check(len(schema.fields), len(searched.fields) - len(schema.fields))
         check_slices(recipe.evaluate.slices, schema)
-        check_tasks(recipe.evaluate, schema)
+        check_limits(recipe.evaluate, schema)
         if schema.tasks and recipe.prune.hidden_keep is not None:
             raise ConfigError(
                 "prune.hidden_keep cuts the hidden units of one label's network; leave it out with `tasks`, which have a "
                 "network each: pretrain.model.options.hidden makes those smaller"
             )
-        by_group = sorted({"grouped_auc", "ndcg"} & set(recipe.evaluate.binding))
-        if by_group and not schema.group:
-            raise ConfigError(f"evaluate.binding: {by_group[0]} needs a `group` in the schema: the column of the user")
     elif not recipe.ingest.source.startswith("planted:"):
         raise ConfigError("IngestConfig needs 'fields': a schema YAML; `slimrec schema PATH` drafts one from the data")
 
 
-def check_tasks(config: EvaluateConfig, schema: Schema) -> None:
-    """Raises ConfigError for a limit of a task that the schema does not name."""
+def check_limits(config: EvaluateConfig, schema: Schema) -> None:
+    """Raises ConfigError for a limit of a task that the schema does not name, or within groups where it names none."""
     names = [task.name for task in schema.tasks]
     for name in config.allowed_task_loss:
         if name not in names:
             known = did_you_mean(name, names) if names else "the schema names one `label`"
             raise ConfigError(f"evaluate.allowed_task_loss: there is no task '{name}'; {known}")
+    by_group = sorted({"grouped_auc", "ndcg"} & set(config.binding))
+    if by_group and not schema.group:
+        raise ConfigError(f"evaluate.binding: {by_group[0]} needs a `group` in the schema: the column of the user")
 
 
 def check_slices(slices: tuple[SliceConfig, ...], schema: Schema) -> None:

@@ -104,6 +104,18 @@ def test_models_of_another_dataset_are_refused(world, tmp_path):
     assert not (tmp_path / "report").exists()
 
 
+def test_a_selection_that_the_slim_model_was_not_cut_by_is_refused(world, tmp_path):
+    with artifacts.publish(tmp_path / "other", "selection") as folder:
+        chosen = small.choose(Dataset.open(world.dataset).schema, ("noise",))
+        artifacts.write_json(folder / "selection.json", chosen.model_dump(mode="json"))
+    with pytest.raises(InputError, match="slim was made of another selection"):
+        judge(world, tmp_path / "report", selection=tmp_path / "other")
+    paths = {"dataset": world.dataset, "gated": world.full, "slim": world.slim, "selection": tmp_path / "other"}
+    with pytest.raises(InputError, match="slim was made of another selection"):
+        finetune.run(FinetuneConfig(), Tracker(), **paths, tuned=tmp_path / "tuned")
+    assert {path.name for path in tmp_path.iterdir()} == {"other"}
+
+
 def test_same_models_same_verdict_to_the_bit(world, judged, tmp_path):
     again = judge(world, tmp_path / "report")
     same = [name for name in again if "_ms_" not in name]

@@ -176,6 +176,9 @@ def test_numbers_that_are_no_moments_are_one_order_however_far_apart_they_lie():
         *("", "seconds", "milliseconds")
     }
     check_units("t", {"": "row 1", "seconds": "row 2", "milliseconds": "row 3"})
+    assert epoch_units(read_time("t", pa.array([0, -1, 1_700_000_000, 1_700_000_000_000]), str)) == {
+        "seconds": 2, "milliseconds": 3,
+    }  # fmt: skip
     assert epoch_units(read_time("t", pa.array([1.7e9, 1.7e9 + 0.5]), str)) == {"seconds": 0}
     assert epoch_units(read_time("t", pa.array([4_200_000_000_000, 1_700_000_000_000_000_000]), str)) == {
         "milliseconds": 0,

@@ -7,7 +7,7 @@ import pytest
 import small
 from sklearn import metrics
 
-from slimrec.config import EvaluateConfig, Recipe, parse
+from slimrec.config import EvaluateConfig, Recipe, check_limits, parse, read_schema
 from slimrec.errors import ConfigError
 from slimrec.metrics import probability
 from slimrec.stages.settle import settle
@@ -151,6 +151,8 @@ def test_what_cannot_be_binding_is_refused_before_anything_runs():
     fields = {"label": "click", "fields": [{"name": "site", "kind": "category"}]}
     with pytest.raises(ConfigError, match=r"grouped_auc needs a `group`"):
         settle({"ingest": {"source": "x", "fields": fields}, "evaluate": {"binding": {"grouped_auc": 0.1}}}, {})
+    with pytest.raises(ConfigError, match=r"ndcg needs a `group`"):  # as a step that is called by itself asks
+        check_limits(EvaluateConfig(binding={"ndcg": 0.1}), read_schema(fields))
     for binding, said in (
         ({"slice_calibration": 0.1}, "name them"),
         ({"logloss": 0.1}, "logloss"),
@@ -158,6 +160,12 @@ def test_what_cannot_be_binding_is_refused_before_anything_runs():
     ):
         with pytest.raises(ConfigError, match=said):
             parse(Recipe, {"ingest": {"source": "x"}, "evaluate": {"binding": binding}})
+
+
+def test_rows_that_all_weigh_nothing_have_no_losses_and_end_what_is_binding_without_evidence():
+    nothing, some = np.zeros(4), np.arange(4.0)
+    told = by_name(Rows(np.array([0, 1, 0, 1]), some, some, nothing, np.array([1, 1, 2, 2]), None), {"log_loss": 0.1})
+    assert told["log_loss"]["verdict"] == "scarce" and "ndcg" not in told
 
 
 def test_an_audit_is_rejected_by_a_binding_loss_and_reports_all_of_them(tmp_path):

@@ -60,6 +60,10 @@ def test_a_column_that_is_not_there_or_holds_no_score_is_refused_by_name(table, 
     rows.assign(b=rows["b"].where(rows.index != 5)).to_parquet(tmp_path / "hole.parquet")
     with pytest.raises(InputError, match="slim model scores 1 of 8,000 rows as NaN"):
         judge(str(tmp_path / "hole.parquet"), "y", "a", "b")
+    rows.assign(w=0.0).to_parquet(tmp_path / "nothing.parquet")
+    for group in ("g", None):
+        with pytest.raises(InputError, match="weights in column 'w' of .* are all zero; at least one row must count"):
+            judge(str(tmp_path / "nothing.parquet"), "y", "a", "b", group=group, weight="w")
 
 
 @pytest.fixture(scope="module")

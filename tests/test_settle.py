@@ -97,6 +97,9 @@ def test_whole_numbers_that_a_server_made_floats_are_integers_again():
         (small.RECIPE, {"audit_date": "[[ScheduledTime.2006-01-02]]"}, "does not replace macros in it: give auto"),
         (small.RECIPE, {"mehtod": "random"}, "no choice 'mehtod'; did you mean 'method'"),
         (small.RECIPE, {"source": "s3://logs/day"}, "needs 'fields'"),
+        ({"ingest": {"source": ""}}, {}, "ingest.source: .* at least 1 character"),
+        ({**small.RECIPE, "finetune": {"train": {"seed": -1}}}, {}, "finetune.train.seed: .* or equal to 0, got -1"),
+        ({**small.RECIPE, "sample": {"seed": 2**70}}, {}, "sample.seed: Input should be less than"),
         ({**small.RECIPE, "prune": "half"}, {"keep_share": "0.5"}, "the recipe's 'prune' is 'half', where a section"),
     ],
 )  # fmt: skip

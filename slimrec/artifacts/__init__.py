@@ -162,6 +162,17 @@ def digest(folder: str | Path) -> str:
     return digest_of(read_manifest(folder))
 
 
+def check_made_of(folder: str | Path, **parts: str) -> None:
+    """Raise InputError where the artifact says that it was made of another part than the one with this digest."""
+    facts = read_manifest(folder)
+    for name, found in parts.items():
+        if facts.get(name, found) != found:
+            raise InputError(
+                f"{folder} was made of another {name}, {facts[name][:16]} and not {found[:16]}: give the one that it was "
+                "made of, or make it again"
+            )
+
+
 def digest_of(manifest: dict[str, Any]) -> str:
     """The same, of a manifest that was read already."""
     files = manifest["files"]

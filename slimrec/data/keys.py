@@ -219,13 +219,14 @@ def time_form(column: pa.Array) -> str:
 def epoch_units(times: np.ndarray) -> dict[str, int]:
     """In which units (n,) numbers of `read_time` count the time since 1970, if they lie between 1979 and 2128.
 
-    By unit, the position of the first such number; under "" that of the first one that lies elsewhere.
+    By unit, the position of the first such number; under "" that of the first one that lies elsewhere. 0 and less, which
+    stand for no time at all, tell nothing.
     """
     far = times > _FINE * _MILLION
     whole = np.where(far, times - _FINE * _MILLION + _FINE, times // _MILLION)
     place = np.digitize(whole, _EDGES)  # odd within a unit, even between two
-    kinds, first = np.unique(np.where(place % 2, place, 0), return_index=True)
-    return {_UNITS[kind // 2] if kind else "": int(at) for kind, at in zip(kinds, first)}
+    kinds, first = np.unique(np.where(times <= 0, -1, np.where(place % 2, place, 0)), return_index=True)
+    return {_UNITS[kind // 2] if kind else "": int(at) for kind, at in zip(kinds, first) if kind >= 0}
 
 
 def check_units(name: str, found: Mapping[str, str]) -> None:

@@ -90,6 +90,10 @@ class Tally:
             if share and not weight:
                 raise InputError(f"the weights of the split '{name}' sum to zero; at least one row must count")
             for task, held, ones in zip(tasks or [""], np.atleast_1d(seen), np.atleast_1d(positive)):
+                if name != "gate" and task and not held:
+                    raise InputError(
+                        f"no row of the split '{name}' has a label of task '{task}'; check its column, or give more rows"
+                    )
                 if name != "gate" and ones in (0, held):
                     raise InputError(
                         f"all {held} labels {f'of task {task!r} in' if task else 'of'} the split '{name}' are {int(ones > 0)}; "

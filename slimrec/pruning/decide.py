@@ -130,7 +130,7 @@ def _settle(
     shuffled = {name: together.get(name, alone) for name, alone in findings.importance.items()}
     doubt = {n: max(each[n].doubt for each in (cost, shuffled) if n in each) for n in own if n in cost or n in shuffled}
     doubtful = {n for n in doubt if bar is not None and scores[n] < bar + doubt[n]}
-    clear = set(own) - doubtful | certain
+    clear, vague = set(own) - doubtful | certain, doubtful - certain - harmful - set(few)
     own = {n for n in (*own, *certain, *few) if n not in harmful}
     budget = selection.budget
     if budget.ranks or budget.false_discovery is not None:
@@ -141,6 +141,10 @@ def _settle(
     revised = gate.revise(selection, keep=chosen, drop=set(selection.fields) - chosen)
     fields = {name: d.model_copy(update={"score": scores[name]}) for name, d in revised.fields.items()}
     revised = revised.model_copy(update={"fields": fields})
+    if not budget.model_dump(exclude_none=True):
+        for name in sorted(vague - chosen):
+            note = f"not told from noise on these rows: its worth is in doubt by {doubt[name]:.2g} nats a row"
+            revised = _noted(revised, [name], note)
     for name in few:
         rows = findings.presence[name].shuffled.rows
         stays = "stays until more is seen" if name in chosen else "and the budget has no room to wait for more"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from slimrec.artifacts import digest, publish, read_json, read_manifest, verify, write_json
+from slimrec.artifacts import check_made_of, digest, publish, read_json, read_manifest, verify, write_json
 from slimrec.backbones.hidden import widths
-from slimrec.config import EvaluateConfig, check_tasks, parse
+from slimrec.config import EvaluateConfig, check_limits, parse
 from slimrec.data import slicing
 from slimrec.data.content import contents
 from slimrec.data.dataset import Dataset, Split
@@ -56,9 +56,10 @@ def run(
     data = {name: Dataset.open(dataset, fields=model.schema.names) for name, model in models.items()}
     for name, folder in (("full", full), ("slim", slim)):
         _same_data(name, folder, data[name].fingerprint)
+    check_made_of(slim, selection=digest(selection))
     tests = {name: part.split("test") for name, part in data.items()}
     test = tests["slim"]
-    check_tasks(config, test.schema)
+    check_limits(config, test.schema)
     others = _retrained(config, test, data["slim"].fingerprint, selection, full_retrained, slim_retrained)
     scored = _scored(models, tests, chosen, slicing.slices(dataset, config.slices), others)
     look, paying = _look(config, tracker, dataset, test, f"{digest(slim)}-{digest(full)}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from slimrec.artifacts import digest, publish, read_json, read_manifest, verify
+from slimrec.artifacts import check_made_of, digest, publish, read_json, read_manifest, verify
 from slimrec.config import FinetuneConfig, ModelConfig, parse
 from slimrec.data.dataset import Dataset, Split, read_subset
 from slimrec.data.encode import Encoder
@@ -43,6 +43,7 @@ def run(
 
     And `retrained`, where a folder is given for it: how the same cut scores the split `test`, trained from other seeds.
     """
+    check_made_of(slim, selection=digest(selection), gated=digest(gated))
     model = _start(config, gated, selection, slim)
     data = Dataset.open(dataset, fields=model.schema.names)
     trainer = Trainer(

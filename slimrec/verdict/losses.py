@@ -165,7 +165,7 @@ def _whole(rows: Rows, at: int) -> Iterator[tuple[str, Told]]:
     found = rows.clusters()
     yield "log_loss", _log_loss(rows, found)
     yield "calibration", _calibration(rows, found)
-    if rows.group is not None:
+    if rows.group is not None and len(rows.group):
         groups = np.unique(rows.group, return_inverse=True)[1].reshape(-1)
         mass = np.bincount(groups, rows.weight)
         values = [[within(groups, rows.label, score, rows.weight) for score in side] for side in rows.scores()]

@@ -103,6 +103,10 @@ def _read(path: str, columns: Mapping[str, str | None], slices: Sequence[str], r
         raise InputError(f"{path} has no rows; fill it")
     label = np.concatenate([part.label for part in found])
     weight = np.concatenate([part.weight for part in found]) if columns["weight"] else np.ones(len(label))
+    if not weight.any():
+        raise InputError(
+            f"the weights in column '{columns['weight']}' of {path} are all zero; at least one row must count"
+        )
     group = np.concatenate([part.group for part in found]) if columns["group"] else None
     whole = {name: np.concatenate(parts) for name, parts in held.items()}
     parts = [part for column in slices for part in _by_value(column, whole[f"slice {column}"])]
