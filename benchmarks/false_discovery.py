@@ -2,7 +2,8 @@
 
 python -m benchmarks.false_discovery [--seeds 20] [--rates 0.05 0.1] [--probes 4] [--rows 300000] [--json FILE]
 
-Log, network and training are those of the demo recipe; one search of a log serves all rates. Useful are the planted fields whose removal costs at least
+Log, network and training are those of the demo recipe; one search of a log serves all rates. By chance: what the rule
+leaves where useless fields and probes score alike, 12 useful fields beyond them all, 7 useless ones, and a constant. Useful are the planted fields whose removal costs at least
 0.001 AUC of the planted logit; of the twins `device` and `device_twin` either is right, and both together are.
 """
 
@@ -22,6 +23,7 @@ from slimrec import stages
 from slimrec.artifacts import read_json
 from slimrec.config import read_recipe
 from slimrec.data.planted import LOGIT, Log, batches, contributions
+from slimrec.probes import discoveries
 
 WORTH = 0.001  # AUC
 
@@ -73,6 +75,19 @@ def _judge(seed: int, rate: float, kept: set[str]) -> dict:
     }
 
 
+def by_chance(rate: float, probes: int, draws: int = 2000) -> float:
+    """The share of useless fields among the kept, were they and their probes drawn from one distribution."""
+    draw, shares = np.random.default_rng(0), []
+    for _ in range(draws):
+        scores = (
+            {f"useful{i}": 100.0 for i in range(12)} | {f"useless{i}": draw.normal() for i in range(7)} | {"still": 0.0}
+        )
+        copies = {f"probe{turn}:{name}": draw.normal() * (name != "still") for name in scores for turn in range(probes)}
+        kept = discoveries(scores | copies, rate)
+        shares.append(sum(name.startswith("useless") for name in kept) / max(len(kept), 1))
+    return mean(shares)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20)
@@ -93,6 +108,8 @@ def main() -> None:
             values = [row[name] for row in rows if row["rate"] == rate]
             error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
             print(f"rate {rate:<6} {name:<12} {mean(values):.3f} ± {error:.3f} over {len(values)} logs")
+        if given.probes == int(given.probes):
+            print(f"rate {rate:<6} by chance    {by_chance(rate, int(given.probes)):.3f}")
     for row in rows:
         if row["missed"] or row["false"]:
             wrong = f"missed {row['missed'] or 'none'}, falsely kept {row['false'] or 'none'}"
