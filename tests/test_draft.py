@@ -225,6 +225,15 @@ def test_numbers_that_are_names_are_categories(tmp_path, name):
     assert drafted(tmp_path, tmp_path / "log.csv")[0][name].kind == "category"
 
 
+def test_whole_floats_that_a_name_calls_ids_are_categories_and_others_numbers(tmp_path):
+    data = log().rename(columns={"siteId": "user_id"})
+    data["views"], data["item_id"] = data["user_id"].where(data.index % 7 > 0), data["user_id"] + 0.5
+    data["user_id"] = data["views"]  # pandas makes floats of ids where one is missing
+    data.to_parquet(tmp_path / "log.parquet")
+    schema = drafted(tmp_path, tmp_path / "log.parquet")[0]
+    assert [schema[name].kind for name in ("user_id", "item_id", "views")] == ["category", "number", "number"]
+
+
 @pytest.mark.parametrize("name", ["bid", "paid", "humid", "width"])
 def test_numbers_whose_names_only_sound_so_are_numbers(tmp_path, name):
     log().rename(columns={"siteId": name}).to_csv(tmp_path / "log.csv", index=False)

@@ -180,7 +180,9 @@ def test_an_audit_is_rejected_by_a_binding_loss_and_reports_all_of_them(tmp_path
         allowed_slice_loss=0.9,
     )
     found = evaluated(world, tmp_path / "report", config)
-    losses = json.loads((tmp_path / "report" / "report.json").read_text())["losses"]
+    facts = json.loads((tmp_path / "report" / "report.json").read_text())
+    losses = facts["losses"]
+    assert facts["stoppable"] == ["device", "embedding", "price"]  # once, though two fields read `device`
     assert found["verdict"] == "rejected" and found["reason"].startswith("log-loss is worse by at least")
     names = [each["name"] for each in losses]
     assert names[:4] == ["log_loss", "calibration", "grouped_auc", "ndcg"] and len(names) == 6

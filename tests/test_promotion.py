@@ -352,8 +352,9 @@ def test_a_rejected_version_is_promoted_only_by_force_and_the_reason_is_kept(cli
     with pytest.raises(ConflictError, match="was rejected against version 1") as refused:
         promotion.promote("forced")
     assert "--force --reason TEXT" in str(refused.value)
-    with pytest.raises(ConfigError, match="needs a reason"):
-        promotion.promote("forced", force=True)
+    for why in ("", " "):
+        with pytest.raises(ConfigError, match="needs a reason"):
+            promotion.promote("forced", force=True, why=why)
     assert champion_of(client, "forced") == "1"
     done = CliRunner().invoke(app, ["promote", "forced", "--force", "--reason", "the old one must go"])
     assert done.exit_code == 0 and champion_of(client, "forced") == "2", done.output

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 import slimrec
 from slimrec import track
-from slimrec.artifacts import digest, publish, read_json
+from slimrec.artifacts import digest, publish, read_json, write_json
 from slimrec.config import EvaluateConfig, ModelConfig, RegisterConfig
 from slimrec.data.encode import Encoder
 from slimrec.errors import ConfigError, ConflictError, InputError, Preempted, TransientError
@@ -287,6 +287,17 @@ def test_a_model_that_is_not_certified_is_refused_with_its_reason(client, world,
     assert client.get_run(run_id).data.tags["slimrec.refused"] == found["reason"]
     assert client.get_run(run_id).info.status == "FINISHED"
     assert not client.search_registered_models("name = 'refused'")
+
+
+def test_a_selection_that_another_model_was_cut_by_is_not_registered(client, world, reports, tmp_path):
+    with publish(tmp_path / "other", "selection") as folder:
+        write_json(folder / "selection.json", {})
+    with pytest.raises(InputError, match="was made of another selection"):
+        register.run(
+            RegisterConfig(name="selected"), Tracker(), slim=world.slim, report=reports["accept"],
+            selection=tmp_path / "other", bundle=tmp_path / "bundle",
+        )  # fmt: skip
+    assert not client.search_registered_models("name = 'selected'") and not (tmp_path / "bundle").exists()
 
 
 def test_a_report_on_another_model_does_not_register_this_one(world, reports, tmp_path):

@@ -178,7 +178,7 @@ def guess_field(name: str, column: pa.Array, positive: np.ndarray | None = None)
     if kind == "number" and not pa.types.is_boolean(column.type):
         whole = pa.types.is_integer(column.type)
         far = whole and max(abs(value or 0) for value in pc.min_max(column).as_py().values()) > _EXACT
-        named = whole and (distinct <= _FEW or far or is_identifier(name))
+        named = whole and (distinct <= _FEW or far or is_identifier(name)) or _whole_identifiers(name, column)
         if whole and not named and positive is not None and are_names(column, positive):
             return {"kind": "category"}, f"{seen}, numbers that name something: they tell the label, not their order"
         if not named:
@@ -191,6 +191,15 @@ def guess_field(name: str, column: pa.Array, positive: np.ndarray | None = None)
     if distinct > 0.5 * len(column):
         seen += ", nearly unique: is it known when serving?"
     return {"kind": "category"}, seen + (", a constant" if distinct == 1 else "")
+
+
+def _whole_identifiers(name: str, column: pa.Array) -> bool:
+    """Whether floats are ids that had to become such, as in a data frame where one is missing."""
+    if not pa.types.is_floating(column.type) or not is_identifier(name):
+        return False
+    values = column.to_numpy(zero_copy_only=False)
+    values = values[~np.isnan(values)]
+    return len(values) > 0 and bool((np.abs(values) < _EXACT).all() and (values == np.trunc(values)).all())
 
 
 def _guess_list(column: pa.Array, kind: str) -> tuple[dict | None, str]:

@@ -38,7 +38,7 @@ def promote(name: str, version: str = "", why: str = "", force: bool = False) ->
     ConflictError for one whose files are not what was registered. `force` promotes a version against its judgement; the
     reason `why`, which it needs (ConfigError), is kept in the ledger, on the version and in its description.
     """
-    if force and not why:
+    if force and not why.strip():
         raise ConfigError("a promotion against the judgement needs a reason: --force --reason TEXT")
     version = version and versions.number(version)
     server = versions.connect(name)

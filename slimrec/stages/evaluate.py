@@ -77,7 +77,10 @@ def run(
         **_since(chosen, *challenge(config, tracker, dataset, test, scored.logits["slim"], digest(slim))),
     }
     terms = contract(facts, chosen, Dataset.open(dataset).schema)
-    facts["stoppable"] = [entry["column"] for entry in terms["safe_to_stop_computing"] or terms["candidates"]]
+    idle = (
+        terms["safe_to_stop_computing"] or terms["candidates"]
+    )  # an entry a field, of which several may read a column
+    facts["stoppable"] = list(dict.fromkeys(entry["column"] for entry in idle))
     _publish(report, facts, terms, cases, scored)
     tracker.artifact(report)
     return _summary(facts)

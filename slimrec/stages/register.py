@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from slimrec.artifacts import digest, read_json, verify
+from slimrec.artifacts import check_made_of, digest, read_json, verify
 from slimrec.config import RegisterConfig
 from slimrec.errors import ConflictError, InputError
 from slimrec.registry import bundle as bundles
@@ -38,6 +38,7 @@ def run(
     decision = read_json(report / "report.json")
     if selection is not None:
         verify(selection, "selection")
+        check_made_of(slim, selection=digest(selection))
         tracker.artifact(selection / "selection.json")
     if decision["decision"] != "accept":
         outcome = registration.refuse(decision["reason"], tracker.run_id)
