@@ -32,9 +32,11 @@ ARTIFACTS = (
     "prune/selection",
     "prune/slim",
     "finetune/tuned",
+    "finetune/retrained",
     "baseline/gated",
+    "baseline/retrained",
 )
-RECIPE = small.RECIPE
+RECIPE = {**small.RECIPE, "evaluate": {**small.RECIPE["evaluate"], "retrains": 1}}
 
 
 def run(folder: Path, recipe: dict, *words: str, **environment: str) -> subprocess.CompletedProcess:
@@ -129,7 +131,7 @@ def test_a_second_audit_in_containers_reuses_all_before_the_cut_that_another_bud
     reused = {line.split()[1] for line in done.stdout.splitlines() if line.endswith("reused")}
     assert reused == {"ingest", "sample", "pretrain", "baseline"}
     same = {artifact for artifact in ARTIFACTS if digest(output / artifact) == before[artifact]}
-    assert same == {"ingest/dataset", "sample/subset", "pretrain/gated", "baseline/gated"}
+    assert same == {"ingest/dataset", "sample/subset", "pretrain/gated", "baseline/gated", "baseline/retrained"}
 
 
 @in_containers
