@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from slimrec.artifacts import read_json, read_manifest
-from slimrec.verdict.report import against_champion, before_after, changes, headline
+from slimrec.verdict.outline import against_champion, before_after, changes, headline
 from slimrec.verdict.soundness import mind
 
 

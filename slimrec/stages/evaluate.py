@@ -23,7 +23,7 @@ from slimrec.track import Tracker
 from slimrec.training import again
 from slimrec.verdict import case, cost, fairness, leaks, reaudit, sequence
 from slimrec.verdict.contract import contract
-from slimrec.verdict.report import Facts
+from slimrec.verdict.losses import Facts
 from slimrec.verdict.report import write as write_report
 from slimrec.verdict.scored import Scored, judge
 

@@ -199,7 +199,8 @@ HEADLINES = {
 
 def html(facts: dict[str, Any]) -> str:
     """What `judge` found, as a page of the report's kind: no script, no request, no server."""
-    from slimrec.verdict.report import axis, consequence, page
+    from slimrec.verdict.outline import axis, consequence
+    from slimrec.verdict.report import page
 
     found, columns = facts["comparison"], facts["columns"]
     about = {

@@ -39,3 +39,8 @@ def bound(value: float | None, plus: bool = True) -> str:
 def literal(text: str) -> str:
     """Text that Markdown shows as it is: no markup, no HTML, no new cell."""
     return re.sub(r"([\\`*_\[\]()#+!|~])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
+
+
+def sentence(text: str) -> str:
+    """With a capital letter and a full stop."""
+    return f"{text[:1].upper()}{text[1:]}."
