@@ -104,8 +104,8 @@ def _overall(found: dict, whole: dict, refused: dict, methods: list[str], logs: 
             f"Mean rank among {len(methods)} methods over logs, shares and seeds, 1 the best, ties shared; on public logs and "
             "on those that we made, each alone; and how far behind the first, log by log. "
             f"{_not_told(behind, methods[0])}Ranks count who is better, not by how much. Close: in how many cells (log and "
-            f"share) the mean AUC is within {_CLOSE} of the best one's. AUC lost: by the network, against all fields, mean over logs, of "
-            f"which a single one can make it. Search: processor time over that of `{PLAIN}`, which is a plain training and a "
+            f"share) the mean AUC is within {_CLOSE} of the best one's. AUC lost: by the network, against all fields, mean over logs (one "
+            f"that a method fails on can make most of it). Search: processor time over that of `{PLAIN}`, which is a plain training and a "
             "look at its network, median over logs and seeds. Stability: the mean Jaccard index between seeds at half of the "
             "fields; bytes: what is left of the network then."
         ),
@@ -137,7 +137,7 @@ def _not_told(behind: dict[str, list[float]], first: str) -> str:
     if not level:
         return ""
     named = ", ".join(f"`{method}`" for method in level)
-    return f"Not to be told from `{first}`, each taken alone: {named}. "
+    return f"Not to be told from `{first}` by what they are behind it, each taken alone: {named}. "
 
 
 def _lost(found: dict, whole: dict, method: str, logs: list[str], share: float) -> str:
