@@ -61,15 +61,15 @@ def inputs(schema, rows=64):
     return torch.cat(ids, 1), torch.cat(dense, 1)
 
 
-def gated(method, backbone="pnn", schema=None):
+def gated(method, backbone="pnn", schema=None, options=None):
     """A copy of `searched`, which each model needs once."""
-    return copy.deepcopy(once(method, backbone, schema or mixed_schema()))
+    return copy.deepcopy(once(method, backbone, schema or mixed_schema(), tuple((options or {}).items())))
 
 
-def searched(method, backbone="pnn", schema=None):
+def searched(method, backbone="pnn", schema=None, options=()):
     """A model whose gate has seen a few batches, sits at random positions and has surveyed the gate slice."""
     model = build(schema or mixed_schema(), ModelConfig(backbone=backbone, embedding_dim=4, embedding_std=0.5), seed=1)
-    with_gate(model, method, {}, seed=1).train()
+    with_gate(model, method, dict(options), seed=1).train()
     batch = inputs(model.schema)
     for _ in range(5):
         torch.manual_seed(7)

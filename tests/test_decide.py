@@ -311,7 +311,7 @@ RARE = {  # what stands in no held-out row, and how it is declared
 }
 
 
-def test_a_field_that_no_held_out_row_shows_is_inconclusive_and_stays_and_a_constant_goes(tmp_path):
+def test_a_field_that_no_held_out_row_shows_is_inconclusive_and_stays_and_constants_and_ids_go(tmp_path):
     rows, columns = 1200, {}
     table = small.raw_rows(rows)
     plain = IngestConfig(
@@ -322,9 +322,9 @@ def test_a_field_that_no_held_out_row_shows_is_inconclusive_and_stays_and_a_cons
     for name, (off, on, kind) in RARE.items():
         columns[name] = kind
         table = table.append_column(name, pa.array([on if there else off for there in shown]))
-    for name, value in {"one": "x", "nothing": None}.items():
+    for name, values in {"one": ["x"] * rows, "nothing": [None] * rows, "id": map(str, range(rows))}.items():
         columns[name] = {"kind": "category"}
-        table = table.append_column(name, pa.array([value] * rows, pa.string()))
+        table = table.append_column(name, pa.array(values, pa.string()))
     pq.write_table(table, tmp_path / "raw.parquet")
     fields = [{"name": "price", "kind": "number"}, *({"name": name, **kind} for name, kind in columns.items())]
     ingest.run(

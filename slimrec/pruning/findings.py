@@ -20,7 +20,7 @@ from slimrec.probes import is_probe
 from slimrec.pruning.change import Change, change
 from slimrec.pruning.removal import removed
 from slimrec.pruning.twins import codes, twins
-from slimrec.schema import MISSING, RESERVED_ROWS, Field, Schema
+from slimrec.schema import MISSING, RESERVED_ROWS, UNSEEN, Field, Schema
 
 FINDINGS = "findings.json"  # in a gated artifact
 DOMINANT = 0.75  # share of rows with one value (or none) from which a field counts as absent there
@@ -190,7 +190,9 @@ def usual(field: Field, values: np.ndarray) -> np.ndarray | None:
         empty |= values[:, 0] == distinct[counts.argmax()]
     else:  # a value that most rows hold is the middle one of every column
         empty |= (values == np.partition(values, len(values) // 2, axis=0)[len(values) // 2]).all(axis=1)
-    return empty if DOMINANT <= empty.mean() and (empty.mean() < 1 or _varies(field)) else None
+    if empty.all() and (not _varies(field) or field.embedded and field.min_count == 1 and (values == UNSEEN).any()):
+        return None  # a constant; or ids that come once, which are there, and new in every row
+    return empty if DOMINANT <= empty.mean() else None
 
 
 def _varies(field: Field) -> bool:
