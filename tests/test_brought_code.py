@@ -102,9 +102,7 @@ def test_the_champion_is_judged_by_the_code_it_was_registered_with(shop, world, 
     name, edit, logits, test = shop
     edit("-1.0")
     found = judged(name, world, test, logits, tmp_path / "copy")["auc"]
-    assert (
-        abs(found["difference"]) < 1e-6 and abs(found["slim"] - 0.5) > 0.1
-    )  # with the other sign they would be far apart
+    assert abs(found["difference"]) < 1e-6 and abs(found["slim"] - 0.5) > 0.1  # far from what the other sign would give
 
 
 def test_code_that_is_not_what_was_registered_does_not_run(shop, world, tmp_path, monkeypatch):
