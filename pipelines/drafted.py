@@ -9,8 +9,8 @@ import yaml
 from slimrec.pipelines.local import folder_of
 
 from slimrec.artifacts import write_text
-from slimrec.config import read_yaml
 from slimrec.errors import ConfigError, InputError
+from slimrec.written import read_yaml
 
 DEMO = Path(__file__).parent / "recipes" / "demo.yaml"
 _ENDINGS = re.compile(r"(\.(parquet|parq|pq|csv|tsv|txt))?(\.(gz|gzip|zst|bz2))?$", re.IGNORECASE)

@@ -35,7 +35,7 @@ TOP = {
 FLOORS = (
     {"errors", "schema", "batch", "metrics", "optimizers"},
     {"faults", "plugins", "probes"},
-    {"track"},
+    {"track", "written"},
     {"artifacts", "selection"},
     {"backbones", "config", "gates"},
     {"data"},
@@ -47,7 +47,7 @@ FLOORS = (
 )
 # Read on machines without torch; only tracking, the registry and the served model know MLflow.
 WITHOUT_TORCH = {
-    *("__init__", "config", "schema", "selection", "errors", "plugins", "probes", "track", "faults"),
+    *("__init__", "config", "schema", "selection", "errors", "plugins", "probes", "track", "faults", "written"),
     *("artifacts/__init__", "artifacts/codebase", "artifacts/failures", "artifacts/remote"),
     *("gates/__init__", "backbones/__init__", "stages/__init__", "stages/fingerprint", "stages/notify"),
 }

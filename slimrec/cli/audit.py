@@ -121,9 +121,10 @@ def transfer(
 ) -> None:
     """Train another network on what a run selected, and in full, from new weights; then compare the two."""
     from slimrec.artifacts import read_json
-    from slimrec.config import FinetuneConfig, ModelConfig, parse, read_recipe
+    from slimrec.config import FinetuneConfig, ModelConfig, read_recipe
     from slimrec.stages import execute
     from slimrec.stages.settle import sections
+    from slimrec.written import parse
 
     asked = read_recipe(recipe)
     try:

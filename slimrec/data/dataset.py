@@ -12,7 +12,6 @@ import pyarrow as pa
 
 from slimrec import artifacts
 from slimrec.batch import Batch
-from slimrec.config import parse
 from slimrec.data.hashing import permuted
 from slimrec.data.order import part_of, windows
 from slimrec.data.shards import GROUP, LABEL, ROW, TIME, WEIGHT, field_column, matrix, read_shards
@@ -20,6 +19,7 @@ from slimrec.data.split import SPLITS
 from slimrec.errors import ConfigError, InputError, SecurityError, did_you_mean
 from slimrec.probes import is_probe, source_of, with_probes
 from slimrec.schema import Schema
+from slimrec.written import parse
 
 _BLOCK = 4096  # rows put together at once: a block of ids stays in the processor's cache
 

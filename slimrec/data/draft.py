@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
-from slimrec.config import IngestConfig, read_schema
+from slimrec.config import IngestConfig
 from slimrec.data import dialect, sampling, text
 from slimrec.data.files import PARQUET, TEXT, is_parquet
 from slimrec.data.fit import Fitting
@@ -23,6 +23,7 @@ from slimrec.data.values import csv_schema, flat
 from slimrec.errors import InputError, did_you_mean
 from slimrec.probes import is_probe
 from slimrec.schema import CsvFormat
+from slimrec.written import read_schema
 
 _ROWS = 100_000  # looked at, up to twice as many
 _BYTES = (pa.types.is_binary, pa.types.is_large_binary)
@@ -43,7 +44,7 @@ class _Log(NamedTuple):
 
 
 def draft(path: str, label: str | None = None) -> str:
-    """YAML that `slimrec.config.read_schema` and ingest accept, guessed from rows across the log at `path` (also s3://).
+    """YAML that `slimrec.written.read_schema` and ingest accept, guessed from rows across the log at `path` (also s3://).
 
     Raises InputError where there is no data, or no column that looks like a label and none was named.
     """

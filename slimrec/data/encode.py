@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from slimrec.artifacts import read_json, write_json
-from slimrec.config import parse
 from slimrec.data.hashing import hash_strings
 from slimrec.data.novelty import Novelty
 from slimrec.data.values import (
@@ -38,6 +37,7 @@ from slimrec.data.values import (
 from slimrec.errors import InputError, SecurityError, did_you_mean
 from slimrec.probes import source_of
 from slimrec.schema import MISSING, RESERVED_ROWS, UNSEEN, Field, Schema
+from slimrec.written import parse
 
 _LONGEST_FILE_NAME = 255  # bytes, on all usual file systems
 

@@ -9,12 +9,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from slimrec import artifacts
-from slimrec.config import IngestConfig, parse, read_schema
+from slimrec.config import IngestConfig
 from slimrec.data.keys import check_units, epoch_units, key_column, read_time, time_form
 from slimrec.data.source import Part, Source, open_source
 from slimrec.data.split import Splitter, resolve, time_thresholds
 from slimrec.errors import ConfigError, InputError, SecurityError
 from slimrec.schema import Schema
+from slimrec.written import parse, read_schema
 
 
 class Plan(BaseModel):

@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from slimrec.config import parse
 from slimrec.errors import ConfigError, did_you_mean
 from slimrec.schema import Schema
+from slimrec.written import parse
 
 TRUTH = {  # what each field is by construction; `fades` and `rises` are useful and noise as long as drift is 0
     "site": "useful", "device": "useful", "item": "useful", "fades": "useful", "price": "useful",

@@ -13,13 +13,14 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
-from slimrec.config import IngestConfig, read_schema
+from slimrec.config import IngestConfig
 from slimrec.data import files, planted, text
 from slimrec.data.keys import check_key_types
 from slimrec.data.storage import filesystem, list_files
 from slimrec.data.values import check_type, family
 from slimrec.errors import ConfigError, InputError, did_you_mean
 from slimrec.schema import Schema
+from slimrec.written import read_schema
 
 
 class Chunk(NamedTuple):

@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from slimrec.artifacts import read_json, verify, write_json
-from slimrec.config import ModelConfig, parse
+from slimrec.config import ModelConfig
 from slimrec.data.encode import Encoder
 from slimrec.errors import SecurityError
 from slimrec.model import Arena, Model, with_gate
 from slimrec.model.model import network
 from slimrec.schema import Block, Schema
+from slimrec.written import parse
 
 
 def save_model(model: Model, folder: Path, encoder: Encoder) -> None:

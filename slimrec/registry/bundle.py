@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from slimrec.artifacts import digest_of, publish, read_json, read_manifest, text
 from slimrec.artifacts.codebase import bill_of_materials, code, image
 from slimrec.artifacts.envelope import own_key, public_key, seal, unseal
-from slimrec.config import parse
 from slimrec.errors import SecurityError
+from slimrec.written import parse
 
 if TYPE_CHECKING:
     from slimrec.verdict.case import Case

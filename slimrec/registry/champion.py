@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from slimrec.artifacts import digest, read_json, write_json
-from slimrec.config import EvaluateConfig, IngestConfig, parse
+from slimrec.config import EvaluateConfig, IngestConfig
 from slimrec.data.dataset import Dataset, Split
 from slimrec.data.keys import read_keys
 from slimrec.data.slicing import Slice, slices
@@ -28,6 +28,7 @@ from slimrec.serving.predictor import Predictor
 from slimrec.track import Tracker, enabled
 from slimrec.verdict import case, sequence, tasks
 from slimrec.verdict.losses import Rows
+from slimrec.written import parse
 
 
 @dataclass(frozen=True)

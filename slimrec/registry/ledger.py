@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from slimrec.config import parse
 from slimrec.errors import ConflictError, SecurityError
 from slimrec.track import Server, experiment, reaching
+from slimrec.written import parse
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment

@@ -18,11 +18,11 @@ from slimrec import faults, track
 from slimrec.artifacts import busy, kept
 from slimrec.artifacts.codebase import require_same
 from slimrec.artifacts.failures import Attempt
-from slimrec.config import parse
 from slimrec.errors import ConfigError, SlimrecError, TransientError, did_you_mean
 from slimrec.stages.reuse import Reuse
 from slimrec.stages.settle import whole
 from slimrec.training import launch
+from slimrec.written import parse
 
 STAGES = ("fingerprint", "window", "ingest", "sample", "pretrain", "prune", "finetune", "evaluate", "register")
 INGEST_IN_PARTS = ("plan", "count", "merge", "encode", "gather")  # together the same as `ingest`, for many machines

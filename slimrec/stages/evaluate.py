@@ -8,7 +8,7 @@ import numpy as np
 
 from slimrec.artifacts import check_made_of, digest, publish, read_json, read_manifest, verify, write_json
 from slimrec.backbones.hidden import widths
-from slimrec.config import EvaluateConfig, check_limits, parse
+from slimrec.config import EvaluateConfig, check_limits
 from slimrec.data import slicing
 from slimrec.data.content import contents
 from slimrec.data.dataset import Dataset, Split
@@ -26,6 +26,7 @@ from slimrec.verdict.contract import contract
 from slimrec.verdict.losses import Facts
 from slimrec.verdict.report import write as write_report
 from slimrec.verdict.scored import Scored, judge
+from slimrec.written import parse
 
 CONFIG = EvaluateConfig
 # Of the recipe, what a second judgement goes by.

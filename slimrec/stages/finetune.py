@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from slimrec.artifacts import check_made_of, digest, publish, read_json, read_manifest, verify
-from slimrec.config import FinetuneConfig, ModelConfig, parse
+from slimrec.config import FinetuneConfig, ModelConfig
 from slimrec.data.dataset import Dataset, Split, read_subset
 from slimrec.data.encode import Encoder
 from slimrec.data.hashing import hash_numbers
@@ -23,6 +23,7 @@ from slimrec.training.again import Pass
 from slimrec.training.checkpoint import checkpoint_path
 from slimrec.training.loop import Trainer
 from slimrec.verdict.fairness import Phase, recorded
+from slimrec.written import parse
 
 CONFIG = FinetuneConfig
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from slimrec import artifacts, track
-from slimrec.config import EvaluateConfig, IngestConfig, parse
+from slimrec.config import EvaluateConfig, IngestConfig
 from slimrec.data import slicing
 from slimrec.data.dataset import Dataset, Split
 from slimrec.data.novelty import Novelty, fitted
@@ -26,6 +26,7 @@ from slimrec.schema import Schema
 from slimrec.stages.count import count
 from slimrec.stages.encode import encode
 from slimrec.verdict import leaks, pilot, sequence, tasks
+from slimrec.written import parse
 
 CONFIG = IngestConfig
 

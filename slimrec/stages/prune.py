@@ -10,7 +10,7 @@ import torch
 
 from slimrec.artifacts import digest, publish, read_json, read_manifest, write_json
 from slimrec.backbones.hidden import best_units
-from slimrec.config import PruneConfig, parse
+from slimrec.config import PruneConfig
 from slimrec.data.encode import Encoder
 from slimrec.errors import ConfigError, SecurityError
 from slimrec.model import Model
@@ -22,6 +22,7 @@ from slimrec.schema import MISSING, PAD, Field
 from slimrec.selection import Selection
 from slimrec.track import Tracker
 from slimrec.verdict.wording import literal
+from slimrec.written import parse
 
 CONFIG = PruneConfig
 _SEEN_AGAIN = (

@@ -6,8 +6,9 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from slimrec.config import Recipe, check_schema, parse
+from slimrec.config import Recipe, check_schema
 from slimrec.errors import ConfigError, did_you_mean
+from slimrec.written import parse
 
 CHOICES = {  # name of a choice -> what it overrides in the recipe
     "allowed_auc_loss": "evaluate.allowed_auc_loss",

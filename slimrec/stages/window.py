@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from slimrec.config import RegisterConfig, WindowConfig, parse
+from slimrec.config import RegisterConfig, WindowConfig
 from slimrec.registry import windows
 from slimrec.track import Tracker
+from slimrec.written import parse
 
 CONFIG = WindowConfig
 AUDITED = "audited"

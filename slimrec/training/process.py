@@ -19,9 +19,9 @@ from typing import Any
 from slimrec import faults
 from slimrec.artifacts import read_json, write_json
 from slimrec.artifacts.codebase import compiled, require_same
-from slimrec.config import parse
 from slimrec.errors import BY_EXIT_CODE, SlimrecError, TransientError
 from slimrec.track import MlflowTracker, Tracker, enabled
+from slimrec.written import parse
 
 # Of several ranks' ends, the first of these is the cause: whoever loses a fellow fails too, but as one to try again.
 _CAUSES = (60, 20, 10, 50, 1, 40, 30)

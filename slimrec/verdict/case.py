@@ -12,13 +12,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from slimrec.config import EvaluateConfig, SliceConfig, parse
+from slimrec.config import EvaluateConfig, SliceConfig
 from slimrec.errors import SecurityError
 from slimrec.verdict import certify, losses, sketch, slices
 from slimrec.verdict.certify import Comparison
 from slimrec.verdict.decision import Veto, heed
 from slimrec.verdict.losses import Facts, Loss, Rows
 from slimrec.verdict.sketch import Sketch
+from slimrec.written import parse
 
 SLICE_FOLDS = 256  # of the sketch of one slice
 

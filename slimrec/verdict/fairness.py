@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from slimrec.config import TrainConfig, parse
+from slimrec.config import TrainConfig
 from slimrec.errors import SecurityError
+from slimrec.written import parse
 
 SAME = 0.02  # by which share passes may differ and still count as equal: the last batch, a rounded subset
 

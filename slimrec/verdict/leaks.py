@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from slimrec.artifacts import read_json, write_json
-from slimrec.config import parse
 from slimrec.errors import ConfigError, SecurityError, did_you_mean
 from slimrec.schema import Schema
 from slimrec.verdict.signs import COPIES, Leak, look
+from slimrec.written import parse
 
 LEAKS = "leaks.json"  # in a dataset
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from slimrec.config import EvaluateConfig, IngestConfig, SliceConfig, parse
+from slimrec.config import EvaluateConfig, IngestConfig, SliceConfig
 from slimrec.data.keys import Keys, read_keys
 from slimrec.data.source import Chunk, open_source
 from slimrec.data.values import field_categories, flat, numbers
@@ -17,6 +17,7 @@ from slimrec.schema import Field, Schema
 from slimrec.verdict import case, certify, pilot
 from slimrec.verdict.losses import Facts, Rows, titled
 from slimrec.verdict.wording import bound, figure, signed, whole
+from slimrec.written import parse
 
 Scale = Literal["rank", "probability", "logit"]
 SCALES = get_args(Scale)

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from slimrec.config import parse
 from slimrec.errors import SecurityError
 from slimrec.verdict.evidence import Clusters
+from slimrec.written import parse
 
 MOST_FOLDS = 4096  # in a file
 SAME = 1e-9  # what rounding may do to a sum
