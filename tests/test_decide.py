@@ -18,7 +18,7 @@ from slimrec.data.split import Splitter
 from slimrec.model import build, with_gate
 from slimrec.model.files import load_model
 from slimrec.pruning.decide import decide, jaccard
-from slimrec.pruning.findings import Change, Findings, Presence, Twins, _judge, _missed, find, usual
+from slimrec.pruning.findings import Change, Findings, Presence, Twins, _judge, _missed, find, twins_of, usual
 from slimrec.pruning.twins import Coded, agreement, codes, twins
 from slimrec.schema import Field
 from slimrec.selection import Budget
@@ -141,6 +141,11 @@ def test_agreement_is_what_counting_pairs_of_rows_by_hand_gives():
 
 def test_a_field_stands_twice_in_the_log_and_is_found(world):
     assert find_again(world).twins[0].fields == ("device", "device_again")
+
+
+def test_one_row_shows_nothing(world):
+    one = Dataset.open(world / "dataset").split("gate").some(1, seed=0)
+    assert find(load_model(world / "gated"), one, 0, torch.device("cpu")) == Findings() and twins_of(one, 0) == []
 
 
 def find_again(world):

@@ -1,6 +1,7 @@
 """A model is scored with wherever it lies: in a folder, at an s3:// address, in the registry, by alias and by version."""
 
 import os
+import shutil
 from pathlib import Path
 
 import boto3
@@ -8,14 +9,15 @@ import pyarrow.parquet as pq
 import pytest
 import services
 import small
+from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from slimrec import track
 from slimrec.artifacts import digest, remote
 from slimrec.cli import app
 from slimrec.config import RegisterConfig
-from slimrec.errors import ConfigError, InputError
-from slimrec.registry import registration
+from slimrec.errors import ConfigError, InputError, SecurityError
+from slimrec.registry import registration, versions
 from slimrec.registry.located import located
 
 
@@ -44,6 +46,20 @@ def test_a_registered_model_scores_as_its_folder_by_alias_and_by_version(world):
     assert len(first) == 20 and first != second
     assert scores("models:/shop@champion", rows) == scores("models:/shop/2", rows) == second
     assert scores("models:/shop/1", rows) == first
+
+
+def test_a_version_whose_files_and_tag_were_changed_together_is_not_used(world):
+    client = MlflowClient()
+    files = Path(client.get_model_version_download_uri("shop", "1").removeprefix("file://"), "artifacts", "slim")
+    before = shutil.copytree(files, world.slim.parent / "before")
+    shutil.copytree(world.slim.parent / "variant", files, dirs_exist_ok=True)
+    client.set_model_version_tag("shop", "1", versions.DIGEST, digest(world.slim.parent / "variant"))
+    try:
+        with pytest.raises(SecurityError, match="register the model again"), located("models:/shop/1"):
+            pass
+    finally:
+        shutil.copytree(before, files, dirs_exist_ok=True)
+        client.set_model_version_tag("shop", "1", versions.DIGEST, digest(before))
 
 
 def test_the_registry_is_that_of_the_folder_where_no_other_is_named(world, monkeypatch):

@@ -226,6 +226,8 @@ def test_a_search_with_probes_leaves_a_model_a_selection_and_initial_weights_wit
     assert figures["fields_before"] == 7 and 0 < figures["fields_after"] <= 3  # noise fills no place
     assert figures["max_logit_difference"] < 1e-5
     assert not any(map(is_probe, load_model(places["slim"], "slim").schema.names))
+    shown = read_json(tmp_path / "gated" / "findings.json")
+    assert any(map(is_probe, shown["removed"])) and not any(map(is_probe, [*shown["importance"], *shown["presence"]]))
     selection = Selection.model_validate(read_json(places["selection"] / "selection.json"))
     assert set(selection.fields) == set(Dataset.open(dataset).schema.names)
     assert selection.evidence["probes"] == 7 and 0 < selection.evidence["false_discovery_share"] <= 1

@@ -105,7 +105,7 @@ def test_what_comes_back_is_byte_for_byte_what_was_registered(client, slims, tmp
     register("bytes", slims[0], approval="automatic", own_files=True)
     register("bytes", slims[1], "1", approval="automatic", own_files=True)
     promotion.rollback("bytes")
-    slim = versions.fetch(client, "bytes", champion_of(client, "bytes"), tmp_path)
+    slim = versions.fetch(client, "bytes", champion_of(client, "bytes"), tmp_path, None)
     assert contents(slim) == contents(slims[0]) and contents(slim) != contents(slims[1])
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from slimrec.errors import ConfigError, InputError
 from slimrec.registry import store, versions
+from slimrec.registry.ledger import Ledger
 
 _VERSION = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
@@ -48,4 +49,4 @@ def _fetched(address: str, folder: Path) -> Path:
     version = versions.version_at(server, name, alias) if alias else told["version"]
     if not version:
         raise InputError(f"'{name}' has no {alias}; `slimrec history {name}` lists what was champion")
-    return versions.fetch(server, name, version, folder)
+    return versions.fetch(server, name, version, folder, Ledger(server, name).registered(version))

@@ -118,7 +118,7 @@ def require_code(name: str, version: str, model: Path, registered: Registered | 
     return code
 
 
-def fetch(server: Server, name: str, version: str, folder: Path, registered: Registered | None = None) -> Path:
+def fetch(server: Server, name: str, version: str, folder: Path, registered: Registered | None) -> Path:
     """Download a version, an MLflow model, into `folder`; returns where in it the slim folder lies, just as registered.
 
     `registered`: what the ledger says of the version, where it says something. Raises what `check` raises.
