@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from scipy import optimize
 from test_contract import gated
 
 from slimrec.config import IngestConfig, ModelConfig, PretrainConfig, PruneConfig, TrainConfig
@@ -18,7 +19,22 @@ from slimrec.data.split import Splitter
 from slimrec.model import build, with_gate
 from slimrec.model.files import load_model
 from slimrec.pruning.decide import decide, jaccard
-from slimrec.pruning.findings import Change, Findings, Presence, Twins, _judge, _missed, find, twins_of, usual
+from slimrec.pruning.findings import (
+    Change,
+    Findings,
+    Presence,
+    Twins,
+    _hidden,
+    _judge,
+    _missed,
+    _presence,
+    _shuffle,
+    drawn,
+    find,
+    twins_of,
+    usual,
+)
+from slimrec.pruning.removal import removed
 from slimrec.pruning.twins import Coded, agreement, codes, twins
 from slimrec.schema import Field
 from slimrec.selection import Budget
@@ -153,6 +169,60 @@ def find_again(world):
     return find(load_model(world / "gated"), gate, 0, torch.device("cpu"))
 
 
+def test_what_twins_lose_together_at_their_means_is_that_of_their_removal(world):
+    gate, model, device = (
+        Dataset.open(world / "dataset").split("gate"),
+        load_model(world / "gated"),
+        torch.device("cpu"),
+    )
+    batch, cluster = drawn(gate, 0)
+    shown = find(model, gate, 0, device)
+    assert shown.twins[0].removed == removed(model, batch, [shown.twins[0].fields], cluster, device)[0]
+    assert shown.twins[0].removed not in shown.removed.values()
+
+
+def test_what_shuffling_changes_is_as_sure_as_there_are_users_and_not_rows(world):
+    gate, model, device = (
+        Dataset.open(world / "dataset").split("gate"),
+        load_model(world / "gated"),
+        torch.device("cpu"),
+    )
+    batch, stored = drawn(gate, 0)[0], next(gate.batches(len(gate), shuffle="none"))
+    price = [f.name for f in model.schema.dense].index("price") + 2  # behind the three columns of the vector
+    users = dict(zip(stored.dense[:, price].tolist(), np.unique(gate.group, return_inverse=True)[1], strict=True))
+    user = [users[value] for value in batch.dense[:, price].tolist()]
+    order = [torch.from_numpy(np.random.default_rng(0).permutation(len(gate)))]
+    rises = (
+        _judge(model, _shuffle(model.schema, ("price",), batch, order), device).loss - _judge(model, batch, device).loss
+    )
+    weight = batch.weight.double().numpy()
+    mean = rises.sum().item() / weight.sum()
+    apart = np.bincount(user, rises.numpy() - weight * mean)
+    assert len(users) == len(gate) > len(apart)
+    found = find(model, gate, 0, device).importance["price"]
+    assert (found.mean, found.error) == pytest.approx((mean, np.sqrt((apart**2).sum()) / weight.sum()), rel=1e-5)
+
+
+def test_users_are_told_apart_from_two_on(world):
+    gate = Dataset.open(world / "dataset").split("gate")
+    assert drawn(gate.some(1, seed=0), 0)[1] is None
+    assert drawn(gate.some(2, seed=0), 0)[1].unique().tolist() == [0, 1]
+
+
+def test_a_gate_that_looks_at_ids_again_is_asked_again_for_every_field_that_is_shuffled(world):
+    data = Dataset.open(world / "dataset")
+    model = build(data.schema, ModelConfig(backbone="deepfm", embedding_dim=4, embedding_std=0.5), seed=1)
+    model = with_gate(model, "optfeature", {"grain": "value"}, seed=1).eval()
+    assert model.gate.weighs_pairs
+    chance = torch.Generator().manual_seed(0)
+    for part in model.gate.parameters():
+        torch.nn.init.normal_(part, generator=chance)
+    whole = find(model, data.split("gate"), 0, torch.device("cpu")).importance
+    model.gate.weighs_pairs = False  # what is right for a gate that is a map of the columns
+    behind = find(model, data.split("gate"), 0, torch.device("cpu")).importance
+    assert whole["device"].mean != pytest.approx(behind["device"].mean, rel=1e-3)
+
+
 def test_importance_is_the_loss_that_shuffling_adds(world):
     found, model = find_again(world), load_model(world / "gated")
     split = Dataset.open(world / "dataset").split("gate")
@@ -176,7 +246,7 @@ def test_importance_is_the_loss_that_shuffling_adds(world):
 @pytest.mark.parametrize("backbone", ["mlp", "widedeep", "deepfm", "dcn"])
 def test_what_shuffling_a_field_changes_is_found_without_a_whole_forward_pass(world, backbone, monkeypatch):
     monkeypatch.setattr("slimrec.pruning.findings._PIECE", 256)
-    data = Dataset.open(world / "dataset")
+    data = Dataset.open(world / "dataset").probed(1.0, seed=3)
     model = build(data.schema, ModelConfig(backbone=backbone, embedding_dim=4, embedding_std=0.5), seed=1)
     model = with_gate(model, "leap", {}, seed=1).eval()
     quick = find(model, data.split("gate"), 0, torch.device("cpu")).importance
@@ -297,6 +367,7 @@ def test_a_field_is_usually_absent_where_one_value_or_none_holds_most_rows():
     category = Field(name="c", kind="category")
     assert usual(category, np.array([[7]] * 8 + [[1], [3]])).tolist() == [True] * 9 + [False]
     assert usual(category, np.array([[7], [8], [9], [10]])) is None and usual(category, np.array([[7]] * 4)) is None
+    assert usual(category, np.array([[7], [7], [7], [8]])).tolist() == [True] * 3 + [False]  # three quarters are enough
 
 
 def test_a_vector_is_usually_absent_where_one_value_holds_most_rows_whatever_it_is():
@@ -356,3 +427,48 @@ def test_rows_that_the_search_predicts_wrong_are_told_from_rows_drawn_at_random(
     wrong[torch.nonzero(batch.label > 0)[:20, 0]] = True  # rows that all clicked
     missed, chance = _missed(seen, wrong, batch.weight), _missed(seen, torch.arange(len(wrong)) % 7 == 0, batch.weight)
     assert missed.certain and not chance.certain
+
+
+def judged(world, unit: float):
+    """The model on the gate slice with `unit` for the weight of every row."""
+    model, split = load_model(world / "gated"), Dataset.open(world / "dataset").split("gate")
+    batch = next(split.batches(len(split), shuffle="none"))
+    return model, _judge(model, batch._replace(weight=torch.full_like(batch.weight, unit)), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("unit", [1.0, 3.0])
+def test_what_rows_tell_is_their_variance_in_whatever_unit_they_are_weighed(world, unit):
+    model, seen = judged(world, unit)
+    with torch.no_grad():
+        chance = torch.sigmoid(model(seen.rows.ids, seen.rows.dense).double())
+    seldom = Field(name="seldom", kind="number")
+    values = (np.arange(len(chance)) % 8 == 0).astype(float)[:, None]
+    shown = _presence([seldom], {"seldom": values}, {"seldom": seen.loss}, seen, lambda *_: LITTLE)["seldom"]
+    assert shown.information == pytest.approx(float((chance * (1 - chance))[::8].sum()))
+    assert shown.share == pytest.approx(values.mean())
+
+
+@pytest.mark.parametrize("unit", [1.0, 3.0])
+def test_what_a_constant_would_win_back_is_what_the_best_one_does(world, unit):
+    model, seen = judged(world, unit)
+    where = torch.arange(len(seen.loss)) % 3 == 0
+    with torch.no_grad():
+        logits = model(seen.rows.ids, seen.rows.dense).double()[where].numpy()
+    label = seen.rows.label[where].numpy()
+
+    def loss(shift):
+        return np.mean(np.logaddexp(0, logits + shift) - label * (logits + shift))
+
+    best = optimize.minimize_scalar(loss, bracket=(-1, 1)).fun
+    found = _missed(seen, where, seen.rows.weight)
+    assert found.mean == pytest.approx(loss(0) - best, rel=0.1) and found.error == pytest.approx(2 / len(label))
+    twice = seen._replace(residual=torch.stack([seen.residual] * 2, 1), variance=torch.stack([seen.variance] * 2, 1))
+    both = _missed(twice, where, torch.stack([seen.rows.weight] * 2, 1))
+    assert both.mean == pytest.approx(found.mean) and both.error == pytest.approx(found.error / 2**0.5)
+
+
+def test_what_a_unit_is_worth_counts_rows_by_their_weight(world):
+    once, thrice = (
+        _hidden(model, seen.rows, torch.device("cpu")) for model, seen in (judged(world, 1), judged(world, 3))
+    )
+    assert np.concatenate(thrice) == pytest.approx(3 * np.concatenate(once), rel=1e-4) and np.concatenate(once).any()
