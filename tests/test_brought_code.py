@@ -20,7 +20,7 @@ from slimrec.errors import ConfigError, ConflictError, InputError, SecurityError
 from slimrec.model import build
 from slimrec.model.files import load_model, save_model
 from slimrec.model.scoring import score
-from slimrec.registry import apart, brought, promotion, registration
+from slimrec.registry import apart, brought, promotion, registration, versions
 from slimrec.registry.champion import judge, reigning
 
 NETWORK = """
@@ -128,6 +128,15 @@ def test_a_version_with_code_that_scores_otherwise_through_mlflow_is_not_promote
     MlflowClient().delete_registered_model_alias(name, "champion")
     with pytest.raises(ConflictError, match="scores otherwise"):
         promotion.promote(name, "1", why="try", force=True)
+    assert name not in sys.modules  # it ran apart
+
+
+def test_code_of_which_the_ledger_says_nothing_is_not_run(tmp_path):
+    assert versions.require_code("shop", "1", tmp_path, None) == []
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "net.py").touch()
+    with pytest.raises(SecurityError, match="brings code of its own .net.py., and the ledger does not say which"):
+        versions.require_code("shop", "1", tmp_path, None)
 
 
 def test_code_that_went_missing_is_not_what_was_registered(shop):
