@@ -1,6 +1,7 @@
 """Promotion and rollback: one winner of a race, nothing half done, nothing that was not judged, nothing that does not load."""
 
 import json
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -52,7 +53,7 @@ def register(name, slim, champion="", approval="manual", own_files=False) -> str
 
 def shelve(name: str, slim: Path) -> None:
     """Let `name` have the files that the first of their content was registered with: to store them takes longest."""
-    client, content = MlflowClient(), digest(slim)
+    client, content = MlflowClient(os.environ["MLFLOW_TRACKING_URI"]), digest(slim)
     if not client.search_model_versions(f"name = '{name}' and tags.`{DIGEST}` = '{content}'"):
         stored = client.search_model_versions(f"name = 'shelf' and tags.`{DIGEST}` = '{content}'")
         version = stored[0].version if stored else register("shelf", slim, own_files=True)

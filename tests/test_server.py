@@ -95,7 +95,7 @@ def test_promotion_rollback_and_refusals_hold_on_postgresql(server, slims):
 
 def test_a_version_whose_objects_are_gone_from_the_bucket_is_not_promoted(server, slims):
     client = MlflowClient(server)
-    register("gone", slims[0])
+    register("gone", slims[0], own_files=True)
     key = client.get_model_version_download_uri("gone", "1").removeprefix("s3://mlflow/")
     bucket = boto3.resource("s3").Bucket("mlflow")
     (weights,) = [each for each in bucket.objects.filter(Prefix=key) if each.key.endswith("model.safetensors")]
