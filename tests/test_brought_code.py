@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from importlib import import_module
+from importlib import import_module, invalidate_caches
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +103,7 @@ def test_the_champion_is_judged_by_the_code_it_was_registered_with(shop, world, 
     edit("-1.0")
     found = judged(name, world, test, logits, tmp_path / "copy")["auc"]
     assert abs(found["difference"]) < 1e-6 and abs(found["slim"] - 0.5) > 0.1  # far from what the other sign would give
+    assert not list(stored_code(name).parents[1].rglob("*.pyc"))  # to try what is stored leaves it as it is
 
 
 def test_code_that_is_not_what_was_registered_does_not_run(shop, world, tmp_path, monkeypatch):
@@ -205,6 +206,39 @@ def test_code_is_told_by_what_its_files_hold_and_where_they_lie(tmp_path):
     assert brought.digest([package]) == brought.digest([same]) != "" == brought.digest([])
     (same / "parts" / "layer.py").rename(same / "layer.py")
     assert brought.digest([package]) != brought.digest([same])
+
+
+@pytest.mark.battery
+def test_a_network_of_a_package_is_wanted_in_its_release_by_whoever_serves_or_judges_it(
+    world, store, tmp_path, monkeypatch
+):
+    def install(version: str) -> None:
+        for old in tmp_path.glob("*.dist-info"):
+            shutil.rmtree(old)
+        about = tmp_path / f"ranknet-{version}.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: ranknet\nVersion: {version}\n", encoding="utf-8")
+        (about / "top_level.txt").write_text("ranknet\n", encoding="utf-8")
+        invalidate_caches()
+
+    (tmp_path / "ranknet.py").write_text(NETWORK.replace("SIGN", "1.0"), encoding="utf-8")
+    install("1.5")
+    monkeypatch.syspath_prepend(tmp_path)
+    model = build(load_model(world.slim).schema, ModelConfig(backbone="ranknet:Net"), seed=1)
+    with publish(tmp_path / "slim", "slim") as scratch:
+        save_model(model, scratch, Encoder.load(world.slim))
+    with track.run("register", RegisterConfig(name="packed")) as tracker:
+        decision = small.decision(name="packed")
+        registration.register("packed", tmp_path / "slim", tmp_path / "slim", decision, "automatic", tracker.run_id)
+    test = Dataset.open(world.dataset, fields=model.schema.names).split("test")
+    logits = score(model, test)
+    champion = reigning("packed", tmp_path / "fetched")
+    assert "ranknet==1.5" in (champion.files / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert abs(judge(EvaluateConfig(), champion, world.dataset, test, logits)["auc"]["difference"]) < 1e-6
+    install("2.0")
+    told = judge(EvaluateConfig(), champion, world.dataset, test, logits)
+    assert told["verdict"] == "inconclusive"
+    assert "it came with ranknet==1.5, installed here is ranknet==2.0: audit where that is installed" in told["reason"]
 
 
 @pytest.mark.battery

@@ -18,6 +18,7 @@ from slimrec.data.encode import Encoder, column_of
 from slimrec.data.values import categories
 from slimrec.errors import ConfigError, InputError
 from slimrec.model.files import load_model, save_model
+from slimrec.registry import registration
 from slimrec.schema import MISSING, RESERVED_ROWS, UNSEEN, Schema
 from slimrec.selection import Budget, Decision, Selection
 from slimrec.serving.predictor import Predictor, example_rows
@@ -158,6 +159,8 @@ def test_numbers_are_crossed_as_the_categories_that_they_are_made(tmp_path):
         encoder.narrow(["clicks*item"]).encode(pa.table({"clicks": ["many"], "item": ["i0"]}))
     rows = example_rows(encoder.narrow(["clicks*item"]))
     assert rows["clicks"].dtype == float and len(encoder.narrow(["clicks*item"]).encode(pa.table(rows))[0]) == 3
+    signature = registration._signature(encoder.narrow(["clicks*item"]).schema, list(rows.columns))
+    assert {column.name: column.type.name for column in signature.inputs} == {"clicks": "double", "item": "string"}
 
 
 def test_a_number_in_quantiles_cannot_be_crossed():

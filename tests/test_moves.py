@@ -297,6 +297,16 @@ def test_what_is_not_in_the_registry_is_nothing_and_what_is_there_says_what_it_i
         versions.read(client, "here", "2")
 
 
+def test_a_question_that_the_registry_refuses_is_not_taken_for_nothing_there(client):
+    with pytest.raises(ConfigError, match="refused: Parameter 'version' must be an integer"):
+        versions.exists(client, "here", "one")
+
+
+def test_a_version_of_no_run_has_nothing_beside_it(client, tmp_path):
+    model(client, "runless", 1)
+    assert versions.audit_file(client, "runless", "1", "selection.json", tmp_path) is None
+
+
 def test_of_versions_with_the_same_content_the_oldest_counts_by_number_and_not_by_spelling(client):
     model(client, "ten", 10)
     for version in ("9", "10"):

@@ -160,6 +160,9 @@ def test_a_version_whose_files_are_gone_or_changed_is_not_promoted(client, slims
     with pytest.raises(SecurityError, match=r"model\.safetensors is not the file its manifest describes"):
         promotion.promote("damaged")
     file.write_bytes(content)
+    file.with_name("manifest.json").unlink()
+    with pytest.raises(SecurityError, match="version 1 of 'damaged' is not a slim model"):
+        promotion.promote("damaged")
     for path in sorted(file.parents[2].rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
     with pytest.raises(SecurityError, match="has no files any more"):

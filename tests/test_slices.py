@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import small
@@ -11,10 +12,11 @@ from scipy import optimize
 from slimrec.config import EvaluateConfig, IngestConfig, Recipe, SliceConfig, parse
 from slimrec.data.dataset import Dataset
 from slimrec.data.slicing import cut, slices
-from slimrec.errors import ConfigError
+from slimrec.errors import ConfigError, InputError
 from slimrec.registry import champion as champions
 from slimrec.registry.champion import Champion
 from slimrec.registry.champion import judge as judge_against
+from slimrec.serving.predictor import Predictor
 from slimrec.stages import ingest
 from slimrec.stages.settle import settle
 from slimrec.track import Tracker
@@ -272,6 +274,43 @@ def test_a_champion_that_is_the_full_model_gives_the_interval_of_the_report(worl
     for name in ("slim", "difference", "error", "low", "high"):
         assert told["auc"][name] == pytest.approx(report["auc"][name], abs=1e-7), name
     assert told["auc"]["champion"] == pytest.approx(report["auc"]["full"], abs=1e-7)
+
+
+def test_a_champion_scores_each_row_of_a_log_of_many_files_and_names_the_one_that_changed(world, tmp_path):
+    (tmp_path / "log").mkdir()
+    parts = [small.raw_rows(50, seed=seed) for seed in range(8)]
+    for number, part in enumerate(parts):
+        pq.write_table(part, tmp_path / "log" / f"{number}.parquet")
+    config = IngestConfig(
+        source=str(tmp_path / "log"),
+        fields=small.FIELDS,
+        split={"by": "random", "train": 0.3, "gate": 0, "valid": 0.1, "test": 0.6},
+    )
+    ingest.run(config, Tracker(), dataset=tmp_path / "dataset")
+    rows = Dataset.open(tmp_path / "dataset").split("test").row
+    assert (rows % 50 == 0).sum() > 2  # first rows of a file
+    raw = pa.concat_tables(parts).take(rows)
+    found = champions.score(world.slim, tmp_path / "dataset")[0]
+    assert found == pytest.approx(Predictor.load(world.slim).logits(raw), abs=1e-5)
+    place = int(rows[rows >= 350][3]) - 350
+    clicks = [7 if i == place else click for i, click in enumerate(parts[7]["click"].to_pylist())]
+    pq.write_table(parts[7].set_column(0, "click", [clicks]), tmp_path / "log" / "7.parquet")
+    with pytest.raises(InputError, match=f"7.parquet, row {place + 1}: "):
+        champions.score(world.slim, tmp_path / "dataset")
+
+
+def test_a_champion_that_reads_the_new_label_leaves_the_comparison_open(world, tmp_path):
+    table = small.raw_rows(300)
+    table = table.set_column(table.column_names.index("price"), "price", table["click"])
+    pq.write_table(table, tmp_path / "raw.parquet")
+    fields = {"label": "price", "fields": [{"name": "device", "kind": "category"}]}
+    ingest.run(
+        IngestConfig(source=str(tmp_path / "raw.parquet"), fields=fields), Tracker(), dataset=tmp_path / "dataset"
+    )
+    test = Dataset.open(tmp_path / "dataset").split("test")
+    champion = Champion("ctr", "1", world.slim, world.slim, None, None)
+    told = judge_against(EvaluateConfig(), champion, tmp_path / "dataset", test, np.zeros(len(test)))
+    assert told["verdict"] == "inconclusive" and "cannot read this log: field 'price' reads the label" in told["reason"]
 
 
 def test_a_slice_and_a_binding_loss_veto_against_the_champion_as_they_do_against_the_full_model(world):

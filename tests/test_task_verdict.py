@@ -23,6 +23,7 @@ from slimrec.model.files import load_model
 from slimrec.model.scoring import score
 from slimrec.registry import bundle, registration
 from slimrec.registry.champion import Champion, judge
+from slimrec.registry.champion import score as predictions
 from slimrec.serving.predictor import Predictor, predict_file
 from slimrec.serving.pyfunc import SlimModel
 from slimrec.stages import evaluate, finetune, pretrain, register
@@ -68,6 +69,26 @@ def test_each_task_is_judged_on_the_rows_that_are_observed_for_it(tmp_path):
         assert told["task"] == name and told["rows"] == there.sum()
         assert told["auc"]["slim"] == pytest.approx(expected, abs=1e-9)
     assert facts["tasks"][1]["rows"] < facts["tasks"][0]["rows"]
+
+
+def test_a_champion_is_judged_in_each_task_within_its_own_limit_on_the_rows_and_slices_observed_for_it(world, tmp_path):
+    data = shop.shop(tmp_path, NAMES, 2000)
+    test = data.split("test")
+    champion = Champion("ctr", "1", world["slim"], world["slim"], None, None)
+    config = EvaluateConfig(
+        allowed_auc_loss=0.4,
+        allowed_task_loss={"click": 0.3},
+        slices=[{"of": "mood", "parts": 2}],
+        allowed_slice_loss=0.5,
+    )
+    scores = predictions(champion.slim, data.path)[0]
+    found = judge(config, champion, data.path, test, scores)
+    assert [each["allowed_auc_loss"] for each in found["tasks"]] == [0.3, 0.4]
+    for number, told in enumerate(found["tasks"]):
+        label, seen = test.label[:, number], ~np.isnan(test.label[:, number])
+        assert told["auc"]["champion"] == pytest.approx(roc_auc_score(label[seen], scores[seen, number]))
+        assert sum(part["rows"] for part in told["slices"]) == seen.sum()
+    assert np.isnan(test.label).any()
 
 
 def test_the_bounds_of_two_tasks_pay_for_each_other(judged):
