@@ -2,6 +2,8 @@
 
 import builtins
 import inspect
+import os
+import sys
 import tempfile
 
 import pytest
@@ -50,3 +52,13 @@ def print_as_usual():
     builtins.print = PRINT
     yield
     builtins.print = PRINT
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_store_of_another_file():
+    """MLflow goes on with the address that it was given last, whatever the environment says by then."""
+    before = {name: value for name, value in os.environ.items() if name == "MLFLOW_TRACKING_URI"}
+    yield
+    if "mlflow" in sys.modules:
+        sys.modules["mlflow"].set_tracking_uri(None)  # which takes it out of the environment too
+    os.environ.update(before)
