@@ -32,6 +32,7 @@ class Statistics(_Frozen):
     high: tuple[float, ...] = ()
     unseen_share: float = 0.0  # of the rows outside train: values that train does not have, or numbers far outside it
     empty_text: bool | None = None  # whether a category held the empty text; None if not recorded
+    varies: bool | None = Option(None, exclude_if=lambda told: told is None)  # recorded of hashed ones and bags
     format: int = 1  # of the keys in the vocabulary, see `slimrec.data.spelling`
 
 

@@ -385,6 +385,12 @@ RARE = {  # what stands in no held-out row, and how it is declared
     "bag": ([], ["on"], {"kind": "bag"}),
     "quantile": (0.0, 1.0, {"kind": "number", "discretise": "quantile"}),
 }
+CONSTANT = [  # what every row holds, where no count of values tells so
+    ("hashed one", "x", {"kind": "category", "hash_rows": 50}),
+    ("hashed bag", ["x"], {"kind": "bag", "hash_rows": 50}),
+    ("two in a bag", ["x", "y"], {"kind": "bag"}),
+    ("cut alike", ["x", "y"], {"kind": "bag", "max_length": 1}),
+]
 
 
 def test_a_field_that_no_held_out_row_shows_is_inconclusive_and_stays_and_constants_and_ids_go(tmp_path):
@@ -401,6 +407,9 @@ def test_a_field_that_no_held_out_row_shows_is_inconclusive_and_stays_and_consta
     for name, values in {"one": ["x"] * rows, "nothing": [None] * rows, "id": map(str, range(rows))}.items():
         columns[name] = {"kind": "category"}
         table = table.append_column(name, pa.array(values, pa.string()))
+    for name, value, kind in CONSTANT:
+        columns[name] = kind
+        table = table.append_column(name, pa.array([value] * rows))
     pq.write_table(table, tmp_path / "raw.parquet")
     fields = [{"name": "price", "kind": "number"}, *({"name": name, **kind} for name, kind in columns.items())]
     ingest.run(

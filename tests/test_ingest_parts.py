@@ -30,6 +30,7 @@ from tests import services
 
 FIELDS = [
     {"name": "colour", "kind": "category", "min_count": 3},
+    {"name": "half", "kind": "category", "hash_rows": 20},  # one value in each file
     {"name": "user_hash", "kind": "category", "column": "user", "hash_rows": 20},
     {"name": "price", "kind": "number"},
     {"name": "price_log", "kind": "number", "column": "price", "scale": "log"},
@@ -57,6 +58,7 @@ def rows(count: int = 1500, seed: int = 0) -> pd.DataFrame:
             "user": random.integers(0, 150, count),
             "hour": random.integers(0, 300, count),
             "worth": random.uniform(0, 3, count),
+            "half": np.where(np.arange(count) < 900, "a", "b"),
         }
     )
 

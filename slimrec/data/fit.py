@@ -18,7 +18,8 @@ from slimrec.data.encode import Encoder, column_of, has_vocabulary, vocabulary_f
 from slimrec.data.hashing import hash_numbers
 from slimrec.data.moments import Moments
 from slimrec.data.spelling import FORMAT
-from slimrec.data.values import Categories, Where, bags, extent, field_categories, numbers
+from slimrec.data.values import Bags, Categories, Where, bags, extent, field_categories, numbers
+from slimrec.data.varying import Varying
 from slimrec.errors import InputError
 from slimrec.schema import RESERVED_ROWS, Field, Schema, Statistics
 
@@ -71,6 +72,7 @@ class _FieldFit:
         self.counts: dict[str, int] = {}
         self.empty_text = False
         self.alike: tuple[str, ...] = ()  # two texts that were found to be one value
+        self.varying = Varying() if field.hash_rows or field.kind == "bag" else None
         self.moments = Moments(field.dense_width)
         self.low, self.high = np.full(field.dense_width, np.inf), np.full(field.dense_width, -np.inf)
         self.sample = RowSample(_QUANTILE_ROWS)
@@ -82,11 +84,13 @@ class _FieldFit:
             bag = bags(field, column)
             self.missing += int((bag.lengths == 0).sum())
             self.cut += int(np.maximum(bag.lengths - field.max_length, 0).sum())
+            self._watch(bag)
             self._count(bag.found)
         elif has_vocabulary(field) or field.hash_rows:
             found = field_categories(field, column, where)
             absent = np.array([*(value is None for value in found.values), True])
             self.missing += int(absent[found.codes].sum())
+            self._watch(found)
             self._count(found)
         else:
             values = numbers(field, column, where)
@@ -99,6 +103,10 @@ class _FieldFit:
             self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
             if _scaled(field):
                 self.moments.add(values)
+
+    def _watch(self, found: Categories | Bags) -> None:
+        if self.varying is not None:
+            self.varying.add(found)
 
     def _count(self, found: Categories) -> None:
         self.alike = self.alike or found.alike()
@@ -133,6 +141,7 @@ class _FieldFit:
             "cut": self.cut,
             "alike": self.alike,
             "empty_text": self.empty_text,
+            "held": self.varying.held if self.varying else [],
             "moments": self.moments.state(),
             "range": [_finite(self.low), _finite(self.high)],
         }
@@ -144,6 +153,8 @@ class _FieldFit:
         self.cut += figures["cut"]
         self.alike = self.alike or tuple(figures["alike"])
         self.empty_text = self.empty_text or figures["empty_text"]
+        if self.varying:
+            self.varying.join(figures["held"])
         self.moments.join(figures["moments"])
         low, high = (np.array(values, np.float64) for values in figures["range"])  # None becomes NaN
         self.low, self.high = np.fmin(self.low, low), np.fmax(self.high, high)
@@ -190,6 +201,7 @@ class _FieldFit:
             low=tuple(value or 0.0 for value in _finite(self.low)),
             high=tuple(value or 0.0 for value in _finite(self.high)),
             empty_text=self.empty_text if field.kind == "category" else None,
+            varies=None if self.varying is None else self.varying.varies,
             format=FORMAT,
         )
 
@@ -201,7 +213,10 @@ class _FieldFit:
                 f"field '{name}': the texts '{self.alike[0]}' and '{self.alike[1]}' are one value; `exact: true` keeps "
                 "such texts apart"
             )
-        constant = len(self.counts) == 1 if self.field.embedded else bool((self.low == self.high).any())
+        if self.varying is not None:
+            constant = not self.varying.varies
+        else:
+            constant = len(self.counts) == 1 if self.field.embedded else bool((self.low == self.high).any())
         what = "it is" if self.field.dense_width < 2 else "columns of it are"
         if self.rows > 1 and self.missing == self.rows:
             told.append(f"field '{name}': it holds nothing in the training rows, so nothing can be learnt from it")

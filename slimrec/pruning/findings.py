@@ -196,9 +196,9 @@ def usual(field: Field, values: np.ndarray) -> np.ndarray | None:
 
 
 def _varies(field: Field) -> bool:
-    """Whether the training rows hold more than one thing, as they were encoded; of hashed values nobody counts them."""
+    """Whether the training rows hold more than one thing, as they were encoded."""
     known = field.statistics
-    if known is None or known.missing_share == 1:
+    if known is None or known.missing_share == 1 or known.varies is False:
         return False
     missing = known.missing_share > 0
     if field.embedded:
