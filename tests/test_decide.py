@@ -119,6 +119,42 @@ def test_two_fields_are_twins_however_seldom_they_differ_from_their_usual_value(
     assert twins({"rare": rare, "renamed": 1 - rare, "shifted": np.roll(rare, 1)}) == [("rare", "renamed")]
 
 
+def test_twins_are_the_pairs_that_asking_every_two_rows_of_every_two_fields_finds():
+    random, fields = np.random.default_rng(5), {}
+    for i, (values, skew) in enumerate([(2, 0.1), (2, 10), (5, 1), (20, 0.1), (20, 10), (100, 1), (600, 10)] * 2):
+        share = random.dirichlet(np.full(values, skew))
+        code = random.choice(values, 600, p=share)
+        for redrawn in (0, 0.004, 0.008, 0.015, 0.03):
+            chosen = random.random(600) < redrawn
+            drawn = np.where(chosen, random.choice(values, 600, p=share), code)
+            fields[f"{i}/{redrawn}"] = random.permutation(values)[drawn]
+    same = {name: code[:, None] == code[None, :] for name, code in fields.items()}
+    for matrix in same.values():
+        np.fill_diagonal(matrix, False)
+
+    def tells(of: str, given: str) -> bool:
+        rows = same[given].sum(1) > 0
+        agree = ((same[of] & same[given]).sum(1)[rows] / same[given].sum(1)[rows]).mean() if rows.any() else 0
+        chance = same[of].sum() / (600 * 599)
+        return chance < 1 and (agree - chance) / (1 - chance) >= 0.98
+
+    whole = {name: {name} for name in fields}
+    for a, b in combinations(fields, 2):
+        if tells(a, b) and tells(b, a):
+            for name in (union := whole[a] | whole[b]):
+                whole[name] = union
+    groups = sorted({tuple(sorted(group)) for group in whole.values() if len(group) > 1})
+    assert twins(fields) == groups and len(groups) > 5
+
+
+def test_hardly_a_pair_of_hundreds_of_unlike_fields_is_compared_on_all_rows(monkeypatch):
+    asked, random = [], np.random.default_rng(6)
+    fields = {f"f{i}": random.integers(0, 5, 1000) for i in range(200)}
+    monkeypatch.setattr("slimrec.pruning.twins.agreement", lambda *pair: asked.append(pair) or agreement(*pair))
+    assert twins(fields | {"again": 4 - fields["f7"]}) == [("again", "f7")]
+    assert len(asked) < 10
+
+
 def test_a_number_is_compared_by_64_quantiles_and_a_value_on_a_boundary_counts_above_it():
     number, values = Field(name="n", kind="number"), np.random.default_rng(3).permutation(6400)[:, None]
     found = codes(number, values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from slimrec.schema import Field
 
 ALIKE = 0.98  # agreement beyond chance, both ways, from which two fields say the same
 _BINS = 64  # a number is compared by its quantiles
+_ASKED = 256  # pairs of rows that hold one value of a field, by which most others are seen to be no twins of it
 
 
 def codes(field: Field, values: np.ndarray) -> np.ndarray:
@@ -33,11 +34,14 @@ class Coded(NamedTuple):
     group: np.ndarray  # (n,) each row's rank among the distinct codes
     size: np.ndarray  # how often each of those occurs
     chance: float  # how likely another row has the same
+    entropy: float  # in nats
 
     @classmethod
     def of(cls, code: np.ndarray) -> Coded:
         group, size = _inverse(code)
-        return cls(code, group, size, ((size[group] - 1) / (len(code) - 1)).mean())
+        share = np.sort(size) / len(code)
+        entropy = float(-(share * np.log(share)).sum()) if len(size) > 1 else 0.0
+        return cls(code, group, size, ((size[group] - 1) / (len(code) - 1)).mean(), entropy)
 
 
 def agreement(of: Coded, given: Coded) -> float | None:
@@ -60,19 +64,23 @@ def twins(fields: dict[str, np.ndarray]) -> list[tuple[str, ...]]:
 
     Fields that tell each other have nearly the same distinct counts, so only neighbours by entropy are compared.
     """
-    entropy = {name: _entropy(code) for name, code in fields.items()}
+    coded = {name: Coded.of(code) for name, code in fields.items()}
+    entropy = {name: one.entropy for name, one in coded.items()}
     names = sorted((name for name in fields if entropy[name] > 0), key=lambda name: (entropy[name], name))
-    head, coded = {name: name for name in names}, {name: Coded.of(fields[name]) for name in names}
+    head = {name: name for name in names}
 
     def root(name: str) -> str:
         while head[name] != name:
             name = head[name]
         return name
 
-    for i, a in enumerate(names):
-        for b in names[i + 1 :]:
-            if entropy[b] - entropy[a] > 0.05 * entropy[b] + 0.01:
-                break
+    random = np.random.default_rng(0)
+    table = np.array([coded[name].group for name in names], np.int32).T.copy()
+    chance, most = np.array([coded[name].chance for name in names]), [entropy[name] for name in names]
+    ends = np.searchsorted([0.95 * other - 0.01 for other in most], most, side="right")
+    for i, (a, end) in enumerate(zip(names, ends)):
+        perhaps = _perhaps(coded[a], table[:, i + 1 : end], chance[i + 1 : end], random)
+        for b in compress(names[i + 1 : end], perhaps):
             both = (agreement(coded[one], coded[other]) for one, other in ((a, b), (b, a)))
             if all(value is not None and value >= ALIKE for value in both):
                 head[root(b)] = root(a)
@@ -82,12 +90,25 @@ def twins(fields: dict[str, np.ndarray]) -> list[tuple[str, ...]]:
     return sorted(tuple(sorted(group)) for group in groups.values() if len(group) > 1)
 
 
+def _perhaps(given: Coded, others: np.ndarray, chance: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Which of the other fields (n, F) a field may tell: bool (F,), False only where `agreement` stays below `ALIKE`.
+
+    By pairs of rows that share a value of the field, drawn as `agreement` weighs them: so many differing ones as are
+    refused come of a field that it tells with a probability below 1e-8, by Bernstein's bound.
+    """
+    if not others.size or given.size.max() == 1:
+        return np.zeros(others.shape[1], bool)
+    order, start = np.argsort(given.group, kind="stable"), np.cumsum(given.size) - given.size
+    one = random.choice(np.flatnonzero(given.size[given.group[order]] > 1), _ASKED)
+    value = given.group[order[one]]
+    other = start[value] + (one - start[value] + random.integers(1, given.size[value])) % given.size[value]
+    differing = (others[order[one]] != others[order[other]]).sum(0)
+    expected = _ASKED * (1 - ALIKE) * (1 - chance)
+    return differing <= expected + 6 * np.sqrt(expected) + 12
+
+
 def _inverse(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Each row's rank among the distinct codes, and how often each of those occurs."""
     _, inverse, counts = np.unique(codes, return_inverse=True, return_counts=True)
     return inverse.reshape(-1), counts
 
-
-def _entropy(code: np.ndarray) -> float:
-    share = np.array(list(Counter(code.tolist()).values())) / len(code)
-    return float(-(share * np.log(share)).sum()) if len(share) > 1 else 0.0
