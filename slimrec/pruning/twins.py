@@ -111,4 +111,3 @@ def _inverse(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Each row's rank among the distinct codes, and how often each of those occurs."""
     _, inverse, counts = np.unique(codes, return_inverse=True, return_counts=True)
     return inverse.reshape(-1), counts
-
