@@ -20,6 +20,7 @@ from slimrec.data import files
 from slimrec.data.encode import Encoder
 from slimrec.data.fit import Fitting
 from slimrec.data.hashing import hash_strings
+from slimrec.data.novelty import Novelty
 from slimrec.data.spelling import respell, spell
 from slimrec.data.values import categories, csv_schema
 from slimrec.errors import InputError
@@ -209,6 +210,25 @@ def test_texts_that_no_writer_means_as_a_number_or_time_stay_as_they_are():
     assert keys(pa.array(TEXTS)) == TEXTS and len(set(TEXTS)) == len(TEXTS)
 
 
+SPELLED = [  # pairs of texts that somebody may take for one value
+    *[(text, "5") for text in ("+5", " 5", "5 ", "05", "5.", "5.0", "5.00", "5e0", "5.0e+00", "0x5")],
+    *[(text, "0.5") for text in (".5", "0.50", "+0.5", "5e-1", "5E-01", "0,5", " 0.5")],
+    *[(text, "2026-01-02") for text in ("2026/01/02", "02.01.2026", "20260102", "2026-1-2", "2026-01-02T00:00:00Z")],
+    *[(text, "1") for text in ("true", "TRUE", "tRUE", "yes", "1.0", "01")],
+]
+
+
+def test_serving_takes_two_texts_for_one_value_exactly_where_ingest_does(tmp_path):
+    serving = {word: fit(pa.table({"x": [word]})) for _, word in SPELLED}
+    for text, word in SPELLED:
+        (tmp_path / "log.csv").write_text(f'y,x\n0,"{text}"\n1,"{word}"\n')
+        ingest = fit(from_csv((tmp_path / "log.csv").read_text(), serving[word], tmp_path)).schema["x"].statistics
+        for rows in (pa.table({"x": [text]}), pa.Table.from_pandas(pd.DataFrame({"x": [text]}))):
+            novelty = Novelty()
+            ids, _ = serving[word].encode(rows, novelty=novelty)
+            assert (ids[0, 0] == RESERVED_ROWS, novelty.new["x"]) == (ingest.distinct == 1, ingest.distinct - 1), text
+
+
 @pytest.mark.parametrize(
     "key, spellings",
     {
@@ -219,6 +239,7 @@ def test_texts_that_no_writer_means_as_a_number_or_time_stay_as_they_are():
         "4.1": [4.1, "4.1", "4.10", Decimal("4.100"), np.float32(4.1), float(np.float32(4.1))],
         "0.099975586": [np.float16(0.1), float(np.float16(0.1)), np.float32(np.float16(0.1)), "0.099975586"],
         "0.1": [0.1, "0.10", np.float32(0.1), float(np.float32(0.1))],
+        "0.0001": [1e-4, "0.0001", "1e-04", "0.00010", np.float32(1e-4), float(np.float32(1e-4)), Decimal("0.0001")],
         "1e-07": [1e-7, "1e-07", "1e-7", "1.0E-7", "0.0000001", Decimal("0.00000010")],
         "0.1234567890123456789": ["0.1234567890123456789", "0.12345678901234567890", Decimal("0.1234567890123456789")],
         "2026-01-02": [dt.date(2026, 1, 2), dt.datetime(2026, 1, 2), "2026-01-02", "2026-01-02T00:00:00Z"],

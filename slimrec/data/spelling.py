@@ -186,7 +186,7 @@ def _broken(value: float) -> str:
     """A float that is not whole: the shortest text that gives it back, in single precision where it fits there."""
     with np.errstate(over="ignore", under="ignore"):
         narrow = np.float32(value)
-    return str(narrow) if float(narrow) == value else repr(value)
+    return repr(float(str(narrow)) if float(narrow) == value else value)  # one hand writes both: numpy says 1e-04
 
 
 def _decimal(value: Decimal, text: str = "") -> str:
