@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -240,10 +241,23 @@ class EvaluateConfig(_Config):
         return self.allowed_slice_loss if of.allowed_auc_loss is None else of.allowed_auc_loss
 
     @model_validator(mode="after")
+    def _names_each_slice_once(self) -> Self:
+        """All bounds hold together, so that one slice more makes each of them wider."""
+        named = [name for each in self.slices for name in ([f"{each.of} = {v}" for v in each.values] or [each.of])]
+        if twice := repeated(named):
+            raise ValueError(f"`slices` names '{twice}' twice; once is enough")
+        return self
+
+    @model_validator(mode="after")
     def _calibrates_what_there_is(self) -> Self:
         if "slice_calibration" in self.binding and not self.slices:
             raise ValueError("binding.slice_calibration is of `slices`, and there are none: name them")
         return self
+
+
+def repeated(names: Sequence[str]) -> str | None:
+    """The first of the names that stands there twice."""
+    return next((name for at, name in enumerate(names) if name in names[:at]), None)
 
 
 class RegisterConfig(_Config):

@@ -53,6 +53,44 @@ def test_rows_without_a_group_count_one_by_one(table):
     assert found["clusters"] == rows["g"].isna().sum() + rows["g"].nunique()
 
 
+def test_rows_without_a_group_count_one_by_one_in_arrays_too(table):
+    path, rows = table
+    scores = [rows[name].to_numpy() for name in ("y", "a", "b")]
+    wanted = judge(str(path), "y", "a", "b", group="g")["comparison"]
+    for group in (
+        rows["g"],
+        rows["g"].astype(float),
+        rows["g"].astype("Int64"),
+        rows["g"].map(str).where(rows["g"].notna()),
+    ):
+        found = certify.compare(*scores, group=group.to_numpy())
+        assert (found.clusters, found.low) == (wanted["clusters"], pytest.approx(wanted["low"], abs=1e-9))
+
+
+def test_what_the_caller_gets_to_read_is_what_the_caller_can_do(sliced, tmp_path):
+    """Neither a recipe nor a schema is at hand, nor does a limit pass that scores cannot be held to."""
+    path, rows = sliced
+    few = judge(str(path), "y", "a", "p", slices=["device"], ranges=["age"], allowed_slice_loss=1e-6, allowed_loss=0.4)
+    assert "allow it more, or let such slices pass with `unproven_slices` as a remark" in few["reason"]
+    remark = judge(
+        str(path), "y", "a", "p", slices=["device"], allowed_slice_loss=1e-6, allowed_loss=0.4, unproven_slices="remark"
+    )
+    assert remark["verdict"] == "certified"
+    with pytest.raises(
+        ConfigError, match="there is no limit 'retrains'; allowed: allowed_slice_loss, binding, ndcg_at"
+    ):
+        judge(str(path), "y", "a", "b", retrains=3)
+    label, full = rows["y"].to_numpy(), rows["a"].to_numpy()
+    for said, wrong in {
+        "labels must be 0 or 1, got 2; write": {"label": label * 2},
+        "weights must be finite and not negative, got -1": {"weight": -np.ones(len(label))},
+        "8,000 of 8,000 rows as NaN or infinity; every row needs a finite score": {"slim": full * np.nan},
+    }.items():
+        with pytest.raises(InputError, match=said) as refused:
+            certify.compare(**({"label": label, "full": full, "slim": full} | wrong))
+        assert "schema" not in str(refused.value) and "`" not in str(refused.value)
+
+
 def test_a_column_that_is_not_there_or_holds_no_score_is_refused_by_name(table, tmp_path):
     path, rows = table
     with pytest.raises(InputError, match="nope"):
@@ -151,6 +189,8 @@ def test_the_command_writes_a_page_that_says_the_same_and_shows_names_as_they_ar
         (("--binding", "ndcg"), "give LOSS=BY"),
         (("--binding", "gain=1"), "binding"),
         (("--slice", "nope"), "nope"),
+        (("--slice", "device", "--slice", "device"), "`slices` names 'device' twice"),
+        (("--range", "age", "--range", "age"), "`ranges` names 'age' twice"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_and_leaves_no_page(sliced, tmp_path, more, said):

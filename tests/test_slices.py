@@ -126,6 +126,22 @@ def test_what_cannot_be_sliced_is_refused_before_anything_runs(wanted, said):
         settle(recipe, {})
 
 
+@pytest.mark.parametrize(
+    "wanted, twice",
+    [
+        (["device", "device"], "device"),
+        (["device", {"of": "device", "parts": 2, "allowed_auc_loss": 0.1}], "device"),
+        ([{"of": "device", "values": ["a"]}, {"of": "device", "values": ["b", "a"]}], "device = a"),
+        ([{"of": "device", "values": [1, "1"]}], "device = 1"),
+    ],
+)
+def test_a_slice_named_twice_is_refused_as_it_would_count_twice_among_the_bounds(wanted, twice):
+    with pytest.raises(ConfigError, match=f"`slices` names '{twice}' twice; once is enough"):
+        parse(EvaluateConfig, {"slices": wanted})
+    apart = [{"of": "device", "values": ["a"]}, {"of": "device", "values": ["b"], "allowed_auc_loss": 0.1}, "device"]
+    assert len(parse(EvaluateConfig, {"slices": [*apart, "price"]}).slices) == 4
+
+
 def test_group_sizes_need_a_group_and_hashed_values_their_names():
     fields = {"label": "click", "fields": [{"name": "site", "kind": "category", "hash_rows": 9}]}
     for wanted, said in (("group size", "needs a `group`"), ("site", "give `values`")):

@@ -17,7 +17,7 @@ from scipy import stats
 
 from slimrec.errors import InputError
 from slimrec.verdict import seeds
-from slimrec.verdict.evidence import FEWEST, Clusters, clusters
+from slimrec.verdict.evidence import FEWEST, Clusters, clusters, groups
 from slimrec.verdict.sketch import Sketch, sketch
 
 POWER = 0.9  # for the estimate of rows needed
@@ -62,8 +62,9 @@ def compare(
 ) -> Comparison:
     """Compare two scores (n,) of the same rows by weighted AUC; rows of one `group` value count as one observation.
 
-    So do copies of a row, told by `content` (n,), a uint64 key of what a row holds, or by both scores. Raises InputError for
-    labels other than 0/1, non-finite scores, and weights that are negative or not finite.
+    So do copies of a row, told by `content` (n,), a uint64 key of what a row holds, or by both scores. A row whose group is
+    missing (None, NaN) counts by itself. Raises InputError for labels other than 0/1, non-finite scores, and weights that
+    are negative or not finite.
     """
     return conclude(gather(label, full, slim, weight, group, content), confidence)
 
@@ -86,7 +87,8 @@ def gather(
     _check(label, weight, full, slim, *(each for pair in others for each in pair))
     used = weight > 0
     label, weight, full, slim = label[used] == 1, weight[used], np.asarray(full)[used], np.asarray(slim)[used]
-    group, content = (None if key is None else np.asarray(key)[used] for key in (group, content))
+    group = None if group is None else groups(np.asarray(group)[used])
+    content = None if content is None else np.asarray(content)[used]
     found = clusters(label, weight, np.column_stack([full, slim]).astype(np.float64), group, content)
     if not min(found.present.values()):
         return sketch(found, label, {}, {}, np.zeros(found.count))
@@ -280,13 +282,18 @@ def _check(label: np.ndarray, weight: np.ndarray, *scores: np.ndarray) -> None:
     if any(len(values) != len(label) for values in (weight, *scores)):
         sizes = [len(label), len(weight), *(len(s) for s in scores)]
         raise InputError(f"labels, weights and scores must have one value a row, got {sizes} values")
-    if not np.isin(label, (0, 1)).all():
-        raise InputError("labels must be 0 or 1; set `label.positive_above` in the schema to make them so")
-    if not np.isfinite(weight).all() or (weight < 0).any():
-        raise InputError("weights must be finite and not negative; correct the weight column of the source")
+    strange = ~np.isin(label, (0, 1))
+    if strange.any():
+        raise InputError(
+            f"labels must be 0 or 1, got {label[strange][0]}; write 1 where it happened, 0 where it did not"
+        )
+    wrong = ~np.isfinite(weight) | (weight < 0)
+    if wrong.any():
+        raise InputError(f"weights must be finite and not negative, got {weight[wrong][0]:g}")
     for name, score in zip(("full", "slim"), scores):
         bad = int((~np.isfinite(score)).sum())
         if bad:
             raise InputError(
-                f"the {name} model scores {bad:,} of {len(score):,} rows as NaN or infinity; train it again"
+                f"the {name} model scores {bad:,} of {len(score):,} rows as NaN or infinity; every row needs a finite "
+                "score: train a model again that gives none"
             )

@@ -28,6 +28,18 @@ class Clusters:
     worth: dict[bool, float]  # by class: even rows, copies once, that would weigh as much
 
 
+def groups(values: np.ndarray) -> np.ndarray:
+    """Group values (n,) of any type, told apart; a row without one (None, NaN) is a group of its own, as ingest has it."""
+    if values.dtype.kind in "iub":
+        return values
+    import pandas
+
+    codes, distinct = pandas.factorize(values)
+    missing = codes < 0
+    codes[missing] = len(distinct) + np.arange(missing.sum())
+    return codes
+
+
 def clusters(
     label: np.ndarray, weight: np.ndarray, scores: np.ndarray, group: np.ndarray | None, content: np.ndarray | None
 ) -> Clusters:

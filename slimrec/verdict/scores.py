@@ -8,11 +8,11 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from slimrec.config import EvaluateConfig, IngestConfig, SliceConfig
+from slimrec.config import EvaluateConfig, IngestConfig, SliceConfig, repeated
 from slimrec.data.keys import Keys, read_keys
 from slimrec.data.source import Chunk, open_source
 from slimrec.data.values import field_categories, flat, numbers
-from slimrec.errors import ConfigError, InputError
+from slimrec.errors import ConfigError, InputError, did_you_mean
 from slimrec.schema import Field, Schema
 from slimrec.verdict import case, certify, pilot
 from slimrec.verdict.losses import Facts, Rows, titled
@@ -21,6 +21,7 @@ from slimrec.written import parse
 
 Scale = Literal["rank", "probability", "logit"]
 SCALES = get_args(Scale)
+LIMITS = {"allowed_slice_loss", "unproven_slices", "binding", "ndcg_at"}
 OF_ORDER = {"grouped_auc", "ndcg"}  # losses that ask for an order of the rows alone
 LEAST = 0.01  # of the rows: what holds fewer is no slice of its own
 
@@ -49,14 +50,18 @@ def judge(
     """Compare two columns of scores in a Parquet or CSV file, a folder or an s3:// address of them.
 
     `slices` names columns whose most frequent values are protected, and all others together; `ranges` columns with numbers,
-    of which four ranges are. `limits` are those of a recipe's section `evaluate`: allowed_slice_loss, unproven_slices,
-    binding, ndcg_at. `scale`: what scores are; of ranks only losses are told that ask for an order alone.
+    of which four ranges are. `limits` are those of a recipe's section `evaluate` that scores can be held to: LIMITS. `scale`: what scores are; of ranks only losses are told that ask for an order alone.
 
     Returns `verdict`, `reason`, `allowed_loss`, `comparison` (the figures of `Comparison`), `rows_needed`, `slices` and
     `losses` as report.json holds them, and `pilot`. Rows without a group count one by one. Raises InputError for a column that
     is missing or whose values cannot serve, ConfigError for limits that cannot be.
     """
-    wanted = [SliceConfig(of=column) for column in (*slices, *ranges)]
+    for limit in sorted(set(limits) - LIMITS):
+        raise ConfigError(f"there is no limit '{limit}'; {did_you_mean(limit, LIMITS)}")
+    for option, named in (("slices", slices), ("ranges", ranges)):
+        if twice := repeated(named):
+            raise ConfigError(f"`{option}` names '{twice}' twice; once is enough")
+    wanted = [SliceConfig(of=column) for column in dict.fromkeys((*slices, *ranges))]
     given = {"allowed_auc_loss": allowed_loss, "confidence": confidence, "slices": wanted, **limits}
     config = parse(EvaluateConfig, given)
     unknown = sorted(set(config.binding) - OF_ORDER) if scale == "rank" else []

@@ -23,6 +23,9 @@ from slimrec.verdict.evidence import FEWEST
 from slimrec.verdict.sketch import Sketch
 
 Facts = dict[str, Any]
+_REMEDY = (
+    "allow it more, or let such slices pass with `unproven_slices` as a remark"  # of a recipe, and of scores alone
+)
 
 
 def judge(parts: Sequence[tuple[str, Sketch, float]], confidence: float) -> list[Facts]:
@@ -102,7 +105,7 @@ def _doubt(each: Facts) -> str:
     if each["verdict"] == "open":
         return f"{start} may lose {-each['low']:.5f} of AUC, and {each['allowed']:.5f} is allowed"
     told = f"{start} has too little evidence: its {each['rows']:,} rows do not rule out a loss of {each['allowed']:.5f}"
-    return "; ".join(filter(None, (told, enough, "allow it more, or set evaluate.unproven_slices to remark")))
+    return "; ".join(filter(None, (told, enough, _REMEDY)))
 
 
 def _more(found: Sequence[Facts]) -> str:
