@@ -75,7 +75,9 @@ def step(world, reports, name, approval="automatic", decision="accept", dataset=
 
 @pytest.fixture(scope="module")
 def registered(world, reports):
-    return step(world, reports, "ctr")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "dont_write_bytecode", False)  # as where nobody set PYTHONDONTWRITEBYTECODE
+        return step(world, reports, "ctr")
 
 
 def test_an_accepted_model_becomes_version_one_with_both_aliases(client, world, reports, registered):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +55,7 @@ def register(
             f"judged against the champion of '{champion['model']}', to be registered as '{name}': use one"
         )
     server = connect()
-    with reaching():
+    with reaching(), _no_bytecode():
         found = _version_of(server, name, content)
         if found is None:
             code = _own_code(slim)
@@ -97,6 +100,16 @@ def told(name: str, version: str) -> dict[str, Any]:
         "content": None if content is None else content.model_dump(),
         "entries": [entry.model_dump() for entry in ledger.entries() if entry.after == version],
     }
+
+
+@contextmanager
+def _no_bytecode() -> Iterator[None]:
+    """MLflow tries a model where it is stored: that leaves no __pycache__ beside it, whatever the process writes else."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
 
 
 def _version_of(server: Server, name: str, content: str) -> str | None:
