@@ -88,11 +88,15 @@ class Budget(_Plain):
         if self.false_discovery is not None:
             check_rate(self.false_discovery, probes, fields)
 
+    def places(self, fields: int) -> int | None:
+        """How many of so many fields may stay, at least one; None where fields are not counted."""
+        return self.fields if self.keep is None else max(1, math.floor(self.keep * fields + 1e-9))
+
     def choose(
         self,
         scores: Mapping[str, float],
         costs: Mapping[str, float],
-        threshold: float,
+        threshold: float = 0.0,
         among: Collection[str] | None = None,
     ) -> set[str]:
         """The names that stay under this budget; `threshold` holds where no budget was given. Never empty.
@@ -109,10 +113,8 @@ class Budget(_Plain):
             return discoveries(everything, self.false_discovery) or top_fields(scores, 1)
         if self.limit is not None:
             return within_budget(scores, costs, *self.limit)
-        if self.keep is not None:
-            return top_fields(scores, max(1, math.floor(self.keep * total + 1e-9)))
-        if self.fields is not None:
-            return top_fields(scores, self.fields)
+        if (places := self.places(total)) is not None:
+            return top_fields(scores, places)
         floor = threshold if self.threshold is None else self.threshold
         return {name for name in scores if scores[name] >= floor} or top_fields(scores, 1)
 

@@ -4,9 +4,12 @@ import pytest
 import torch
 from test_contract import EVERY_GATE, gated, mixed_schema
 from test_decide import found, scored
+from torch.nn.modules.module import register_module_forward_hook
 
+from slimrec.backbones.base import Backbone
 from slimrec.errors import ConfigError
 from slimrec.gates.base import Gate
+from slimrec.model.arena import Arena
 from slimrec.plugins import BACKBONES
 from slimrec.probes import is_probe, with_probes
 from slimrec.pruning.change import Change
@@ -44,6 +47,20 @@ def test_a_wide_field_takes_longer_than_a_narrow_one():
     ]
     found = charges(gated("random", "mlp", schema=Schema(label="click", fields=fields)), TIME)
     assert all(microseconds > 0 for microseconds in found.values()) and found["wide"] > 3 * found["narrow"]
+
+
+def test_time_is_that_of_a_row_for_reading_the_field_and_for_each_column_in_the_network(monkeypatch):
+    now = 0.0  # by a clock that stands still but where a field is read, a second, and in the network, one a column
+
+    def pass_on(module, *_):
+        nonlocal now
+        now += 1.0 if isinstance(module, Arena) else module.width if isinstance(module, Backbone) else 0.0
+
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    with register_module_forward_hook(pass_on):
+        found = charges(gated("random", "mlp"), TIME)
+    columns = charges(gated("random", "mlp"), DIMS)
+    assert found == {name: pytest.approx((1 + columns[name]) * 1e6 / 1024) for name in columns}
 
 
 @EVERY_GATE

@@ -36,7 +36,7 @@ from slimrec.pruning.findings import (
 )
 from slimrec.pruning.removal import removed
 from slimrec.pruning.twins import Coded, agreement, codes, twins
-from slimrec.schema import Field
+from slimrec.schema import RESERVED_ROWS, Field, Statistics
 from slimrec.selection import Budget
 from slimrec.stages import ingest, pretrain, prune
 from slimrec.track import Tracker
@@ -313,6 +313,8 @@ def test_what_comes_back_takes_the_place_of_a_weaker_field_and_no_budget_is_exce
     strong = pair.model_copy(update={"importance": dict.fromkeys(pair.importance, MUCH)})
     full = decide(scored(item=0.2, user=0.1, noise=0.5), strong, Budget(fields=4), False, seed=0)
     assert "user" not in full.kept and "no room" in full.fields["user"].note
+    one = decide(scored(item=0.2, user=0.1, noise=0.5), strong, Budget(keep=0.2), False, seed=0)
+    assert len(one.kept) == 1 and "no room" in one.fields["user"].note
 
 
 CERTAIN = {"user": MUCH, "price": LITTLE, "genres": LITTLE, "noise": Change(mean=0.0, error=1e-5, rows=100)}
@@ -404,6 +406,27 @@ def test_a_field_is_usually_absent_where_one_value_or_none_holds_most_rows():
     assert usual(category, np.array([[7]] * 8 + [[1], [3]])).tolist() == [True] * 9 + [False]
     assert usual(category, np.array([[7], [8], [9], [10]])) is None and usual(category, np.array([[7]] * 4)) is None
     assert usual(category, np.array([[7], [7], [7], [8]])).tolist() == [True] * 3 + [False]  # three quarters are enough
+
+
+@pytest.mark.parametrize(
+    ("kind", "known", "told"),  # of held-out rows that all hold the same
+    [
+        ("category", {"rows": 4, "distinct": 1}, False),
+        ("category", {"rows": 5, "distinct": 2}, True),
+        ("category", {"rows": 4, "distinct": 2}, True),  # of two values one was too rare for a row of the table
+        ("category", {"rows": 4, "distinct": 1, "missing_share": 0.5}, True),
+        ("category", {"rows": 5, "distinct": 2, "missing_share": 1.0}, False),
+        ("number", {"low": (2.0,), "high": (2.0,)}, False),
+        ("number", {"low": (2.0,), "high": (3.0,)}, True),
+        ("number", {"low": (2.0,), "high": (2.0,), "missing_share": 0.5}, True),
+        ("number", {"low": (0.0,), "high": (0.0,), "missing_share": 0.5}, False),  # 0 is what a missing one becomes
+        ("number", {"low": (2.0,), "high": (2.0,), "missing_share": 0.5, "mean": (2.0,)}, False),  # or the mean
+    ],
+)
+def test_what_all_held_out_rows_lack_is_rare_only_where_training_held_it(kind, known, told):
+    field = Field(name="f", kind=kind, statistics=Statistics(**known))
+    seen = usual(field, np.full((4, 1), RESERVED_ROWS))
+    assert seen.tolist() == [True] * 4 if told else seen is None
 
 
 def test_a_vector_is_usually_absent_where_one_value_holds_most_rows_whatever_it_is():

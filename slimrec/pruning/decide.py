@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Collection, Iterable
 from itertools import combinations
@@ -51,8 +50,8 @@ def _pool(gate: Gate, first: Selection, findings: Findings, budget: Budget) -> S
     spread = {name: statistics.stdev(each[name] for each in findings.repeats) for name in first.fields}
     whole, costs = gate.takes(budget), _costs(gate, first)
     if budget.model_dump(exclude_none=True):
-        sets = [budget.choose(each, whole, threshold=0.5) for each in findings.repeats]
-        chosen = budget.choose(scores, costs, threshold=0.5)
+        sets = [budget.choose(each, whole) for each in findings.repeats]
+        chosen = budget.choose(scores, costs)
     else:
         sets = [{name for name in kept if not is_probe(name)} for kept in findings.kept]
         chosen = _majority(sets) or {
@@ -84,7 +83,7 @@ def _leave_noise_out(gate: Gate, selection: Selection, own: Collection[str]) -> 
     if not idle:
         return selection
     scores = {name: decision.score for name, decision in selection.fields.items()}
-    chosen = selection.budget.choose(scores, _costs(gate, selection), threshold=0.0, among=own)
+    chosen = selection.budget.choose(scores, _costs(gate, selection), among=own)
     revised = gate.revise(selection, keep=chosen, drop=set(selection.fields) - chosen)
     note = "below the method's own threshold: stays out, though the budget has room"
     return _noted(revised, set(idle) - chosen, note)
@@ -102,7 +101,7 @@ def _by_importance(gate: Gate, selection: Selection, findings: Findings) -> Sele
     """The budget's fields by importance, as a share of the largest their score too, but where probes have other ones."""
     worth = {name: max(0.0, change.mean) for name, change in findings.importance.items()}
     costs = gate.takes(selection.budget)
-    chosen, most = selection.budget.choose(worth, costs, threshold=0.0), max(worth.values()) or 1.0
+    chosen, most = selection.budget.choose(worth, costs), max(worth.values()) or 1.0
     revised = gate.revise(selection, keep=chosen - set(selection.kept), drop=set(selection.kept) - chosen)
     if len(worth) < len(revised.fields):
         return revised
@@ -134,7 +133,7 @@ def _settle(
     own = {n for n in (*own, *certain, *few) if n not in harmful}
     budget = selection.budget
     if budget.ranks or budget.false_discovery is not None:
-        chosen = budget.choose(scores, _costs(gate, selection), threshold=0.0)
+        chosen = budget.choose(scores, _costs(gate, selection))
     else:
         chosen = {n for n in (*(clear if budget.threshold is None else selection.kept), *few) if n not in harmful}
         chosen = chosen or {max(scores, key=lambda name: (not is_probe(name), scores[name], name))}
@@ -280,10 +279,8 @@ def _put_back(gate: Gate, selection: Selection, findings: Findings, name: str, w
 
 def _fits(gate: Gate, selection: Selection) -> bool:
     budget, real = selection.budget, [name for name in selection.fields if not is_probe(name)]
-    if budget.keep is not None:
-        return len(selection.kept) <= max(1, math.floor(budget.keep * len(real) + 1e-9))
-    if budget.fields is not None:
-        return len(selection.kept) <= budget.fields
+    if (places := budget.places(len(real))) is not None:
+        return len(selection.kept) <= places
     if budget.limit is not None:
         costs = _costs(gate, selection)
         return sum(costs[name] for name in selection.kept) <= budget.limit[1]
