@@ -533,6 +533,11 @@ def test_what_a_constant_would_win_back_is_what_the_best_one_does(world, unit):
     twice = seen._replace(residual=torch.stack([seen.residual] * 2, 1), variance=torch.stack([seen.variance] * 2, 1))
     both = _missed(twice, where, torch.stack([seen.rows.weight] * 2, 1))
     assert both.mean == pytest.approx(found.mean) and both.error == pytest.approx(found.error / 2**0.5)
+    asked = torch.tensor([1.0, 0.0])  # of the second task no row here knows the answer
+    one = twice._replace(residual=twice.residual * asked, variance=twice.variance * asked)
+    assert _missed(one, where, seen.rows.weight[:, None] * asked).model_dump() == pytest.approx(found.model_dump())
+    none = twice._replace(residual=twice.residual * 0.0, variance=twice.variance * 0.0)
+    assert _missed(none, where, seen.rows.weight[:, None] * torch.zeros(2)) == NOTHING
 
 
 def test_what_a_unit_is_worth_counts_rows_by_their_weight(world):

@@ -53,6 +53,14 @@ def test_rows_of_a_group_count_as_one():
     assert change(difference, where, weight, numbers).error == pytest.approx(once.error)
 
 
+@pytest.mark.parametrize("figure", [float("nan"), float("inf")])
+def test_a_change_that_is_no_number_decides_nothing(figure):
+    with pytest.raises(ValueError, match="finite number"):
+        Change(mean=figure, error=0.0, rows=1)
+    with pytest.raises(ValueError, match="finite number"):
+        Change(mean=0.0, error=figure, rows=1)
+
+
 def test_rows_without_weight_say_nothing():
     difference, where, weight = rows()
     assert change(difference, where, weight * 0) == Change(mean=0, error=0, rows=0)

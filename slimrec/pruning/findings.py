@@ -276,10 +276,9 @@ def _missed(seen: _Slice, where: Tensor, weight: Tensor) -> Change:
     rows, worth = int(where.sum()), float(weight[where].double().sum())
     if not rows:
         return Change(mean=0.0, error=0.0, rows=0)
-    parts = [part[where].reshape(rows, -1).T for part in (seen.residual, seen.variance, weight.double())]
-    tasks = [each for each in zip(*parts) if float(each[2].sum()) > 0 and float(each[1].sum()) > 0]
-    if worth <= 0 or not tasks:
+    residuals, rooms = (part[where].reshape(rows, -1).sum(0).tolist() for part in (seen.residual, seen.variance))
+    tasks = [residual**2 / (2 * room) for residual, room in zip(residuals, rooms) if room > 0]
+    if not tasks:
         return Change(mean=0.0, error=0.0, rows=0)
-    won = sum(float(residual.sum()) ** 2 / (2 * float(room.sum())) for residual, room, _ in tasks) / worth
     scale = float(weight[where].double().square().sum()) / worth  # 1 for equal weights of 1
-    return Change(mean=won, error=2 * len(tasks) ** 0.5 * scale / worth, rows=rows)
+    return Change(mean=sum(tasks) / worth, error=2 * len(tasks) ** 0.5 * scale / worth, rows=rows)
