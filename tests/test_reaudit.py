@@ -241,6 +241,33 @@ def test_a_champion_that_knows_few_values_of_the_new_rows_is_judged_and_the_repo
     assert "; mind: 100.0% of the values of 'site' are new to the model" in found["reason"]
 
 
+@pytest.fixture(scope="module")
+def turned(windows, tmp_path_factory):
+    """The second window's first rows, ingested with the label turned round; and the first window's model as champion."""
+    first, second = windows
+    source, schema = read_json(second["dataset"] / "manifest.json")["source"]["address"], generate(1)[1]
+    fields = schema.model_dump(mode="json", exclude={"time", "label"}) | {"label": {"column": "click", "positive": 0}}
+    folder = tmp_path_factory.mktemp("turned") / "dataset"
+    execute("ingest", {"source": source, "fields": fields, "max_rows": 5_000}, dataset=folder)
+    return champion.Champion("drifting", "1", first["tuned"], first["tuned"], None, None), folder
+
+
+def test_a_champion_that_ranks_worse_than_chance_is_left_to_a_person(turned):
+    """As it does where 0 and 1 changed places between two logs: any new model beats it, which says nothing."""
+    reigning, folder = turned
+    test = Dataset.open(folder).split("test")
+    found = champion.judge(EvaluateConfig(allowed_auc_loss=0.3), reigning, folder, test, test.label.astype(float))
+    assert found["auc"]["champion"] < 0.45 and found["auc"]["low"] > 0
+    assert found["verdict"] == "inconclusive" and "worse than chance" in found["reason"]
+
+
+def test_a_label_that_is_told_otherwise_than_the_champions_was_is_minded(turned):
+    reigning, folder = turned
+    test = Dataset.open(folder).split("test")
+    reason = champion.judge(EvaluateConfig(), reigning, folder, test, test.label.astype(float))["reason"]
+    assert "the champion learnt the label 'click', and this audit 'click' (positive: 0)" in reason
+
+
 def test_each_look_at_a_champion_with_another_model_pays_for_those_before(windows):
     _, second = windows
     test = Dataset.open(second["dataset"]).split("test")

@@ -22,11 +22,11 @@ from slimrec.errors import ConfigError, InputError, SecurityError
 from slimrec.model.scoring import shape
 from slimrec.registry import apart, brought, sightings, versions
 from slimrec.registry.ledger import Ledger, Registered
-from slimrec.schema import Schema
+from slimrec.schema import Label, Schema
 from slimrec.selection import Selection
 from slimrec.serving.predictor import Predictor
 from slimrec.track import Tracker, enabled
-from slimrec.verdict import case, sequence, tasks
+from slimrec.verdict import case, certify, sequence, tasks
 from slimrec.verdict.losses import Rows
 from slimrec.written import parse
 
@@ -107,10 +107,22 @@ def _compared(
     rows = Rows(test.label, champion, slim, test.weight, test.group, None)
     judgement = case.gather(rows, config, parts).judge(config.confidence)
     found, (outcome, reason) = judgement.comparison, judgement.outcome(config.allowed_auc_loss)
+    if outcome == "certified" and _worse_than_chance(test, champion, config.confidence):
+        outcome, reason = "inconclusive", (
+            f"the champion ranks these rows worse than chance, with an AUC of {found.full_auc:.4f}, as where 0 and 1 of the "
+            "label changed places: any model beats it; check the label against the champion's audit, then a person decides"
+        )
     auc = {"champion": found.full_auc, "slim": found.slim_auc}
     auc |= {name: getattr(found, name) for name in ("difference", "error", "low", "high")}
     told = {"slices": judgement.slices, "losses": judgement.losses}
     return {"verdict": outcome, "reason": reason, "auc": auc, **told}
+
+
+def _worse_than_chance(test: Split, champion: np.ndarray, confidence: float) -> bool:
+    """Whether the AUC of the champion's logits (n,) is below one half, with that confidence."""
+    alike, rows = np.zeros_like(champion), np.arange(len(champion), dtype=np.uint64)
+    high = certify.compare(test.label, alike, champion, test.weight, test.group, confidence, rows).high
+    return high is not None and high < 0
 
 
 def _by_task(test: Split, parts: list[Slice], *logits: np.ndarray) -> Iterator[tuple[Any, ...]]:
@@ -172,7 +184,8 @@ def read_scores(folder: Path) -> Scores:
 def score(slim: Path, dataset: Path, test: Split | None = None) -> Scores:
     """Logits float64, (n,) or (n, T), that a slim model gives the raw rows of a test split, read once more from the source.
 
-    And a sentence for each field whose values are new to that model far more often than in its own training.
+    And a sentence for each label that its audit told otherwise, and for each field whose values are new to that model far
+    more often than in its own training.
 
     The dataset holds ids of its own vocabularies, which mean nothing to a model of another audit. `test`: the split of
     that name of `dataset`, where it is open already.
@@ -205,13 +218,27 @@ def score(slim: Path, dataset: Path, test: Split | None = None) -> Scores:
                 raise CannotRead(str(error)) from None
             done = end
         if done == len(wanted):
-            return logits, list(predictor.novelty.far(predictor.encoder.schema).values())
+            far = predictor.novelty.far(predictor.encoder.schema).values()
+            return logits, [*_other_labels(predictor.model.schema, test.schema), *far]
     raise InputError(f"{address} is no longer the log that was ingested: run the audit again")
 
 
 def _learnt(schema: Schema) -> list[str]:
     """The names of several tasks."""
     return [task.name for task in schema.tasks]
+
+
+def _other_labels(learnt: Schema, asked: Schema) -> Iterator[str]:
+    """A sentence for each label whose column or rule is another now; a renamed column may well hold the same."""
+    for before, now in zip(map(_rule, learnt.labels), map(_rule, asked.labels)):
+        if before != now:
+            yield f"the champion learnt the label {before}, and this audit {now}; do they mean the same?"
+
+
+def _rule(label: Label) -> str:
+    told = {name: getattr(label, name) for name in ("positive_above", "positive")}
+    rule = ", ".join(f"{name}: {value}" for name, value in told.items() if value is not None)
+    return f"'{label.column}'" + (f" ({rule})" if rule else "")
 
 
 def _where(chunk: Chunk, taken: np.ndarray, position: int) -> str:
