@@ -400,6 +400,17 @@ def test_what_the_ledger_recorded_counts_and_not_a_tag_that_anybody_can_set(clie
         champion.reigning("tagged", tmp_path)
 
 
+def test_tags_of_the_champion_that_somebody_removed_stop_no_promotion(client, slims):
+    """Else every audit to come would be told to run again."""
+    register("untagged", slims[0], approval="automatic")
+    register("untagged", slims[1], "1")
+    client.set_model_version_tag("untagged", "2", versions.JUDGED_DIGEST, digest(slims[0]))
+    for tag in client.get_model_version("untagged", "1").tags:
+        client.delete_model_version_tag("untagged", "1", tag)
+    assert promotion.was_champion(client, "untagged", "1")
+    assert promotion.promote("untagged", "2").moved
+
+
 def test_the_champion_found_again_is_not_judged_against_itself(client, slims):
     register("itself", slims[0], approval="automatic")
     assert register("itself", slims[0], "1", approval="automatic") == "1"

@@ -51,7 +51,7 @@ def promote(name: str, version: str = "", why: str = "", force: bool = False) ->
             raise InputError(f"'{name}' has no challenger; name the version to promote, `slimrec history {name}` lists")
         if after == before:
             return Move(name, before, after, moved=False)
-        objection = _objection(server, name, after, before)
+        objection = _objection(server, ledger, after, before)
         if objection and not force:
             raise ConflictError(f"{objection}; or promote it all the same: --force --reason TEXT")
         digest = versions.check(server, name, after, ledger.registered(after))
@@ -106,7 +106,7 @@ def history(name: str) -> History:
 def was_champion(server: Server, name: str, version: str) -> bool:
     """Whether the ledger says that the version, with the content that it has, is champion or has been."""
     ledger = Ledger(server, name)
-    content = versions.content(server, name, version)
+    content = versions.content(server, name, version, ledger.registered(version))
     return any((entry.kind, entry.after, entry.digest) == ("commit", version, content) for entry in ledger.entries())
 
 
@@ -163,8 +163,9 @@ def _hindrance(server: Server, intent: Entry, name: str) -> str:
     return ""
 
 
-def _objection(server: Server, name: str, version: str, champion: str) -> str:
+def _objection(server: Server, ledger: Ledger, version: str, champion: str) -> str:
     """Why the judgement on a version does not let it follow the present champion; "" where it does."""
+    name = ledger.name
     record = versions.read(server, name, version)
     judged, content = versions.judged_against(record), record.tags.get(versions.JUDGED_DIGEST)
     if judged is None:
@@ -174,7 +175,7 @@ def _objection(server: Server, name: str, version: str, champion: str) -> str:
             f"version {version} of '{name}' was judged against {_called(judged)}, but the champion is "
             f"{_called(champion)}: run the audit again, it then judges against that one"
         )
-    if champion and content and content != versions.content(server, name, champion):
+    if champion and content and content != versions.content(server, name, champion, ledger.registered(champion)):
         return (
             f"version {version} of '{name}' was judged against another model than the one that is version {champion} "
             f"now: run the audit again, it then judges against that one"

@@ -9,6 +9,7 @@ from slimrec.artifacts import digest
 from slimrec.config import EvaluateConfig
 from slimrec.errors import InputError
 from slimrec.registry import versions
+from slimrec.registry.ledger import Ledger
 from slimrec.track import Tracker
 
 
@@ -16,7 +17,7 @@ def overtaken(name: str, slim: Path, decision: dict[str, Any]) -> bool:
     """Whether another model than `decision` (report.json) judged against is champion of `name`, and not this one itself."""
     server = versions.connect()
     version = versions.version_at(server, name, versions.CHAMPION)
-    content = versions.content(server, name, version) if version else ""
+    content = versions.content(server, name, version, Ledger(server, name).registered(version)) if version else ""
     judged = decision["champion"] or {"version": "", "digest": ""}
     same = version == judged["version"] and content == judged.get("digest", content)
     return not same and (not version or content != digest(slim))

@@ -65,10 +65,14 @@ def read(server: Server, name: str, version: str) -> Version:
     return record
 
 
-def content(server: Server, name: str, version: str) -> str:
-    """Digest of the slim folder that a version was registered with; "" where it does not say, or is not there."""
+def content(server: Server, name: str, version: str, registered: Registered | None = None) -> str:
+    """Digest of the slim folder that a version was registered with, as `registered` or else its tag says, which anybody
+    can change; "" where neither does, or it is not there.
+    """
     record = _found(server.get_model_version, name, version)
-    return "" if record is None else record.tags.get(DIGEST, "")
+    if record is None:
+        return ""
+    return registered.digest if registered else record.tags.get(DIGEST, "")
 
 
 def number(version: str) -> str:
