@@ -55,6 +55,15 @@ def test_a_file_that_cannot_be_written_is_named_without_a_traceback(capfd, monke
     assert code == 20 and error.startswith("slimrec: ") and "no/log.parquet" in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize("words", [["schema", "--label", "y"], ["certify", *"--label y --full a --slim b".split()]])
+def test_what_is_said_of_a_log_never_takes_its_place(capfd, monkeypatch, tmp_path, words):
+    log = tmp_path / "log.csv"
+    log.write_text("y,a,b\n" + "0,.1,.2\n1,.3,.1\n" * 50)
+    before, option = log.read_bytes(), "--output" if words[0] == "schema" else "--report"
+    code, error = said([words[0], str(log), *words[1:], option, str(log)], capfd, monkeypatch)
+    assert code == 20 and "write elsewhere" in error and log.read_bytes() == before
+
+
 def test_a_planted_log_is_not_written_under_a_name_of_another_format(capfd, monkeypatch, tmp_path):
     code, error = said(["planted", str(tmp_path / "log.csv"), "--rows", "5"], capfd, monkeypatch)
     assert code == 20 and ".parquet or .pq" in error and not any(tmp_path.iterdir())

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 import stat
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -246,6 +247,33 @@ def test_an_output_that_cannot_be_is_refused_before_anything_is_read(tmp_path, n
     with pytest.raises(ConfigError, match="is a folder"):
         predict_file(tmp_path / "no model", tmp_path / "no rows", tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_scores_never_take_the_place_of_the_log_that_they_are_of(world, rows, tmp_path):
+    log, link, folder = tmp_path / "rows.parquet", tmp_path / "link.parquet", tmp_path / "log"
+    pq.write_table(rows, log)
+    link.symlink_to(log)
+    folder.mkdir()
+    shutil.copy(log, folder / "a.parquet")
+    for read, output in (
+        (log, log),
+        (log, link),
+        (link, log),
+        (folder, folder / "a.parquet"),
+        (folder, folder / "new.csv"),
+    ):
+        with pytest.raises(ConfigError, match="write elsewhere"):
+            predict_file(world.slim, read, output)
+    assert pq.read_table(log).equals(pq.read_table(folder / "a.parquet")) and len(list(folder.iterdir())) == 1
+    predict_file(world.slim, folder, tmp_path / "beside.csv")
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://bucket/scores.csv", "s3:/bucket/scores.csv", "S3://b/s.csv", "file:///tmp/s.csv"]
+)
+def test_scores_go_to_a_file_and_to_no_address(tmp_path, address):
+    with pytest.raises(ConfigError, match="a file of this machine, got '.*s.csv'"):
+        predict_file(tmp_path / "no model", tmp_path / "no rows", address)
 
 
 def test_links_are_followed_and_keep_the_rights_of_the_file_behind_them(world, rows, tmp_path):

@@ -23,7 +23,11 @@ def schema(
     """Draft a schema YAML from a log, for a person to edit."""
     from slimrec.artifacts import write_text
     from slimrec.data.draft import draft
+    from slimrec.data.files import PARQUET, TEXT
+    from slimrec.data.storage import spare
 
+    if output is not None:
+        spare(log, output, PARQUET + TEXT)
     text = draft(log, label)
     text = "".join(f"# {line}\n" for line in _leaking(log, text)) + text
     if output is None:

@@ -35,11 +35,15 @@ def certify(
 ) -> None:
     """Is one model's AUC as good as another's, judged on their scores? No training; ends with 0 whatever the verdict."""
     from slimrec.artifacts import write_text
+    from slimrec.data.files import PARQUET, TEXT
+    from slimrec.data.storage import spare
     from slimrec.errors import ConfigError
     from slimrec.verdict.scores import SCALES, html, judge, told
 
     if scale not in SCALES:
         raise ConfigError(f"--scale is '{scale}'; give {', '.join(SCALES)}")
+    if report is not None:
+        spare(scores, report, PARQUET + TEXT)
     limits = {"allowed_slice_loss": allowed_slice_loss, "unproven_slices": unproven_slices, "ndcg_at": ndcg_at}
     found = judge(
         scores, label, full, slim, group, weight, allowed_loss, confidence, scale, slice_by, range_of,

@@ -35,9 +35,11 @@ def filesystem(url: str) -> tuple[fs.FileSystem, str]:
     S3 takes its credentials from the usual AWS environment, and its endpoint from AWS_ENDPOINT_URL if that is set.
     """
     if not url.startswith("s3://"):
-        if "://" in url:
+        if "://" in url or (is_address(url) and not os.path.exists(url)):
             raise InputError(f"'{url}' is not a place we read from; give a local path or s3://bucket/prefix")
         return fs.LocalFileSystem(), os.path.abspath(url)
+    if not url.removeprefix("s3://").partition("/")[0]:
+        raise InputError(f"'{url}' names no bucket; give s3://bucket/prefix")
     options = {"region": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"}
     if endpoint := os.environ.get("AWS_ENDPOINT_URL"):
         parts = urlsplit(endpoint)
@@ -84,6 +86,22 @@ def list_files(url: str, suffixes: tuple[str, ...]) -> tuple[fs.FileSystem, list
     if others:
         print(f"slimrec: not read in {url}: {_some(others)}; data files end in {', '.join(suffixes)}", file=sys.stderr)
     return system, [f"{path}/{name}" for name in files]
+
+
+def is_address(path: str) -> bool:
+    """Whether a path looks like scheme://..., also where one of the slashes was lost."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", path) is not None
+
+
+def spare(source: str, output: str | os.PathLike, suffixes: tuple[str, ...]) -> None:
+    """Raise ConfigError where writing `output` would destroy what is read from `source`, links followed, or where it would
+    lie in that folder with a name that ends as those of data do.
+    """
+    read, written = os.path.realpath(source), os.path.realpath(output)
+    inside = written.startswith(os.path.join(read, "")) and written.lower().endswith(suffixes)
+    if read == written or inside:
+        where = "is what is read" if read == written else f"lies among the files of the log {source}"
+        raise ConfigError(f"'{output}' {where}: it would be lost, or taken for rows of it; write elsewhere")
 
 
 def of_path(file: str) -> dict[str, str | None]:

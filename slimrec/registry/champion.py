@@ -108,9 +108,12 @@ def _compared(
     judgement = case.gather(rows, config, parts).judge(config.confidence)
     found, (outcome, reason) = judgement.comparison, judgement.outcome(config.allowed_auc_loss)
     if outcome == "certified" and _worse_than_chance(test, champion, config.confidence):
-        outcome, reason = "inconclusive", (
-            f"the champion ranks these rows worse than chance, with an AUC of {found.full_auc:.4f}, as where 0 and 1 of the "
-            "label changed places: any model beats it; check the label against the champion's audit, then a person decides"
+        outcome, reason = (
+            "inconclusive",
+            (
+                f"the champion ranks these rows worse than chance, with an AUC of {found.full_auc:.4f}, as where 0 and 1 of the "
+                "label changed places: any model beats it; check the label against the champion's audit, then a person decides"
+            ),
         )
     auc = {"champion": found.full_auc, "slim": found.slim_auc}
     auc |= {name: getattr(found, name) for name in ("difference", "error", "low", "high")}

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from slimrec.data.storage import is_address
 from slimrec.errors import ConfigError
 
 SCORE = "probability"  # name of the column; of several tasks each one's begins so
@@ -42,6 +43,10 @@ class Output:
         if self.target.is_symlink():
             raise ConfigError(f"{path} is a link that leads to itself; name another file")
         if self.plain and not self.target.parent.is_dir():
+            if is_address(str(path)):
+                raise ConfigError(
+                    f"scores are written to a file of this machine, got '{path}'; copy them there yourself"
+                )
             raise ConfigError(f"no such folder: {self.target.parent}; make it, or write elsewhere")
 
     def write(self, pieces: Iterable[pa.Table], schema: pa.Schema) -> int:

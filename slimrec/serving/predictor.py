@@ -18,7 +18,7 @@ from pyarrow import fs
 from slimrec.data import files
 from slimrec.data.encode import Encoder
 from slimrec.data.novelty import Novelty
-from slimrec.data.storage import list_files, of_path
+from slimrec.data.storage import list_files, of_path, spare
 from slimrec.data.values import Where
 from slimrec.errors import ConfigError, InputError, did_you_mean
 from slimrec.metrics import probability
@@ -140,6 +140,8 @@ def predict_file(
     stderr. Raises InputError where a key is missing, or rows were lost on the way.
     """
     target = None if output is None else Output(output)
+    if target is not None and target.plain:
+        spare(str(path), target.target, files.PARQUET + files.TEXT)
     if target is None and sys.stdout is None:
         raise ConfigError("standard output is closed, and the scores have nowhere to go; give --output FILE")
     predictor = Predictor.load(folder)
