@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from slimrec.artifacts import read_json, write_json
+from slimrec.data import outliers
 from slimrec.data.encode import Encoder, column_of, has_vocabulary, vocabulary_file
-from slimrec.data.hashing import hash_numbers
+from slimrec.data.fair import RowSample, Some, some
 from slimrec.data.moments import Moments
 from slimrec.data.spelling import FORMAT
 from slimrec.data.values import Bags, Categories, Where, bags, extent, field_categories, numbers
@@ -24,43 +25,7 @@ from slimrec.errors import InputError
 from slimrec.schema import RESERVED_ROWS, Field, Schema, Statistics
 
 _QUANTILE_ROWS = 500_000  # rows of a field held for its quantiles; exact up to here, a fair sample beyond
-
-
-class RowSample:
-    """A uniform sample of values by row hash: bounded, the same in whatever pieces the rows come."""
-
-    def __init__(self, capacity: int):
-        self.capacity, self._held = capacity, 0
-        self._parts: list[tuple[np.ndarray, np.ndarray]] = []  # (hashes, values)
-
-    def add(self, rows: np.ndarray, values: np.ndarray) -> None:
-        """Take values (n,) of the rows numbered `rows` (n,)."""
-        self.add_hashed(hash_numbers(rows, 0x5A3F), values)
-
-    def add_hashed(self, hashes: np.ndarray, values: np.ndarray) -> None:
-        """Take values (n,) whose rows have these hashes (n,), as `hashed` gives them."""
-        self._parts.append((hashes, values))
-        self._held += len(hashes)
-        if self._held > 2 * self.capacity:
-            self._shrink()
-
-    def _shrink(self) -> None:
-        hashes, values = (np.concatenate(parts) for parts in zip(*self._parts))
-        if len(hashes) > self.capacity:
-            lowest = np.argpartition(hashes, self.capacity)[: self.capacity]
-            hashes, values = hashes[lowest], values[lowest]
-        self._parts, self._held = [(hashes, values)], len(hashes)
-
-    def hashed(self) -> tuple[np.ndarray, np.ndarray]:
-        """Hashes (n,) and values (n,) of the sample, in no order that matters."""
-        if not self._parts:
-            return np.empty(0, np.uint64), np.empty(0)
-        self._shrink()
-        return self._parts[0]
-
-    def sorted(self) -> np.ndarray:
-        """The sample, ascending."""
-        return np.sort(self.hashed()[1])
+_SPREAD_ROWS = 2000  # and to tell numbers that are far off
 
 
 class _FieldFit:
@@ -75,9 +40,16 @@ class _FieldFit:
         self.varying = Varying() if field.hash_rows or field.kind == "bag" else None
         self.moments = Moments(field.dense_width)
         self.low, self.high = np.full(field.dense_width, np.inf), np.full(field.dense_width, -np.inf)
-        self.sample = RowSample(_QUANTILE_ROWS)
+        self.spread = field.kind == "number" and _scaled(field)
+        self.sample = RowSample(_SPREAD_ROWS if self.spread else _QUANTILE_ROWS)
 
-    def add(self, column: pa.Array, rows: np.ndarray, where: Where) -> None:
+    @property
+    def sampled(self) -> bool:
+        """Whether the sample holds anything."""
+        return self.spread or self.field.discretise == "quantile"
+
+    def add(self, column: pa.Array, rows: np.ndarray, where: Where, chosen: Some) -> None:
+        """Take rows numbered `rows` (n,), of which the `chosen` are looked at more closely."""
         field = self.field
         self.rows += len(column)
         if field.kind == "bag":
@@ -101,6 +73,8 @@ class _FieldFit:
                 return
             low, high = extent(values)
             self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
+            if self.spread:
+                self.sample.add_hashed(chosen.hashes, values[chosen.places, 0])
             if _scaled(field):
                 self.moments.add(values)
 
@@ -128,7 +102,7 @@ class _FieldFit:
 
     def save(self, folder: Path) -> dict[str, Any]:
         """Write the long part of the figures to a file of the folder; returns the short part, as JSON."""
-        if self.field.discretise == "quantile":
+        if self.sampled:
             hashes, values = self.sample.hashed()
             pq.write_table(pa.table({"hash": hashes, "value": values}), vocabulary_file(folder, self.field.name))
         elif has_vocabulary(self.field):
@@ -158,7 +132,7 @@ class _FieldFit:
         self.moments.join(figures["moments"])
         low, high = (np.array(values, np.float64) for values in figures["range"])  # None becomes NaN
         self.low, self.high = np.fmin(self.low, low), np.fmax(self.high, high)
-        if self.field.discretise == "quantile":
+        if self.sampled:
             table = pq.read_table(vocabulary_file(folder, self.field.name))
             self.sample.add_hashed(table["hash"].to_numpy(), table["value"].to_numpy())
         elif has_vocabulary(self.field):
@@ -227,7 +201,14 @@ class _FieldFit:
                 f"field '{name}': it holds one number in the training rows, or nothing, which a number does not tell apart; "
                 "declare it as a category"
             )
+        if self.spread and not constant and (found := self._far_off()):
+            told.append(f"field '{name}': {outliers.remark(found, self.field.scale)}")
         return told
+
+    def _far_off(self) -> tuple[float, ...] | None:
+        values = self.sample.sorted()
+        figures = (self.low[0], self.high[0], self.moments.mean()[0], self.moments.deviation()[0])
+        return outliers.far_off(values[~np.isnan(values)], *map(float, figures))
 
 
 def _finite(values: np.ndarray) -> list[float | None]:
@@ -259,8 +240,9 @@ class Fitting:
 
     def add(self, batch: pa.RecordBatch, rows: np.ndarray, where: Where) -> None:
         """Take training rows; `rows` (n,) are their numbers in the source, `where` names one in errors."""
+        chosen = some(rows, _SPREAD_ROWS)
         for fit in self._fits:
-            fit.add(column_of(batch, fit.field, self.schema.missing), rows, where)
+            fit.add(column_of(batch, fit.field, self.schema.missing), rows, where, chosen)
 
     def finish(self) -> Fitted:
         """The encoder over the fitted schema."""

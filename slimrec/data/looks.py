@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
+from slimrec.data.outliers import far_off, remark
 from slimrec.data.values import family
 from slimrec.errors import InputError
 
@@ -187,10 +188,21 @@ def guess_field(name: str, column: pa.Array, positive: np.ndarray | None = None)
             span = pc.min_max(column).as_py() if whole else {"min": 0, "max": 0}
             if 0 < 10 * distinct < span["max"] - span["min"] and 2 * distinct < len(column):
                 seen += ", whole numbers with gaps: if they name something, kind: category"
+            seen += _far_off(values.to_numpy(zero_copy_only=False))
             return {"kind": "number"} | ({"nonfinite": "missing"} if unclean else {}), seen
     if distinct > 0.5 * len(column):
         seen += ", nearly unique: is it known when serving?"
     return {"kind": "category"}, seen + (", a constant" if distinct == 1 else "")
+
+
+def _far_off(values: np.ndarray) -> str:
+    """What ingest will say of numbers (n,) some of which are far from all others; "" for nothing."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return ""
+    with np.errstate(over="ignore"):  # a deviation beyond all numbers is one that says enough
+        found = far_off(values, *map(float, (values.min(), values.max(), values.mean(), values.std())))
+    return f", {remark(found, None)}" if found else ""
 
 
 def _whole_identifiers(name: str, column: pa.Array) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from slimrec.config import SplitConfig
-from slimrec.data.fit import RowSample
+from slimrec.data.fair import RowSample
 from slimrec.data.hashing import hash_numbers, uniform
 from slimrec.data.keys import Keys
 from slimrec.errors import ConfigError, InputError
