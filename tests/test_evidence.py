@@ -86,6 +86,12 @@ def test_where_labels_are_too_rare_to_tell_sets_whose_sizes_vary_as_chance_has_i
     assert found(np.zeros(600, bool), scores=thrice).copies == 400
 
 
+def test_where_labels_cannot_tell_rows_that_stand_twice_are_copies_if_most_do_and_not_if_a_fifth_does():
+    once, twice = np.arange(2000), np.repeat(np.arange(2000), 2)
+    assert found(np.zeros(2400, bool), scores=np.column_stack([np.append(once, once[:400])] * 2) / 3.0).copies == 0
+    assert found(np.zeros(4000, bool), scores=np.column_stack([twice] * 2) / 3.0).copies == 2000
+
+
 def test_how_likely_labels_mix_is_read_from_sets_of_similar_score_without_the_set_itself():
     """In 40 sets with a share of a half all about them, two rows differ half of the time, three more often."""
     positives, sizes = np.tile([1, 1], 20), np.full(40, 2)

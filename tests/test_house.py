@@ -224,6 +224,28 @@ def test_no_file_runs_code_from_data_or_hides_an_error(path):
             assert "NotImplementedError" not in ast.dump(node.exc), f"a stub, line {node.lineno}"
 
 
+def test_a_record_is_not_changed_once_it_is_made():
+    """Whoever is given a report's facts, a schema or a sketch may rely on them: dataclasses and models are frozen."""
+    library = [path for path in PYTHON if name_of(path).startswith("slimrec/")]
+    classes = [(name_of(path), node) for path in library for node in ast.walk(tree_of(path)) if is_record(node)]
+    assert len(classes) > 30
+    assert not [f"{name}: {node.name}" for name, node in classes if not re.search("frozen=True", settings_of(node))]
+
+
+def is_record(node: ast.AST) -> bool:
+    """Whether this is a class that declares itself a dataclass or, not by way of another of ours, a pydantic model."""
+    return isinstance(node, ast.ClassDef) and (
+        "BaseModel" in map(ast.unparse, node.bases) or "dataclass" in settings_of(node)
+    )
+
+
+def settings_of(node: ast.ClassDef) -> str:
+    """Its decorators and its `model_config`, as code."""
+    assigned = [part for part in node.body if isinstance(part, ast.Assign)]
+    config = [part.value for part in assigned if ast.unparse(part.targets[0]) == "model_config"]
+    return " ".join(map(ast.unparse, [*node.decorator_list, *config]))
+
+
 def test_modules_are_named_for_what_they_hold():
     assert not {path.stem for path in PYTHON} & {"utils", "util", "common", "helpers", "misc"}
 

@@ -15,6 +15,7 @@ from slimrec.config import EvaluateConfig, IngestConfig
 from slimrec.data.dataset import Dataset
 from slimrec.data.planted import generate
 from slimrec.errors import ConfigError
+from slimrec.schema import Field
 from slimrec.stages import evaluate, ingest
 from slimrec.track import Tracker
 from slimrec.verdict import certify, leaks, signs
@@ -66,13 +67,22 @@ def test_an_id_whose_values_have_one_label_each_is_a_bijection(tmp_path):
     assert ("bijection", "order") in ingested(tmp_path, table, fields, {"name": "order", "kind": "category"})[0]
 
 
-@pytest.mark.parametrize("kind", ["number", "category"])
+@pytest.mark.parametrize("kind", ["number", "category", "bag"])
 def test_a_field_that_is_there_for_clicks_only_is_told_by_what_is_missing(kind, tmp_path):
     random = np.random.default_rng(1)
     there = (labels() == 1) & (random.random(ROWS) < 0.2)
     values = [int(v) if t else None for v, t in zip(random.integers(1, 60, ROWS), there)]
+    if kind == "bag":
+        values = [[] if value is None else [str(value % 5)] * (1 + value % 3) for value in values]
     found, _ = ingested(tmp_path, *planted(dwell=values), {"name": "dwell", "kind": kind})
     assert found == {("missing", "dwell")}
+
+
+def test_numbers_are_told_apart_by_two_hundred_ranges_that_hold_as_many_rows_each():
+    seen, asked = np.arange(1.0, 1001), np.array([0.0, -3.0, 1.0, 995.0, 996.0, 2000.0])  # 0: missing
+    first, second = signs._codes(Field(name="size", kind="number"), seen, asked)
+    assert np.bincount(first).tolist() == [0] + [5] * 200
+    assert second.tolist() == [0, 1, 1, 199, 200, 200]
 
 
 def test_a_time_after_the_row_s_own_is_known_too_late(tmp_path):

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from slimrec import certify
 from slimrec.cli import app
 from slimrec.errors import ConfigError, InputError
-from slimrec.verdict.scores import judge
+from slimrec.verdict.scores import _by_range, _by_value, judge
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +138,26 @@ def test_a_slice_that_is_lost_rejects_the_whole_and_is_named(sliced):
     lost = certify.compare(mine["y"].to_numpy(), mine["a"].to_numpy(), mine["b"].to_numpy())
     assert found["slices"][1]["difference"] == pytest.approx(lost.difference)
     assert "slices" in found["pilot"][1]
+
+
+def test_what_one_row_in_a_hundred_holds_is_a_slice_and_what_fewer_hold_is_none():
+    often, rest = ["a"] * 98, [str(i) for i in range(20)]
+
+    def names(*values):
+        return [name for name, *_ in _by_value("c", np.array(values, object))]
+
+    assert names(*often, "b", "b") == ["c = a", "c = b"]
+    assert names(*often, "b", "", *["c"] * 100)[-2:] == ["c = a", "c, other values"]  # b and none, one in a hundred
+    assert names(*often * 11, *rest)[-1] == "c, other values" and names(*often * 11, *rest[:5]) == ["c = a"]
+
+
+def test_ranges_hold_as_many_rows_each_none_where_one_value_is_the_largest_of_many_and_none_of_holes_alone():
+    def ranges(*values):
+        return {name: int(rows.sum()) for name, rows, _ in _by_range("c", np.array(values, float))}
+
+    assert ranges(*range(1, 9)) == {"c up to 2": 2, "c above 2, up to 4": 2, "c above 4, up to 6": 2, "c above 6": 2}
+    assert ranges(1, 2, 7, 7, 7, 7, 7, 7) == {"c up to 2": 2, "c above 2": 6}
+    assert ranges(np.nan, np.nan)["c missing"] == 2
 
 
 def test_other_losses_bind_where_scores_are_said_to_be_what_they_ask_for(sliced):
