@@ -166,12 +166,13 @@ def test_headline_says_what_goes_and_what_it_saves(verdict):
 
 
 def test_headline_does_not_call_a_model_smaller_that_is_not():
-    same, hardly, larger = facts(), facts(), facts()
-    for found, slim in ((same, 288_000), (hardly, 287_990), (larger, 300_000)):
+    same, hardly, larger, tenth = facts(), facts(), facts(), facts()
+    for found, slim in ((same, 288_000), (hardly, 287_990), (larger, 300_000), (tenth, 28_800)):
         found["size"]["full"]["bytes"], found["size"]["slim"]["bytes"] = 288_000, slim
     assert headline(same).endswith("the model keeps its size, 288 kB.")
     assert "becomes hardly smaller, " in headline(hardly)
     assert headline(larger).endswith("the model becomes larger, 300 kB instead of 288 kB.")
+    assert headline(tenth).endswith("the model becomes 90\u00a0% smaller, 28.8 kB instead of 288 kB.")
 
 
 def test_marks_of_the_auc_figure_lie_in_order_inside_it():
