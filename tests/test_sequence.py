@@ -58,6 +58,13 @@ def test_without_a_tracking_store_no_look_is_counted_and_the_report_says_so():
     assert challenged({"look": {"number": None}}) == "Looks against it are not counted without a tracking store."
 
 
+def test_a_verdict_says_which_look_it_is_and_how_often_all_of_them_and_all_tasks_are_wrong():
+    said = told({"look": {"number": 3, "asked": 0.9}, "confidence": 0.995})
+    assert said.startswith("for look 3 at this slice, at 99.5 %: ") and said.endswith("a chance of at most 10 %")
+    both = told({"look": {"number": 3, "asked": 0.9}, "confidence": 0.995, "tasks": [{}, {}]})
+    assert both.startswith(f"{said}; the bounds of 2 tasks pay for each other")
+
+
 def test_a_challenge_says_which_look_it_is_and_how_often_all_of_them_are_wrong():
     said = challenged({"look": {"number": 2, "asked": 0.95, "confidence": 0.9917}})
     assert "look 2 against this champion, at 99.17 %" in said and "a chance of at most 5 %" in said
