@@ -18,11 +18,13 @@ FLAT = {  # name: values of which a few make one of all others, and what is said
     "large": (random.normal(size=ROWS), [1e30], "1e+30"),
     "below": (random.exponential(size=ROWS), [-1e12], "-1e+12"),
     "often": (random.uniform(size=ROWS), [9999999] * 20, "1e+07"),
+    "just": (random.normal(size=ROWS), [10_000] * 4, "10000"),
     "clock": (1.7e9 + random.uniform(0, 3600, ROWS), [0], "0"),
 }
 SOUND = {
     "normal": random.normal(size=ROWS),
     "price": random.lognormal(3, 2, ROWS),
+    "apart": np.where(np.arange(ROWS) < 4, 1000, random.normal(size=ROWS)),
     "seldom": np.where(random.random(ROWS) < 0.005, random.uniform(1, 1000, ROWS), 0),
     "count": random.zipf(1.6, ROWS).clip(0, 10_000).astype(float),
     "holes": np.where(random.random(ROWS) < 0.999, np.nan, random.normal(size=ROWS)),
