@@ -126,6 +126,17 @@ class Family:
                 words = " or ".join(_PLAIN[kind] for kind in wanted)
                 raise ConfigError(f"{self.noun} '{name}': `{option}` must be {words}, got {value!r}")
 
+    def check_effect(self, name: str, options: dict[str, Any]) -> None:
+        """Refuse an option of ours that would do nothing beside the others; of a recipe, as artifacts may hold such ones."""
+        package = importlib.import_module(self.package)
+        defaults = {option: ast.literal_eval(text) for option, text in self.options(name).items()}
+        effects = dict(getattr(package, "EFFECT", {}).get(name, {}))
+        if self._is_ours(name) and {"every", "stream"} <= set(defaults):
+            effects.setdefault("every", package.EVERY)
+        for option, (works, where) in effects.items():
+            if options.get(option, defaults[option]) != defaults[option] and not works(defaults | options):
+                raise ConfigError(f"{self.noun} '{name}': `{option}` is for {where}, and does nothing here; remove it")
+
     def load(self, name: str) -> type:
         """The class itself."""
         module, cls = self._locate(name)

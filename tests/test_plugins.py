@@ -1,5 +1,6 @@
 """Methods and networks that others bring: by one file and one line, or by a distribution's entry points. As CONTRIBUTING says."""
 
+import ast
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import torch
 from slimrec.artifacts import write_json
 from slimrec.config import ModelConfig, PretrainConfig, parse
 from slimrec.errors import ConfigError
+from slimrec.gates import EFFECT
 from slimrec.plugins import BACKBONES, GATES
 from slimrec.registry import brought
 
@@ -162,3 +164,36 @@ def test_the_contract_battery_covers_one_file_and_one_line_and_what_a_distributi
     assert done.returncode == 0, done.stdout[-3000:]
     for pairing in ("spread-mlp", "far_spread-deepfm", "leap-linear", "far_spread-far_linear"):
         assert re.search(rf"affine_map.*\[{pairing}\] PASSED", done.stdout), pairing
+
+
+IDLE = [  # options that do nothing beside the others, and where they do something
+    ("leap", {"learning_rate": 0.01}, "`learning_rate` is for gates that learn within the training"),
+    ("leap", {"reservoir": 16384, "least": 0.001}, "`reservoir` is for gates that learn"),
+    ("leap", {"alpha": 0.001, "gap": True}, "`gap` is for the path"),
+    ("leap", {"stream": "train", "least": 0.01}, "`least` is for the path"),
+    ("leap", {"alpha": 0.001, "fs_weight": 0.1}, "`fs_weight` is for `reference: code`"),
+    ("leap", {"reference": "code", "alpha": 0.01}, "`alpha` is for `reference: paper`"),
+    ("leap", {"reference": "code", "floor": 0.1}, "`floor` is for gates"),
+    ("leap", {"alpha": 0.001, "stream": "train", "every": 8}, "`every` is for"),
+    ("lpfs", {"variant": "lpfs", "tau": 3.0}, "`tau` is for `variant: lpfs"),
+    ("adafs", {"share": 0.3}, "`share` is for `variant: hard`"),
+    ("irazor", {"reference": "code", "lp_weight": "uniform"}, "`lp_weight` is for"),
+    ("optfeature", {"grain": "field", "fall_back": False}, "`fall_back` is for"),
+    ("autofield", {"stream": "train", "every": 5}, "`every` is for `stream: gate`"),
+]
+
+
+@pytest.mark.parametrize(("method", "options", "said"), IDLE)
+def test_an_option_that_would_do_nothing_is_refused_in_a_recipe_and_an_artifact_may_hold_it(method, options, said):
+    backbone = "deepfm" if GATES.says(method, "weighs_pairs") else "mlp"
+    recipe = {"method": method, "model": {"backbone": backbone}}
+    with pytest.raises(ConfigError, match=f"method '{method}': {said}.*does nothing here; remove it"):
+        parse(PretrainConfig, {**recipe, "options": options})
+    GATES.check(method, options)
+    for given in options:  # as much as by default is no wish
+        spelled = GATES.options(method)[given]
+        assert parse(PretrainConfig, {**recipe, "options": {given: ast.literal_eval(spelled)}}).method == method
+
+
+def test_what_is_said_to_have_an_effect_only_beside_others_is_an_option_of_its_method():
+    assert all(set(effects) <= set(GATES.options(method)) for method, effects in EFFECT.items())

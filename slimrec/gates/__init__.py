@@ -1,5 +1,8 @@
 """The selection methods: one file each; `base.py` says what a method has to write."""
 
+from slimrec.gates.effect import EFFECT as EFFECT
+from slimrec.gates.effect import EVERY as EVERY
+
 TABLE = {
     "none": "base:Gate",
     "random": "random:RandomGate",

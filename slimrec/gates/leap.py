@@ -33,14 +33,15 @@ class LeapGate(ShuffleGate):
     where D_i is the relative distance of a row's block and its replacement, E|x - x'| / sqrt(E|x - x'|^2). A field's
     score is what shutting its gate costs where it falls for good: nats of log-loss that it is worth while all that is
     worth less is gone. One path ranks the fields for every budget; without one those stay that are worth `least` of the
-    entropy of the label, or with `gap` those above the widest gap between neighbours in log-nats. What the path cannot settle does the cost of a constant (`overruled`): harmful fields go, and
-    fields present on too few held-out rows stay. Twins known before the training share one gate and one permutation.
+    entropy of the label, or with `gap` those above the widest gap between neighbours in log-nats. What the path cannot
+    settle does the cost of a constant (`overruled`): harmful fields go, and fields present on too few held-out rows stay.
+    Twins known before the training share one gate and one permutation.
     Ours, in that the paper has one alpha, the distance itself, which grows with width and embeddings, and a network
     that trains on the mix. Growing alpha on a finished network lets no early stop cut the path short, and what falls
     early says nothing of the network's age.
 
     With `alpha` or `stream` the price is fixed and gates learn within the training, which sees the mix (score g,
-    threshold 1/2); all options but `least` and `gap` are for such gates, and say nothing of the path.
+    threshold 1/2); all options but `least` and `gap` are for such gates, and a recipe without them is refused that has one.
     `reference: paper` is that with the distance as published: the penalty is sum_i alpha * max(distance_i, floor) * g_i
     with a moving average (paper, eq. "adaptive regularisation"), gates and network together on the training rows, in
     every epoch. It gives neither `temperature`, `start`, `floor`,
