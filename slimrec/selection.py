@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -153,6 +153,14 @@ class Selection(_Plain):
         probes = set(self.fields) - set(real)
         evidence = {n: v for n, v in self.evidence.items() if not any(probe in n for probe in probes)}
         return self.model_copy(update={"fields": real, "pairs": pairs, "evidence": evidence})
+
+    def noted(self, names: Iterable[str], note: str) -> Selection:
+        """This selection with a word on each of these fields, after what was said before."""
+        fields = dict(self.fields)
+        for name in names:
+            notes = [text for text in (fields[name].note, note) if text]
+            fields[name] = fields[name].model_copy(update={"note": "; ".join(notes)})
+        return self.model_copy(update={"fields": fields})
 
     def over(self, blocks: Sequence[Block]) -> Selection:
         """The same decision about a layout with more fields, which are dropped without a trace."""

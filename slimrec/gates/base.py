@@ -166,6 +166,11 @@ class Gate(nn.Module):
             return self.charged
         return {b.name: b.width for b in self.blocks} if budget.dims is not None else self.field_bytes()
 
+    def takes_as_kept(self, selection: Selection) -> dict[str, float]:
+        """What each field takes of the selection's budget with the columns that it keeps, or whole where it keeps none."""
+        fields, whole = selection.fields, self.takes(selection.budget)
+        return {n: cost * len(fields[n].columns) / fields[n].width or cost for n, cost in whole.items()}
+
     def select(self, budget: Budget, seed: int) -> Selection:
         """The decision: whole fields by score under the budget (a threshold of 0.5 without one)."""
         chosen = budget.choose(self.scores(), self.takes(budget), threshold=0.5)

@@ -1,14 +1,15 @@
-"""From a scored search to one decision: repeats are pooled, probes taken out, twins and fields that are vital where present guarded."""
+"""From a scored search to one decision: repeats are pooled, probes taken out, noise, harm and twins settled."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from itertools import combinations
 
 from slimrec.gates.base import Gate
 from slimrec.probes import false_discovery_share, is_probe, p_values, q_values
 from slimrec.pruning.findings import Findings
+from slimrec.pruning.guards import guard_presence, guard_twins
 from slimrec.selection import Budget, Selection, within_budget
 
 
@@ -40,15 +41,15 @@ def decide(
     if twins_once and budget.ranks:
         selection = _count_twins_once(gate, selection, findings, own)
     selection = _with_doubt(selection)
-    selection = _guard_twins(gate, selection, findings)
-    return _guard_presence(gate, selection, findings, guard)
+    selection = guard_twins(gate, selection, findings)
+    return guard_presence(gate, selection, findings, guard)
 
 
 def _pool(gate: Gate, first: Selection, findings: Findings, budget: Budget) -> Selection:
     """The first repeat's decision with mean scores: under the budget, or by the majority of the repeats' own rules."""
     scores = {name: statistics.fmean(each[name] for each in findings.repeats) for name in first.fields}
     spread = {name: statistics.stdev(each[name] for each in findings.repeats) for name in first.fields}
-    whole, costs = gate.takes(budget), _costs(gate, first)
+    whole, costs = gate.takes(budget), gate.takes_as_kept(first)
     if budget.model_dump(exclude_none=True):
         sets = [budget.choose(each, whole) for each in findings.repeats]
         chosen = budget.choose(scores, costs)
@@ -83,10 +84,10 @@ def _leave_noise_out(gate: Gate, selection: Selection, own: Collection[str]) -> 
     if not idle:
         return selection
     scores = {name: decision.score for name, decision in selection.fields.items()}
-    chosen = selection.budget.choose(scores, _costs(gate, selection), among=own)
+    chosen = selection.budget.choose(scores, gate.takes_as_kept(selection), among=own)
     revised = gate.revise(selection, keep=chosen, drop=set(selection.fields) - chosen)
     note = "below the method's own threshold: stays out, though the budget has room"
-    return _noted(revised, set(idle) - chosen, note)
+    return revised.noted(set(idle) - chosen, note)
 
 
 def _without_probes(gate: Gate, selection: Selection) -> Selection:
@@ -133,7 +134,7 @@ def _settle(
     own = {n for n in (*own, *certain, *few) if n not in harmful}
     budget = selection.budget
     if budget.ranks or budget.false_discovery is not None:
-        chosen = budget.choose(scores, _costs(gate, selection))
+        chosen = budget.choose(scores, gate.takes_as_kept(selection))
     else:
         chosen = {n for n in (*(clear if budget.threshold is None else selection.kept), *few) if n not in harmful}
         chosen = chosen or {max(scores, key=lambda name: (not is_probe(name), scores[name], name))}
@@ -143,11 +144,11 @@ def _settle(
     if not budget.model_dump(exclude_none=True):
         for name in sorted(vague - chosen):
             note = f"not told from noise on these rows: its worth is in doubt by {doubt[name]:.2g} nats a row"
-            revised = _noted(revised, [name], note)
+            revised = revised.noted([name], note)
     for name in few:
         rows = findings.presence[name].shuffled.rows
         stays = "stays until more is seen" if name in chosen else "and the budget has no room to wait for more"
-        revised = _noted(revised, [name], f"inconclusive: present in only {rows} of the held-out rows, {stays}")
+        revised = revised.noted([name], f"inconclusive: present in only {rows} of the held-out rows, {stays}")
     return revised, own
 
 
@@ -162,14 +163,8 @@ def _name_harm(selection: Selection, findings: Findings) -> Selection:
     for name, change in findings.removed.items():
         if change.gain and name in selection.fields:
             note = f"costs you {-change.mean:.2g} ± {change.error:.1g} nats a row today: its mean does better"
-            selection = _noted(selection, [name], note)
+            selection = selection.noted([name], note)
     return selection
-
-
-def _costs(gate: Gate, selection: Selection) -> dict[str, float]:
-    """What each field takes of the budget as it is kept, or whole where it is not."""
-    fields, whole = selection.fields, gate.takes(selection.budget)
-    return {n: cost * len(fields[n].columns) / fields[n].width or cost for n, cost in whole.items()}
 
 
 def _count_twins_once(gate: Gate, selection: Selection, findings: Findings, own: Collection[str]) -> Selection:
@@ -188,11 +183,11 @@ def _count_twins_once(gate: Gate, selection: Selection, findings: Findings, own:
     order = [*(name for name in best if name not in back), *matter, *(() if gate.tells_noise else back)]
     chosen, limit = set(order[: len(best)]), selection.budget.limit
     if limit is not None:
-        chosen = within_budget({name: -float(i) for i, name in enumerate(order)}, _costs(gate, selection), *limit)
+        chosen = within_budget({name: -float(i) for i, name in enumerate(order)}, gate.takes_as_kept(selection), *limit)
     revised = gate.revise(selection, keep=chosen, drop=set(back) - chosen)
     taken = chosen - set(best)
     note = "a field that matters took its place, as its twin stays" if taken else "its twin stays and says the same"
-    return _noted(revised, set(back) - chosen, note)
+    return revised.noted(set(back) - chosen, note)
 
 
 def _mattering(gate: Gate, selection: Selection, findings: Findings, own: Collection[str]) -> list[str]:
@@ -222,77 +217,7 @@ def _with_doubt(selection: Selection) -> Selection:
     if rate is None or share <= rate:
         return selection
     note = f"no field beats its shuffled copies at a rate of {rate:g}; one has to stay"
-    return _noted(selection, kept, note)
-
-
-def _guard_twins(gate: Gate, selection: Selection, findings: Findings) -> Selection:
-    for group in findings.twins:
-        evidence = {f"twins/{'|'.join(group.fields)}": group.together.mean}
-        selection = selection.model_copy(update={"evidence": selection.evidence | evidence})
-        note = f"{' or '.join(group.fields)}: one says what all say"
-        gone = not set(group.fields) & set(selection.kept)
-        if gone and group.together.certain:
-            cheapest = min(group.fields, key=lambda name: (selection.fields[name].bytes, -selection.fields[name].score))
-            revised = _put_back(gate, selection, findings, cheapest, group.together.mean)
-            note += "; all were dropped, which costs"
-            note += f", so '{cheapest}' came back" if revised else ", but the budget has no room"
-            selection = revised or selection
-        selection = _noted(selection, group.fields, note)
-    return selection
-
-
-def _guard_presence(gate: Gate, selection: Selection, findings: Findings, guard: bool) -> Selection:
-    """Note, and with `guard` keep, what matters on its own rows more than half of the kept fields do on all rows."""
-    common = [findings.importance[name].mean for name in selection.kept if name in findings.importance]
-    floor = max(0.0, statistics.median(common)) if common else 0.0
-    said = {name for group in findings.twins if set(group.fields) & set(selection.kept) for name in group.fields}
-    for name, presence in findings.presence.items():
-        strongest = max(presence.shuffled, presence.missed, key=lambda change: change.mean * change.certain)
-        evidence = {f"importance/{name}": findings.importance[name].mean, f"presence/{name}": strongest.mean}
-        selection = selection.model_copy(update={"evidence": selection.evidence | evidence})
-        if name in said or selection.fields[name].kept:
-            continue
-        if not (presence.enough or strongest.certain or gate.overruled):  # what overrules has said so
-            note = f"present in only {presence.shuffled.rows} of the held-out rows, too few to tell what it is worth"
-            selection = _noted(selection, [name], note)
-        if not strongest.certain or strongest.mean < floor:
-            continue
-        note = f"matters where it is present ({presence.share:.2%} of the rows): {strongest.mean:.3g} nats a row"
-        if guard:
-            revised = _put_back(gate, selection, findings, name, strongest.mean * presence.share)
-            note += "; came back" if revised else "; the budget has no room for it"
-            selection = revised or selection
-        selection = _noted(selection, [name], note)
-    return selection
-
-
-def _put_back(gate: Gate, selection: Selection, findings: Findings, name: str, worth: float) -> Selection | None:
-    """The decision with this field too, in the place of the least important one worth less where the budget is full."""
-    matters = {other: findings.importance[other].mean for other in selection.kept}
-    weaker = sorted((other for other in matters if matters[other] < worth), key=lambda other: (matters[other], other))
-    for drop in ([], *([other] for other in weaker)):
-        revised = gate.revise(selection, keep=[name], drop=drop)
-        if _fits(gate, revised):
-            return revised
-    return None
-
-
-def _fits(gate: Gate, selection: Selection) -> bool:
-    budget, real = selection.budget, [name for name in selection.fields if not is_probe(name)]
-    if (places := budget.places(len(real))) is not None:
-        return len(selection.kept) <= places
-    if budget.limit is not None:
-        costs = _costs(gate, selection)
-        return sum(costs[name] for name in selection.kept) <= budget.limit[1]
-    return True
-
-
-def _noted(selection: Selection, names: Iterable[str], note: str) -> Selection:
-    fields = dict(selection.fields)
-    for name in names:
-        notes = [text for text in (fields[name].note, note) if text]
-        fields[name] = fields[name].model_copy(update={"note": "; ".join(notes)})
-    return selection.model_copy(update={"fields": fields})
+    return selection.noted(kept, note)
 
 
 def jaccard(sets: list[set[str]]) -> float:
