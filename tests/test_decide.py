@@ -317,6 +317,15 @@ def test_what_comes_back_takes_the_place_of_a_weaker_field_and_no_budget_is_exce
     assert len(one.kept) == 1 and "no room" in one.fields["user"].note
 
 
+def test_in_a_flow_that_is_asked_for_as_published_no_twin_comes_back_and_the_report_says_what_that_costs():
+    gate = scored(item=0.2, user=0.1)
+    gate.published = True
+    twins = (Twins(fields=("item", "user"), together=MUCH),)
+    selection = decide(gate, found(twins=twins), Budget(threshold=0.5), guard=False, seed=0)
+    assert not {"item", "user"} & set(selection.kept)
+    assert selection.fields["item"].note.endswith("all were dropped, which costs, but was decided as published")
+
+
 CERTAIN = {"user": MUCH, "price": LITTLE, "genres": LITTLE, "noise": Change(mean=0.0, error=1e-5, rows=100)}
 
 

@@ -11,6 +11,7 @@ from slimrec.selection import Selection
 
 
 def guard_twins(gate: Gate, selection: Selection, findings: Findings) -> Selection:
+    """Note who says the same, and keep one of them where all were dropped that matter together; not as published."""
     for group in findings.twins:
         evidence = {f"twins/{'|'.join(group.fields)}": group.together.mean}
         selection = selection.model_copy(update={"evidence": selection.evidence | evidence})
@@ -18,9 +19,9 @@ def guard_twins(gate: Gate, selection: Selection, findings: Findings) -> Selecti
         gone = not set(group.fields) & set(selection.kept)
         if gone and group.together.certain:
             cheapest = min(group.fields, key=lambda name: (selection.fields[name].bytes, -selection.fields[name].score))
-            revised = _put_back(gate, selection, findings, cheapest, group.together.mean)
-            note += "; all were dropped, which costs"
-            note += f", so '{cheapest}' came back" if revised else ", but the budget has no room"
+            revised = None if gate.published else _put_back(gate, selection, findings, cheapest, group.together.mean)
+            stays = ", but was decided as published" if gate.published else ", but the budget has no room"
+            note += "; all were dropped, which costs" + (f", so '{cheapest}' came back" if revised else stays)
             selection = revised or selection
         selection = selection.noted(group.fields, note)
     return selection
