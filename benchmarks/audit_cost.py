@@ -30,10 +30,11 @@ from rich.table import Table
 
 from benchmarks.selection import RECIPES
 from benchmarks.sizing import CATEGORIES, NUMBERS, write_log
-from slimrec.config import FinetuneConfig, PretrainConfig, Recipe, parse, read_recipe
+from slimrec.config import PretrainConfig, Recipe, parse, read_recipe
 from slimrec.data.dataset import Dataset
 from slimrec.model import build, with_gate
 from slimrec.stages import evaluate, finetune, ingest, pretrain, prune
+from slimrec.stages.settle import sections
 from slimrec.track import Tracker
 from slimrec.training.loop import Trainer
 
@@ -92,9 +93,8 @@ def timed(run: Callable, *words, **paths: Path) -> float:
 
 
 def full_of(recipe: Recipe) -> PretrainConfig:
-    """The training of the full model: what the slim one has behind it."""
-    return parse(PretrainConfig, {**recipe.pretrain.model_dump(), "method": "none", "options": {},
-                                  "after": parse(FinetuneConfig, recipe.finetune.model_dump()).model_dump()})  # fmt: skip
+    """The training of the full model."""
+    return parse(PretrainConfig, sections(recipe)["baseline"])
 
 
 def plain(recipe: Recipe, data: Path, folder: Path) -> float:

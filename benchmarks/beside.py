@@ -17,9 +17,9 @@ from statistics import mean
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.intervals import interval
 from benchmarks.leaderboard.cells import MODEL, SHARES, TRAIN, Place, judged, selected
 from benchmarks.leaderboard.logs import LOGS
-from benchmarks.selection import interval
 from slimrec import stages
 from slimrec.artifacts import read_json
 from slimrec.data.dataset import Dataset

@@ -14,13 +14,14 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 import numpy as np
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.intervals import gain
 from benchmarks.leaderboard.logs import LOGS
 from slimrec import stages
 from slimrec.artifacts import read_json
@@ -92,10 +93,9 @@ def show(rows: list[dict]) -> None:
         rival = (key[0], "field", key[2] or "own")
         theirs = {row["seed"]: row["test"] for row in rows if (row["log"], row["grain"], row["flow"]) == rival}
         gains = [row["test"] - theirs[row["seed"]] for row in mine if row["seed"] in theirs]
-        error = f" ± {stdev(gains) / len(gains) ** 0.5:.4f}" if len(gains) > 1 else ""
         formats = {"pairs": "{:.1f}", "stepped": "{:.1%}", "gate": "{:.4f}", "test": "{:.4f}"}
         shown = [f.format(mean(row[n] for row in mine)) if mine[0][n] is not None else "" for n, f in formats.items()]
-        table.add_row(*key, *shown, f"{mean(gains):+.4f}{error}" if gains and key[1] != "field" else "")
+        table.add_row(*key, *shown, gain(gains) if gains and key[1] != "field" else "")
     Console(width=140).print(table)
 
 

@@ -14,13 +14,13 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import t
 
+from benchmarks.intervals import interval
 from slimrec import stages
 from slimrec.artifacts import read_json
 from slimrec.config import Recipe, read_recipe
@@ -88,14 +88,6 @@ def _row(source: str, selection: Path, report: Path) -> dict:
         "verdict": judged["verdict"],
         "truth_recovered": recovered(kept) if planted else None,
     }
-
-
-def interval(differences: list[float]) -> str:
-    """Where the mean difference lies at 95 %, were seeds drawn anew; nothing is known from one."""
-    if len(differences) < 2:
-        return ""
-    half = t.ppf(0.975, len(differences) - 1) * stdev(differences) / len(differences) ** 0.5
-    return f" [{mean(differences) - half:+.4f}, {mean(differences) + half:+.4f}]"
 
 
 def show(rows: list[dict]) -> None:

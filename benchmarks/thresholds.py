@@ -12,11 +12,12 @@ import json
 import tempfile
 from itertools import pairwise
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.intervals import gain
 from benchmarks.leaderboard.cells import ALL, Place, cell, judged, searched
 from benchmarks.leaderboard.logs import LOGS
 from slimrec.data.dataset import Dataset
@@ -64,10 +65,9 @@ def show(rows: list[dict]) -> None:
             counts = sorted(len(row["rules"][rule]["kept"]) for row in here)
             shown.append(f"{mean(row['rules'][rule]['auc'] for row in here):.4f} ({counts[0]} to {counts[-1]})")
         apart = [row["rules"]["gap"]["auc"] - row["rules"][USUAL]["auc"] for row in here]
-        error = stdev(apart) / len(apart) ** 0.5 if len(apart) > 1 else float("nan")
         total = [str(sum(values)) for values in zip(*((not row["fallen"], row["tied"], row["near"]) for row in here))]
         full = f"{mean(row['all'] for row in here):.4f}"
-        table.add_row(log, full, *shown, f"{mean(apart):+.4f} ± {error:.4f}", *total)
+        table.add_row(log, full, *shown, gain(apart), *total)
     Console(width=160).print(table)
     for row in rows:
         fields = ", ".join(f"{name} {worth:.2g} ± {error:.1g}" for name, worth, error in row["order"])

@@ -13,6 +13,7 @@ import torch
 from scipy.stats import rankdata, ttest_1samp
 from test_contract import gated, mixed_schema
 
+from benchmarks.intervals import half
 from benchmarks.leaderboard import page, results, worlds
 from benchmarks.leaderboard.cells import ALL, SETTINGS, SHARES, selected
 from benchmarks.leaderboard.filling import fill, forget, missing
@@ -151,7 +152,7 @@ def test_a_method_is_level_with_the_first_where_its_interval_by_student_over_log
     gaps = {"first": [0.0] * 4, "near": [1.0, -2.0, 3.0, 0.5], "far": [5.0, 6.0, 5.5, 7.0], "tied": [0.0] * 4}
     for name in ("near", "far"):
         low, high = ttest_1samp(gaps[name], 0).confidence_interval(0.95)
-        assert page._half(gaps[name]) == pytest.approx((high - low) / 2)
+        assert half(gaps[name]) == pytest.approx((high - low) / 2)
         assert (name in page._not_told(gaps, "first")) == (low <= 0)
     assert "`tied`" in page._not_told(gaps, "first") and page._not_told({"first": [0.0], "a": [1.0]}, "first") == ""
 

@@ -3,11 +3,11 @@
 from collections import defaultdict
 from itertools import combinations
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 import numpy as np
-from scipy.stats import t as student
 
+from benchmarks.intervals import half
 from benchmarks.leaderboard.cells import ALL, PLAIN, SETTINGS, SHARES
 from benchmarks.leaderboard.logs import MADE, about
 
@@ -133,7 +133,7 @@ def _overall(found: dict, whole: dict, refused: dict, methods: list[str], logs: 
 
 def _not_told(behind: dict[str, list[float]], first: str) -> str:
     """Which methods cannot be told from the first: where the interval of what they are behind holds 0."""
-    level = [m for m, gaps in behind.items() if m != first and len(gaps) > 1 and mean(gaps) <= _half(gaps)]
+    level = [m for m, gaps in behind.items() if m != first and len(gaps) > 1 and mean(gaps) <= half(gaps)]
     if not level:
         return ""
     named = ", ".join(f"`{method}`" for method in level)
@@ -154,12 +154,14 @@ def _costs(found: dict, whole: dict, method: str, logs: list[str]) -> str:
     """Search over that of `PLAIN`, stability and bytes, as cells of a table."""
     times, bytes_, stable = [], [], []
     for log in logs:
-        half = found.get((method, log, 0.5), {})
-        for seed in half.keys() & whole[log].keys():
-            bytes_.append(half[seed]["bytes"] / whole[log][seed]["bytes"])
+        middle = found.get((method, log, 0.5), {})
+        for seed in middle.keys() & whole[log].keys():
+            bytes_.append(middle[seed]["bytes"] / whole[log][seed]["bytes"])
         plain = found.get((PLAIN, log, 0.5), {})
-        times += [half[seed]["search_seconds"] / plain[seed]["search_seconds"] for seed in half.keys() & plain.keys()]
-        pairs = list(combinations([set(row["kept"]) for row in half.values()], 2))
+        times += [
+            middle[seed]["search_seconds"] / plain[seed]["search_seconds"] for seed in middle.keys() & plain.keys()
+        ]
+        pairs = list(combinations([set(row["kept"]) for row in middle.values()], 2))
         stable += [len(a & b) / len(a | b) for a, b in pairs]
     steady = f"{mean(stable):.2f}" if stable else ""
     dear = f"{np.median(times):.1f}" if times else ""
@@ -178,15 +180,10 @@ def _close(found: dict, methods: list[str], method: str, log: str, share: float)
     return max(means.values()) - means[method] <= _CLOSE
 
 
-def _half(values: list[float]) -> float:
-    """Half of the 95 % interval of a mean, by Student's t."""
-    return student.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
-
-
 def _spread(values: list[float], digits: int = 4) -> str:
     """Mean, and half of its interval where there are several values that are not all the same."""
-    half = _half(values) if len(values) > 1 else 0.0
-    return f"{mean(values):.{digits}f}" + (f" ± {half:.{digits}f}" if round(half, digits) else "")
+    doubt = half(values) if len(values) > 1 else 0.0
+    return f"{mean(values):.{digits}f}" + (f" ± {doubt:.{digits}f}" if round(doubt, digits) else "")
 
 
 def _of_log(found: dict, whole: dict, methods: list[str], log: str, complete: bool) -> str:
