@@ -389,6 +389,15 @@ def test_each_epoch_is_logged_at_its_last_step_with_the_scores_of_a_gate_that_le
         assert {name: values[name] for name in row} == row and 0 < row["epoch_seconds"] < HANG
 
 
+def test_a_person_who_watches_sees_the_steps_and_how_good_the_model_is_after_each_epoch(data, capsys):
+    one = trainer(data, method="none")
+    one.fit()
+    seen = capsys.readouterr().err
+    for row in one.history:
+        assert f"auc={row['valid_auc']:.4f}, loss={row['train_loss']:.4f}" in seen
+    assert f"{one.step}/{one.step}" in seen
+
+
 @pytest.mark.parametrize("warm", [True, False])
 def test_a_warm_start_that_no_epoch_makes_better_stays_and_any_other_start_does_not_count(data, warm):
     before = trainer(data, method="none", learning_rate=0.02, embedding_learning_rate=0.02)
@@ -406,7 +415,7 @@ def test_a_warm_start_that_no_epoch_makes_better_stays_and_any_other_start_does_
 def test_every_draw_of_every_step_has_a_seed_of_its_own(data):
     one, seeds = trainer(data, method="none"), []
     for one.step in range(3000):
-        seeds += [one._seed(0), one._seed(1)]
+        seeds += [int(one._seed(part)) for part in (0, 1)]  # as torch takes them
     assert len(set(seeds)) == 6000 and 0 <= min(seeds) and max(seeds) < 2**63
     other = trainer(data, method="none", seed=4)
     assert other._seed(0) not in seeds
