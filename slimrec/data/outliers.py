@@ -10,7 +10,7 @@ _FEW = 100  # numbers that tell nothing of their ends
 
 
 def far_off(sample: np.ndarray, low: float, high: float, mean: float, deviation: float) -> tuple[float, ...] | None:
-    """Between which two numbers of a sample (n,) nearly all lie, and the farthest of all; None where they stay apart.
+    """Between which two numbers of a sample (n,) nearly all lie, and the farthest; None where they stay apart.
 
     The others are all but 1 % at either end. Where these hold one value, as a number that is seldom there does, there is
     nothing to keep apart.

@@ -12,10 +12,10 @@
 | text | itself, in Unicode's composed form (NFC) | UTF-8 bytes, dictionaries, large and view types |
 
 Other text stays as it is: `007`, `+5`, `1e3`, `.5`, ` 12`, `Yes`, `nan` and the empty text are texts of their own. Null
-and a float's NaN are missing; where training knew only one of null and the empty text, the other is taken as it. A float from 2^53 on (a float32 from 2^24 on), up to the end of 64-bit integers, may stand
-for several of them and is refused. Where texts that are alike as numbers are to stay apart (the versions 4.1 and 4.10) a
-field says `exact: true`: then text is taken letter by letter, and other types as they were written before this table was
-made (format 1).
+and a float's NaN are missing; where training knew only one of null and the empty text, the other is taken as it. A
+float from 2^53 on (a float32 from 2^24 on), up to the end of 64-bit integers, may stand for several of them and is
+refused. Where texts that are alike as numbers are to stay apart (the versions 4.1 and 4.10) a field says `exact: true`:
+then text is taken letter by letter, and other types as they were written before this table was made (format 1).
 """
 
 from __future__ import annotations

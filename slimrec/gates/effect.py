@@ -1,4 +1,7 @@
-"""Which option of a method has an effect only beside others, that choose a mode. Imports nothing, for recipes are checked by it."""
+"""Which option of a method has an effect only beside others, that choose a mode.
+
+Imports nothing heavy: recipes are checked by it where there is no torch.
+"""
 
 from __future__ import annotations
 

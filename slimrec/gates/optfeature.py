@@ -46,10 +46,10 @@ class OptFeatureGate(Gate):
     A pair stays when it is on for more than `min_share` of the rows of the gate slice; of those, with `max_pairs`, the
     ones highest in mean raw logit (both options are ours). Fields go only where a budget asks, and the method knows
     nothing of what a field says alone: it ranks them by what shuffling each costs (`decide`). Without a budget of
-    places their score is the mean share of rows on which their pairs are on. With grain field the decision is a static list of pairs. Else the
-    selector has to stay in the slim model, with `dim` numbers a value: unless the pairs that go save more bytes and
-    more multiply-adds than it costs, the decision falls back to field grain, a static list too, of the pairs that stay
-    and are on for most rows (`fall_back`).
+    places their score is the mean share of rows on which their pairs are on. With grain field the decision is a static
+    list of pairs. Else the selector has to stay in the slim model, with `dim` numbers a value: unless the pairs that go
+    save more bytes and more multiply-adds than it costs, the decision falls back to field grain, a static list too, of
+    the pairs that stay and are on for most rows (`fall_back`).
 
     Fields step on the held-out gate slice (`stream`): on rows that the network has memorised noise looks useful. Values
     cannot, for most of them are not there, and their rows would stay as they were drawn; they step on training rows in

@@ -80,9 +80,9 @@ def challenge(
 def judge(config: EvaluateConfig, champion: Champion, dataset: Path, test: Split, slim: np.ndarray) -> dict[str, Any]:
     """The new model, by its logits on the rows of `test`, against the champion: verdict, reason, figures.
 
-    Protected slices and binding losses veto as they do against the full model. Of several tasks each is compared, as in `slimrec.verdict.tasks`. Inconclusive where the log lacks a column that the
-    champion needs, or where that learnt other tasks. Raises InputError where the source no longer is
-    what was ingested.
+    Protected slices and binding losses veto as they do against the full model. Of several tasks each is compared, as in
+    `slimrec.verdict.tasks`. Inconclusive where the log lacks a column that the champion needs, or where that learnt
+    other tasks. Raises InputError where the source no longer is what was ingested.
     """
     facts = {"model": champion.model, "version": champion.version, "digest": digest(champion.slim), "auc": None}
     try:

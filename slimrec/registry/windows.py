@@ -23,7 +23,10 @@ def key(fingerprint: str, audit_date: str, recipe: Any) -> str:
 
 
 def record(run_id: str, name: str, window: str, version: str, champion: str) -> None:
-    """Note on a run that it ended the audit of a window for the model `name`: with which version, "" for none, and judged against which."""
+    """Note on a run that it ended the audit of a window for the model `name`.
+
+    With which `version`, "" for none, and judged against which `champion`.
+    """
     if not window or not run_id:
         return
     server = client()
@@ -36,8 +39,9 @@ def record(run_id: str, name: str, window: str, version: str, champion: str) -> 
 def audited(name: str, window: str) -> str:
     """One sentence about the first audit of this window; "" when there is none that still holds.
 
-    It no longer holds when the registered model is another one under the same name, when the champion of `name` is neither the one it was judged against nor its own version, or when
-    that version was deleted: then the same data has to be judged again.
+    It no longer holds when the registered model is another one under the same name, when the champion of `name` is
+    neither the one it was judged against nor its own version, or when that version was deleted: then the same data has
+    to be judged again.
     """
     if not window or not enabled():
         return ""

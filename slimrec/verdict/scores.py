@@ -49,8 +49,9 @@ def judge(
 ) -> dict[str, Any]:
     """Compare two columns of scores in a Parquet or CSV file, a folder or an s3:// address of them.
 
-    `slices` names columns whose most frequent values are protected, and all others together; `ranges` columns with numbers,
-    of which four ranges are. `limits` are those of a recipe's section `evaluate` that scores can be held to: LIMITS. `scale`: what scores are; of ranks only losses are told that ask for an order alone.
+    `slices` names columns whose most frequent values are protected, and all others together; `ranges` columns with
+    numbers, of which four ranges are. `limits` are those of a recipe's section `evaluate` that scores can be held to:
+    LIMITS. `scale`: what scores are; of ranks only losses are told that ask for an order alone.
 
     Returns `verdict`, `reason`, `allowed_loss`, `comparison` (the figures of `Comparison`), `rows_needed`, `slices` and
     `losses` as report.json holds them, and `pilot`. Rows without a group count one by one. Raises InputError for a column that
