@@ -5,8 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from slimrec.config import EvaluateConfig, SliceConfig
 from slimrec.errors import SecurityError
+from slimrec.verdict import case
 from slimrec.verdict.certify import compare, conclude, gather
+from slimrec.verdict.losses import Rows
 from slimrec.verdict.sketch import FOLDS, read
 
 FIGURES = ("full_auc", "slim_auc", "difference", "error", "low", "high", "unseen", "positive_effective", "negative_effective",
@@ -76,3 +79,14 @@ def test_what_is_no_sketch_is_refused(spoil):
     spoil(plain["folds"])
     with pytest.raises(SecurityError, match="each with as many figures"):
         read(plain)
+
+
+@pytest.mark.parametrize("allowed", [float("inf"), float("nan"), -0.1])
+def test_a_slice_that_says_it_may_lose_no_number_or_less_than_nothing_is_refused(allowed):
+    rows = Rows(*world(5), None)
+    parts = [("half", np.arange(3000) % 2 == 0, SliceConfig(of="half"))]
+    plain = case.gather(rows, EvaluateConfig(), parts).plain()
+    assert case.read(plain).plain() == plain
+    plain["slices"][0]["allowed"] = allowed
+    with pytest.raises(SecurityError, match="allowed"):
+        case.read(plain)
