@@ -91,6 +91,29 @@ def test_what_the_caller_gets_to_read_is_what_the_caller_can_do(sliced, tmp_path
         assert "schema" not in str(refused.value) and "`" not in str(refused.value)
 
 
+def test_a_schema_says_how_scores_are_read_as_it_does_of_a_log(table, tmp_path):
+    """So that what a refusal says of a schema can be done."""
+    path, rows = table
+    wanted = judge(str(path), "y", "a", "b", slices=["w"])
+    written = rows.assign(y=rows["y"] * 4 + 1, b=rows["b"].map(repr)).drop(columns="g")
+    written = written.to_csv(index=False, sep=";").replace(".", ",")
+    (tmp_path / "scores.csv").write_text(written)
+    with pytest.raises(InputError, match="parted by ';': say `csv: {separator"):
+        judge(str(tmp_path / "scores.csv"), "y", "a", "b")
+    (tmp_path / "s.yaml").write_text(
+        'csv: {separator: ";", decimal: ","}\nlabel: {column: y, positive_above: 3}\nfields: [{name: a, kind: number}]\n'
+    )
+    words = ("--label", "y", "--full", "a", "--slim", "b", "--schema", tmp_path / "s.yaml", "--json")
+    found = json.loads(command(tmp_path / "scores.csv", *words).stdout)
+    assert found["comparison"] == pytest.approx(wanted["comparison"], abs=1e-9)
+    assert judge(str(tmp_path / "scores.csv"), "y", "a", "b", schema=tmp_path / "s.yaml")["verdict"] == found["verdict"]
+    other = {"csv": {"separator": ";", "decimal": ","}, "label": {"column": "elsewhere", "positive_above": 3}}
+    with pytest.raises(InputError, match="the label column 'y' holds '5'"):  # whose rule that is not
+        judge(str(tmp_path / "scores.csv"), "y", "a", "b", schema=other)
+    with pytest.raises(InputError, match="no such file"):
+        judge(str(tmp_path / "scores.csv"), "y", "a", "b", schema=tmp_path / "none.yaml")
+
+
 def test_a_column_that_is_not_there_or_holds_no_score_is_refused_by_name(table, tmp_path):
     path, rows = table
     with pytest.raises(InputError, match="nope"):

@@ -30,6 +30,9 @@ def certify(
     binding: Annotated[list[str], _BINDING] = [],  # noqa: B006
     ndcg_at: Annotated[int, typer.Option(min=1, help="places of the list that a group is shown")] = 10,
     scale: Annotated[str, _RANK] = "rank",
+    schema: Annotated[
+        Path | None, typer.Option(help="file whose csv, missing and rule of the label say how the rows are read")
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="file for a page to read in a browser")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="all figures as JSON")] = False,
 ) -> None:
@@ -47,7 +50,7 @@ def certify(
     limits = {"allowed_slice_loss": allowed_slice_loss, "unproven_slices": unproven_slices, "ndcg_at": ndcg_at}
     found = judge(
         scores, label, full, slim, group, weight, allowed_loss, confidence, scale, slice_by, range_of,
-        binding=dict(_by_how_much(each) for each in binding), **limits
+        schema=schema, binding=dict(_by_how_much(each) for each in binding), **limits
     )  # fmt: skip
     if report is not None:
         write_text(report, html(found))

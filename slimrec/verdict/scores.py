@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -17,7 +18,7 @@ from slimrec.schema import Field, Schema
 from slimrec.verdict import case, certify, pilot
 from slimrec.verdict.losses import Facts, Rows, titled
 from slimrec.verdict.wording import bound, figure, signed, whole
-from slimrec.written import parse
+from slimrec.written import parse, read_yaml
 
 Scale = Literal["rank", "probability", "logit"]
 SCALES = get_args(Scale)
@@ -45,6 +46,7 @@ def judge(
     scale: Scale = "rank",
     slices: Sequence[str] = (),
     ranges: Sequence[str] = (),
+    schema: Mapping[str, Any] | str | Path | None = None,
     **limits: Any,
 ) -> dict[str, Any]:
     """Compare two columns of scores in a Parquet or CSV file, a folder or an s3:// address of them.
@@ -52,6 +54,9 @@ def judge(
     `slices` names columns whose most frequent values are protected, and all others together; `ranges` columns with
     numbers, of which four ranges are. `limits` are those of a recipe's section `evaluate` that scores can be held to:
     LIMITS. `scale`: what scores are; of ranks only losses are told that ask for an order alone.
+
+    `schema`, a file or its content, says how the rows are read as it does of a log: `csv`, `missing`, and the rule of this
+    `label`; the rest of it says nothing here.
 
     Returns `verdict`, `reason`, `allowed_loss`, `comparison` (the figures of `Comparison`), `rows_needed`, `slices` and
     `losses` as report.json holds them, and `pilot`. Rows without a group count one by one. Raises InputError for a column that
@@ -71,7 +76,8 @@ def judge(
     if not group and (by_group := sorted(OF_ORDER & set(config.binding))):
         raise ConfigError(f"{titled(by_group[0])} needs a group: name the column of the user")
     columns = {"label": label, "full": full, "slim": slim, "group": group, "weight": weight}
-    rows, parts = _read(path, columns, slices, ranges)
+    said = schema if isinstance(schema, Mapping) else read_yaml(schema) if schema else {}
+    rows, parts = _read(path, columns, slices, ranges, said)
     gathered = case.gather(_as_logits(rows, scale), config, parts)
     if scale == "rank":
         gathered = replace(gathered, losses=tuple(loss for loss in gathered.losses if loss.name in OF_ORDER))
@@ -93,12 +99,22 @@ def judge(
     }
 
 
-def _read(path: str, columns: Mapping[str, str | None], slices: Sequence[str], ranges: Sequence[str]) -> _Read:
+def _read(
+    path: str,
+    columns: Mapping[str, str | None],
+    slices: Sequence[str],
+    ranges: Sequence[str],
+    said: Mapping[str, Any],
+) -> _Read:
     """Scores, and slices by the values of some columns and by ranges of others."""
     fields = [{"name": name, "column": columns[name], "kind": "number"} for name in ("full", "slim")]
     fields += [{"name": f"range {column}", "column": column, "kind": "number"} for column in ranges]
     fields += [{"name": f"slice {column}", "column": column, "kind": "category"} for column in slices]
-    keys = {name: columns[name] for name in ("label", "group", "weight") if columns[name] is not None}
+    keys: dict[str, Any] = {name: columns[name] for name in ("label", "group", "weight") if columns[name] is not None}
+    keys |= {name: said[name] for name in ("csv", "missing") if name in said}
+    rule = said.get("label")
+    if isinstance(rule, Mapping) and rule.get("column") == columns["label"]:
+        keys["label"] = rule
     source = open_source(IngestConfig(source=path, fields={"fields": fields, **keys}))
     found: list[Keys] = []
     held: dict[str, list[np.ndarray]] = {field.name: [] for field in source.schema.fields}
