@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,8 +39,18 @@ def _sentence(cls: type[BaseModel], invalid: ValidationError) -> str:
         return f"{cls.__name__} has no '{where}'{hint}"
     if first["type"] == "missing":
         return f"{cls.__name__} needs '{where}'"
-    message = first["msg"].removeprefix("Value error, ")
+    message = _NEEDED.get(first["type"], first["msg"].removeprefix("Value error, "))
+    if first["type"] == "string_type" and isinstance(first["input"], bool | int | float | None):
+        message += " (put it in quotation marks)"
     return f"{cls.__name__}.{where}: {message}, got {first['input']!r:.120}" if where else message
+
+
+_NEEDED = {  # what pydantic says of Python, as it is called in YAML
+    "tuple_type": "a list is needed, [one, two] or a `- ` before each",
+    "dict_type": "a section is needed, {name: value} or lines of name: value",
+    "model_type": "a section is needed, {name: value} or lines of name: value",
+    "string_type": "text is needed",
+}
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -58,6 +69,14 @@ class _UniqueKeys(yaml.SafeLoader):
         if twice:
             raise yaml.constructor.ConstructorError(None, None, f"key '{twice[0]}' stands twice", node.start_mark)
         return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 reads 02134 as 1116, 1:30 as 90 and 2026-01-01 as no text: they stay what was written, which is read as needed.
+_UniqueKeys.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in rules if not tag.endswith((":int", ":timestamp"))]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_UniqueKeys.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9]*)$"), [*"-+0123456789"])
 
 
 def _decoded(path: Path) -> str:

@@ -63,3 +63,30 @@ def test_other_encodings_end_in_one_sentence(tmp_path, content):
     with pytest.raises(ConfigError, match="schema.yaml") as caught:
         read_schema(tmp_path / "schema.yaml")
     assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_means_what_is_written_and_not_what_yaml_1_1_makes_of_it(tmp_path):
+    """A code with a zero in front was read in base 8, a clock in base 60, a day as no text."""
+    (tmp_path / "recipe.yaml").write_text(
+        "ingest:\n  source: planted:rows=2000,seed=0\n  audit_date: 2026-01-31\n"
+        "evaluate: {slices: [{of: site, values: [02134, 1:30, 2026-01-31, 12, -3, 1.5, true]}]}\n"
+    )
+    recipe = read_recipe(tmp_path / "recipe.yaml")
+    assert recipe.ingest.audit_date == "2026-01-31"
+    assert recipe.evaluate.slices[0].values == ("02134", "1:30", "2026-01-31", 12, -3, 1.5, True)
+
+
+@pytest.mark.parametrize(
+    "written, said",
+    [
+        ("label: y, fields: [{name: no, kind: category}]", "text is needed (put it in quotation marks), got False"),
+        ("label: y, fields: [{name: 1, kind: category}]", "text is needed (put it in quotation marks), got 1"),
+        ("label: y, missing: NA, fields: [{name: a, kind: category}]", "Schema.missing: a list is needed"),
+        ("label: y, fields: [a, b]", "Schema.fields.0: a section is needed, {name: value}"),
+    ],
+)
+def test_what_is_wrong_with_a_schema_is_said_in_words_of_yaml(tmp_path, written, said):
+    (tmp_path / "schema.yaml").write_text("{" + written + "}")
+    with pytest.raises(ConfigError) as error:
+        read_schema(tmp_path / "schema.yaml")
+    assert said in str(error.value)

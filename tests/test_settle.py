@@ -108,6 +108,13 @@ def test_what_cannot_be_is_refused_before_anything_runs(recipe, choices, words):
         settle(recipe, choices)
 
 
+@pytest.mark.parametrize("word", ["None", " null "])
+def test_the_word_for_nothing_is_no_name_of_a_model(word):
+    """As it comes where a program passed on what it did not have."""
+    with pytest.raises(ConfigError, match="'registered_model' is the word (None|null); leave it empty"):
+        settle(small.RECIPE, {"registered_model": word})
+
+
 def test_a_step_is_told_its_section_as_it_was_written_and_without_the_day():
     told = sections(parse(Recipe, small.RECIPE))
     assert told["pretrain"] == small.RECIPE["pretrain"] and told["prune"] == small.RECIPE["prune"]

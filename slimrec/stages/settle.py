@@ -33,6 +33,10 @@ def settle(recipe: Mapping[str, Any], choices: Mapping[str, str]) -> Recipe:
     """
     settled = whole(copy.deepcopy(dict(recipe)))
     chosen = {_overridden(name): value.strip() for name, value in choices.items() if value.strip()}
+    if nothing := [name for name, value in choices.items() if value.strip() in ("None", "null")]:
+        raise ConfigError(
+            f"the choice '{nothing[0]}' is the word {choices[nothing[0]].strip()}; leave it empty for what the recipe says"
+        )
     if any(key.startswith("prune.budget.") for key in chosen):
         _section(settled, "prune")["budget"] = {}
     if "sample.fraction" in chosen:
