@@ -171,6 +171,12 @@ class Label(_Frozen):
             raise ValueError(f"label '{self.column}': choose `positive` or `positive_above`, not both")
         return self
 
+    @property
+    def told(self) -> str:
+        """What a sentence calls it: its column, and its rule where it has one."""
+        rules = (("positive_above", self.positive_above), ("positive", self.positive))
+        return f"'{self.column}'" + "".join(f" ({name}: {value})" for name, value in rules if value is not None)
+
 
 class Task(Label):
     """One of several labels that are learnt together: a tower, a probability and a verdict of its own.
@@ -329,6 +335,9 @@ class Schema(_Frozen):
             leaking = [field.name for field in self.fields if label.column in field.columns]
             if leaking:
                 raise ValueError(f"field '{leaking[0]}' reads the label column '{label.column}'; remove it")
+            for role in ("weight", "time", "group"):
+                if getattr(self, role) == label.column:
+                    raise ValueError(f"`{role}` names the label column '{label.column}'; name another, or leave it out")
         object.__setattr__(self, "fields", tuple(sorted(self.fields, key=lambda field: field.name)))
         return self
 

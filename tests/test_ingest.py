@@ -26,6 +26,7 @@ from slimrec.data.source import open_source
 from slimrec.data.split import SPLITS, Tally
 from slimrec.data.storage import filesystem
 from slimrec.errors import ConfigError, InputError
+from slimrec.schema import Label
 from slimrec.stages import ingest, sample
 
 FIELDS = {
@@ -264,10 +265,15 @@ def test_a_gate_slice_may_be_of_one_class_and_no_other_split(of_one_class):
     positive = [10 if name == of_one_class else 4 for name in SPLITS]
     tally = Tally.joined([{"rows": [10] * 4, "positive": positive, "weight": [10.0] * 4}])
     if of_one_class == "gate":
-        tally.check(SplitConfig(gate=0.1, train=0.7), "time")
+        tally.check(SplitConfig(gate=0.1, train=0.7), "time", [Label(column="click")])
         return
     with pytest.raises(InputError, match=f"all 10 labels of the split '{of_one_class}' are 1; both classes are needed"):
-        tally.check(SplitConfig(gate=0.1, train=0.7), "time")
+        tally.check(SplitConfig(gate=0.1, train=0.7), "time", [Label(column="click")])
+
+
+def test_a_rule_that_no_row_meets_is_named_with_its_column(tmp_path):
+    with pytest.raises(InputError, match=r"are 0; .*check the label 'click' \(positive: 7\)"):
+        run(tmp_path, rows(), {"label": {"column": "click", "positive": 7}})
 
 
 def test_a_bad_value_outside_the_training_rows_stops_the_second_pass_and_leaves_nothing(tmp_path):

@@ -90,3 +90,10 @@ def test_what_is_wrong_with_a_schema_is_said_in_words_of_yaml(tmp_path, written,
     with pytest.raises(ConfigError) as error:
         read_schema(tmp_path / "schema.yaml")
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("role", ["weight", "time", "group"])
+def test_the_label_is_neither_weight_nor_time_nor_group(role):
+    """As a weight it took all that is not clicked out of training and verdict, without a word."""
+    with pytest.raises(ConfigError, match=f"`{role}` names the label column 'y'"):
+        read_schema({"label": "y", role: "y", "fields": [{"name": "a", "kind": "category"}]})

@@ -249,6 +249,32 @@ def test_an_output_that_cannot_be_is_refused_before_anything_is_read(tmp_path, n
     assert list(tmp_path.iterdir()) == []
 
 
+def test_rows_come_as_a_frame_or_as_what_arrow_can_take_over(predictor, rows):
+    expected = predictor.predict(rows)
+    batch = rows.combine_chunks().to_batches()[0]
+    for other in (batch, rows.to_reader()):
+        assert predictor.predict(other) == pytest.approx(expected)
+    for other in (
+        rows.to_pylist(),
+        rows.to_pylist()[0],
+        None,
+        "rows.parquet",
+        (row for row in rows.to_pylist()),
+        expected,
+    ):
+        with pytest.raises(InputError, match=f"DataFrame.* got .*{type(other).__name__}"):
+            predictor.predict(other)
+
+
+@pytest.mark.parametrize("value", [2**70, "\ud800", object(), 1 + 2j])
+def test_a_value_that_cannot_be_is_named_with_its_column(predictor, rows, value):
+    name = predictor.columns[-1]
+    frame = rows.to_pandas()
+    frame[name] = pd.Series([value] * len(frame), dtype=object)
+    with pytest.raises(InputError, match=f"column '{name}'"):
+        predictor.predict(frame)
+
+
 def test_scores_never_take_the_place_of_the_log_that_they_are_of(world, rows, tmp_path):
     log, link, folder = tmp_path / "rows.parquet", tmp_path / "link.parquet", tmp_path / "log"
     pq.write_table(rows, log)

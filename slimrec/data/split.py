@@ -11,7 +11,7 @@ from slimrec.data.fair import RowSample
 from slimrec.data.hashing import hash_numbers, uniform
 from slimrec.data.keys import Keys
 from slimrec.errors import ConfigError, InputError
-from slimrec.schema import Schema
+from slimrec.schema import Label, Schema, Task
 
 SPLITS = ("train", "gate", "valid", "test")  # in order of time
 _TIME_ROWS = 8_000_000  # times held for the thresholds; exact up to here, a fair sample beyond
@@ -77,8 +77,8 @@ class Tally:
                 values += np.array(state[name], values.dtype)
         return tally
 
-    def check(self, config: SplitConfig, by: str, tasks: Sequence[str] = ()) -> None:
-        """Raise InputError for a split that cannot serve: no rows, no weight, or labels (of one of `tasks`) of one class."""
+    def check(self, config: SplitConfig, by: str, labels: Sequence[Label]) -> None:
+        """Raise InputError for a split that cannot serve: no rows, no weight, or labels (of a task) of one class."""
         observed = self.observed if self.positive.ndim == 2 else self.rows
         for name, rows, seen, positive, weight in zip(SPLITS, self.rows, observed, self.positive, self.weight):
             share = getattr(config, name)
@@ -89,7 +89,8 @@ class Tally:
                 )
             if share and not weight:
                 raise InputError(f"the weights of the split '{name}' sum to zero; at least one row must count")
-            for task, held, ones in zip(tasks or [""], np.atleast_1d(seen), np.atleast_1d(positive)):
+            for label, held, ones in zip(labels, np.atleast_1d(seen), np.atleast_1d(positive)):
+                task = label.name if isinstance(label, Task) else ""
                 if name != "gate" and task and not held:
                     raise InputError(
                         f"no row of the split '{name}' has a label of task '{task}'; check its column, or give more rows"
@@ -97,7 +98,7 @@ class Tally:
                 if name != "gate" and ones in (0, held):
                     raise InputError(
                         f"all {held} labels {f'of task {task!r} in' if task else 'of'} the split '{name}' are {int(ones > 0)}; "
-                        "both classes are needed, check the label column or split otherwise"
+                        f"both classes are needed, check the label {label.told}, or split otherwise"
                     )
 
 

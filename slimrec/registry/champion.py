@@ -22,7 +22,7 @@ from slimrec.errors import ConfigError, InputError, SecurityError
 from slimrec.model.scoring import shape
 from slimrec.registry import apart, brought, sightings, versions
 from slimrec.registry.ledger import Ledger, Registered
-from slimrec.schema import Label, Schema
+from slimrec.schema import Schema
 from slimrec.selection import Selection
 from slimrec.serving.predictor import Predictor
 from slimrec.track import Tracker, enabled
@@ -233,15 +233,9 @@ def _learnt(schema: Schema) -> list[str]:
 
 def _other_labels(learnt: Schema, asked: Schema) -> Iterator[str]:
     """A sentence for each label whose column or rule is another now; a renamed column may well hold the same."""
-    for before, now in zip(map(_rule, learnt.labels), map(_rule, asked.labels)):
-        if before != now:
-            yield f"the champion learnt the label {before}, and this audit {now}; do they mean the same?"
-
-
-def _rule(label: Label) -> str:
-    told = {name: getattr(label, name) for name in ("positive_above", "positive")}
-    rule = ", ".join(f"{name}: {value}" for name, value in told.items() if value is not None)
-    return f"'{label.column}'" + (f" ({rule})" if rule else "")
+    for before, now in zip(learnt.labels, asked.labels):
+        if before.told != now.told:
+            yield f"the champion learnt the label {before.told}, and this audit {now.told}; do they mean the same?"
 
 
 def _where(chunk: Chunk, taken: np.ndarray, position: int) -> str:

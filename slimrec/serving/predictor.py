@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -82,23 +83,48 @@ class Predictor:
             raise InputError(f"the rows have {_quoted(twice)} more than once; send each column once")
 
     def _needed(self, rows: pa.Table | pd.DataFrame) -> pa.Table:
-        names = [str(name) for name in (rows.column_names if isinstance(rows, pa.Table) else rows.columns)]
+        if not isinstance(rows, pd.DataFrame):
+            table = _table(rows)
+            self._look_at(table.column_names, len(table))
+            return table.select(list(self.columns))
+        names = [str(name) for name in rows.columns]
+        self._look_at(names, len(rows))
+        frame = rows.set_axis(names, axis="columns")
+        return pa.table({name: _array(name, frame[name]) for name in self.columns})
+
+    def _look_at(self, names: list[str], rows: int) -> None:
         self.check(names)
-        self.ignored.update({name: len(rows) for name in names if name not in self.columns})
-        if isinstance(rows, pa.Table):
-            return rows.select(list(self.columns))
-        frame = rows.set_axis(names, axis="columns")[list(self.columns)]
-        try:
-            return pa.Table.from_pandas(frame, preserve_index=False)
-        except (pa.ArrowException, TypeError, ValueError) as error:
-            raise InputError(f"a column mixes types: {error}; send values of one type") from None
-        except OverflowError as error:
-            raise InputError(f"a column holds a number beyond 64 bits: {error}; send such numbers as strings") from None
+        self.ignored.update({name: rows for name in names if name not in self.columns})
 
     def _score(self, part: pa.Table, where: Where) -> np.ndarray:
         ids, dense = self.encoder.encode(part, where, self.novelty)
         with torch.inference_mode():
             return self.model(torch.from_numpy(ids), torch.from_numpy(dense)).double().numpy()
+
+
+def _table(rows: Any) -> pa.Table:
+    """Rows in any form that Arrow can take over without looking at them one by one."""
+    if isinstance(rows, pa.Table):
+        return rows
+    if hasattr(rows, "__arrow_c_stream__") or hasattr(rows, "__arrow_c_array__"):
+        return pa.table(rows)
+    raise InputError(
+        f"rows come as a pandas DataFrame or an Arrow table, got {type(rows).__name__}; pandas.DataFrame(rows) makes one "
+        "of a list of dicts"
+    )
+
+
+def _array(name: str, column: pd.Series) -> pa.Array | pa.ChunkedArray:
+    try:
+        return pa.Array.from_pandas(column)
+    except OverflowError as error:
+        raise InputError(
+            f"column '{name}' holds a number beyond 64 bits: {error}; send such numbers as strings"
+        ) from None
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise InputError(
+            f"column '{name}' mixes types, or holds none that we read: {error}; send values of one type"
+        ) from None
 
 
 def score_columns(schema: Schema) -> tuple[str, ...]:

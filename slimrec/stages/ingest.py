@@ -37,7 +37,7 @@ def run(config: IngestConfig, tracker, dataset: Path) -> dict:
     leaks.check_trusted(source.schema, config.trusted)
     plan = make_plan(config, source, parts=1)
     tally, fitting, files = count(plan, source)
-    tally.check(config.split, plan.split_by, [task.name for task in source.schema.tasks])
+    tally.check(config.split, plan.split_by, source.schema.labels)
     encoder, cut, remarks = fitting.finish()
     del fitting  # its counts take as much memory as the vocabularies
     with artifacts.publish(dataset, "dataset", **describe(plan, tally, cut, files)) as folder:

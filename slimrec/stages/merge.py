@@ -20,7 +20,7 @@ def run(config: PlannedConfig, tracker, plan: Path, counts: list[Path], encoding
     found = in_order(counts, "counts", plan, len(settled.parts))
     tallies = [facts["tally"] for facts in found.values()]
     tally = Tally.joined(tallies)
-    tally.check(settled.config.split, settled.split_by, [task.name for task in settled.schema.tasks])
+    tally.check(settled.config.split, settled.split_by, settled.schema.labels)
     encoder, cut, remarks = join(settled.schema, settled.config.max_vocabulary, found)
     about = describe(settled, tally, cut, [file for facts in found.values() for file in facts["source"]])
     with artifacts.publish(
