@@ -7,6 +7,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,8 @@ def _table(rows: Any) -> pa.Table:
     if isinstance(rows, pa.Table):
         return rows
     if hasattr(rows, "__arrow_c_stream__") or hasattr(rows, "__arrow_c_array__"):
-        return pa.table(rows)
+        with suppress(pa.ArrowException):  # as of one column, which is no table
+            return pa.table(rows)
     raise InputError(
         f"rows come as a pandas DataFrame or an Arrow table, got {type(rows).__name__}; pandas.DataFrame(rows) makes one "
         "of a list of dicts"
