@@ -94,6 +94,20 @@ def test_a_time_after_the_row_s_own_is_known_too_late(tmp_path):
     assert found == {("later", "paid")}
 
 
+def test_a_time_before_the_row_s_own_is_no_leak_whatever_its_unit(tmp_path):
+    table, fields = planted()
+    before = table["time"].to_numpy() - np.random.default_rng(2).integers(1, 9000, ROWS)
+    for name, unit in (("made", 1), ("made_ms", 1000)):
+        table = table.append_column(name, pa.array(before * unit))
+    more = [{"name": name, "kind": "number"} for name in ("made", "made_ms")]
+    assert ingested(tmp_path, table, fields, *more)[0] == set()
+
+
+def test_a_bag_ranks_by_the_mean_rate_of_the_values_it_holds():
+    rate = np.array([9.0, 9.0, 9.0, 0.2, 0.6])  # the first three are no values
+    assert signs._mean(rate, np.array([[3, 4], [4, 0], [1, 0]])) == pytest.approx([0.4, 0.6, 0.0])
+
+
 def test_a_time_that_is_the_row_s_own_in_many_rows_is_told_too_whatever_its_type_rounds_off(tmp_path):
     table, fields = planted()
     later = table["time"].to_numpy() + np.where(np.arange(ROWS) % 5 < 2, 0, 5000)

@@ -90,3 +90,23 @@ def test_a_slice_that_says_it_may_lose_no_number_or_less_than_nothing_is_refused
     plain["slices"][0]["allowed"] = allowed
     with pytest.raises(SecurityError, match="allowed"):
         case.read(plain)
+
+
+def test_trainings_whose_mean_is_not_the_difference_are_refused_to_the_last_digits_that_count():
+    label, full, slim, weight, group = world(6)
+    again = np.stack([full, slim], axis=1)[:, :, None] + 0.1 * np.random.default_rng(6).normal(size=(3000, 2, 2))
+    plain = gather(label, full, slim, weight, group, retrained=again).folded().plain()
+    read(plain)
+    first, *others = plain["differences"]
+    plain["differences"] = (first + 3e-8, *others)
+    assert abs(sum(plain["differences"])) > 0.02  # beside which it is nothing
+    with pytest.raises(SecurityError, match="mean over trainings"):
+        read(plain)
+
+
+def test_a_file_holds_four_thousand_and_ninety_six_sums_of_a_kind_at_most():
+    label, full, slim, weight, _ = world(7, rows=5000)
+    found = gather(label, full, slim, weight)
+    assert {len(values) for values in found.folded().plain()["folds"].values()} == {4096}
+    with pytest.raises(SecurityError, match="4096 at most"):
+        read(found.folded(4097).plain())
