@@ -180,7 +180,6 @@ class PretrainConfig(_Config):
     @model_validator(mode="after")
     def _known_gate(self) -> Self:
         GATES.check(self.method, self.options)
-        GATES.check_effect(self.method, self.options)
         if self.after is not None and self.searches:
             raise ValueError("`after` is for the full model, which has no method: `finetune` trains on after a search")
         if GATES.says(self.method, "weighs_pairs") and self.model.backbone in BACKBONES.table:

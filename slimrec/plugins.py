@@ -126,16 +126,20 @@ class Family:
                 words = " or ".join(_PLAIN[kind] for kind in wanted)
                 raise ConfigError(f"{self.noun} '{name}': `{option}` must be {words}, got {value!r}")
 
-    def check_effect(self, name: str, options: dict[str, Any]) -> None:
-        """Refuse an option of ours that would do nothing beside the others; of a recipe, as artifacts may hold such ones."""
+    def idle(self, name: str, options: dict[str, Any]) -> list[str]:
+        """A sentence on each option of ours that does nothing beside the others: no fault, as older recipes hold such ones."""
+        if not self._is_ours(name):
+            return []
         package = importlib.import_module(self.package)
         defaults = {option: ast.literal_eval(text) for option, text in self.options(name).items()}
         effects = dict(getattr(package, "EFFECT", {}).get(name, {}))
-        if self._is_ours(name) and {"every", "stream"} <= set(defaults):
+        if {"every", "stream"} <= set(defaults):
             effects.setdefault("every", package.EVERY)
-        for option, (works, where) in effects.items():
-            if options.get(option, defaults[option]) != defaults[option] and not works(defaults | options):
-                raise ConfigError(f"{self.noun} '{name}': `{option}` is for {where}, and does nothing here; remove it")
+        return [
+            f"{self.noun} '{name}': `{option}` is for {where}, and does nothing here"
+            for option, (works, where) in effects.items()
+            if options.get(option, defaults[option]) != defaults[option] and not works(defaults | options)
+        ]
 
     def load(self, name: str) -> type:
         """The class itself."""

@@ -12,11 +12,14 @@ import pytest
 import torch
 
 from slimrec.artifacts import write_json
-from slimrec.config import ModelConfig, PretrainConfig, parse
+from slimrec.config import ModelConfig, PretrainConfig, TrainConfig, parse
 from slimrec.errors import ConfigError
 from slimrec.gates import EFFECT
 from slimrec.plugins import BACKBONES, GATES
 from slimrec.registry import brought
+from slimrec.stages import pretrain
+from slimrec.track import Tracker
+from tests.small import ingest_rows
 
 ROOT = Path(__file__).parents[1]
 SAID = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -184,15 +187,23 @@ IDLE = [  # options that do nothing beside the others, and where they do somethi
 
 
 @pytest.mark.parametrize(("method", "options", "said"), IDLE)
-def test_an_option_that_would_do_nothing_is_refused_in_a_recipe_and_an_artifact_may_hold_it(method, options, said):
+def test_an_option_that_does_nothing_beside_the_others_is_named_and_as_much_as_by_default_is_no_wish(
+    method, options, said
+):
     backbone = "deepfm" if GATES.says(method, "weighs_pairs") else "mlp"
-    recipe = {"method": method, "model": {"backbone": backbone}}
-    with pytest.raises(ConfigError, match=f"method '{method}': {said}.*does nothing here; remove it"):
-        parse(PretrainConfig, {**recipe, "options": options})
-    GATES.check(method, options)
-    for given in options:  # as much as by default is no wish
-        spelled = GATES.options(method)[given]
-        assert parse(PretrainConfig, {**recipe, "options": {given: ast.literal_eval(spelled)}}).method == method
+    parse(PretrainConfig, {"method": method, "model": {"backbone": backbone}, "options": options})
+    (remark,) = GATES.idle(method, options)
+    assert re.match(f"method '{method}': {said}.*does nothing here$", remark)
+    for given in options:
+        assert GATES.idle(method, {given: ast.literal_eval(GATES.options(method)[given])}) == []
+
+
+def test_a_search_warns_of_an_option_that_does_nothing(tmp_path, capsys):
+    ingest_rows(tmp_path, rows=300, gate=0.2)
+    train = TrainConfig(epochs=1, batch_size=64, threads=1)
+    config = PretrainConfig(method="leap", options={"warmup": 0.3}, model=ModelConfig(embedding_dim=2), train=train)
+    pretrain.run(config, Tracker(), dataset=tmp_path / "dataset", gated=tmp_path / "gated")
+    assert "slimrec: warning: method 'leap': `warmup` is for gates that learn" in capsys.readouterr().out
 
 
 def test_what_is_said_to_have_an_effect_only_beside_others_is_an_option_of_its_method():

@@ -41,7 +41,7 @@ class LeapGate(ShuffleGate):
     early says nothing of the network's age.
 
     With `alpha` or `stream` the price is fixed and gates learn within the training, which sees the mix (score g,
-    threshold 1/2); all options but `least` and `gap` are for such gates, and a recipe without them is refused that has one.
+    threshold 1/2); all options but `least` and `gap` are for such gates, and do nothing on the path, as a warning says.
     `reference: paper` is that with the distance as published: the penalty is sum_i alpha * max(distance_i, floor) * g_i
     with a moving average (paper, eq. "adaptive regularisation"), gates and network together on the training rows, in
     every epoch. It gives neither `temperature`, `start`, `floor`,

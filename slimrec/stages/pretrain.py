@@ -15,6 +15,7 @@ from slimrec.data.dataset import Dataset, Split, read_subset
 from slimrec.data.encode import Encoder
 from slimrec.model import Model, build, with_gate
 from slimrec.model.files import load_model, save_model
+from slimrec.plugins import GATES
 from slimrec.pruning.findings import FINDINGS, Findings, find, twins_of
 from slimrec.selection import Budget
 from slimrec.stages.finetune import rows_of
@@ -46,6 +47,8 @@ def run(
     A training of those that the artifact `search` has been through, to the bit, is taken from there. Where a folder is
     given for `retrained`, it gets how a full model scores the split `test` when it is trained from other seeds.
     """
+    for remark in GATES.idle(config.method, config.options):
+        print(f"slimrec: warning: {remark}")
     data = Dataset.open(dataset)
     data = data.probed(config.probes, config.train.seed) if config.searches else data
     work = _Work(
