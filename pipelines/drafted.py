@@ -24,9 +24,11 @@ def write(log: str, label: str | None, output: Path | None, model: str | None, l
     lies there: nobody's edits are written over.
     """
     from slimrec.data.draft import draft
+    from slimrec.data.storage import spare
 
     name = _name(log)
     output = output or folder_of(Path(f"{name}.yaml"))
+    spare(log, output, ("",))  # what an audit makes is Parquet, too, and would be read with the log ever after
     path = output / f"{output.absolute().name}.yaml"
     schema = path.with_suffix(".schema.yaml")
     source = log if "://" in log else str(Path(log).absolute())

@@ -64,6 +64,20 @@ def test_what_is_said_of_a_log_never_takes_its_place(capfd, monkeypatch, tmp_pat
     assert code == 20 and "write elsewhere" in error and log.read_bytes() == before
 
 
+def test_an_audit_makes_nothing_among_the_files_of_its_log(capfd, monkeypatch, tmp_path):
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "a.csv").write_text("click,a\n" + "0,x\n1,y\n" * 50)
+    for output in (tmp_path / "log", tmp_path / "log" / "run"):
+        code, error = said(["audit", str(tmp_path / "log"), "--output", str(output)], capfd, monkeypatch)
+        assert code == 20 and "write elsewhere" in error and len(list((tmp_path / "log").iterdir())) == 1
+
+
+def test_a_log_of_nothing_but_its_label_is_refused_in_its_own_words(capfd, monkeypatch, tmp_path):
+    (tmp_path / "log.csv").write_text("click\n" + "0\n1\n" * 50)
+    code, error = said(["schema", str(tmp_path / "log.csv")], capfd, monkeypatch)
+    assert code == 10 and "no column beside 'click' that can be a field" in error
+
+
 def test_a_planted_log_is_not_written_under_a_name_of_another_format(capfd, monkeypatch, tmp_path):
     code, error = said(["planted", str(tmp_path / "log.csv"), "--rows", "5"], capfd, monkeypatch)
     assert code == 20 and ".parquet or .pq" in error and not any(tmp_path.iterdir())

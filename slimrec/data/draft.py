@@ -63,6 +63,10 @@ def draft(path: str, label: str | None = None) -> str:
     parts, lines = roles(table, label)
     left = {name: why for name in names if (why := left_out(name, flat(table[name])))}
     fields = [name for name in sorted(names) if name not in (label, parts.get("weight"), parts.get("time"), *left)]
+    if not fields:
+        raise InputError(
+            f"{sample.file} has no column beside '{label}' that can be a field; add those that a model is to read"
+        )
     twins, said = _twins(table, fields), f"label: {guess_label(label, flat(table[label]))}"
     positive = _positive(said, flat(table[label]))
     remarks = {name: [log.remarks.get(name, ""), twins.get(name, "")] for name in fields}
