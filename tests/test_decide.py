@@ -147,12 +147,14 @@ def test_twins_are_the_pairs_that_asking_every_two_rows_of_every_two_fields_find
     assert twins(fields) == groups and len(groups) > 5
 
 
-def test_hardly_a_pair_of_hundreds_of_unlike_fields_is_compared_on_all_rows(monkeypatch):
+def test_of_hundreds_of_fields_alike_or_not_hardly_a_pair_is_compared_on_all_rows(monkeypatch):
     asked, random = [], np.random.default_rng(6)
     fields = {f"f{i}": random.integers(0, 5, 1000) for i in range(200)}
     monkeypatch.setattr("slimrec.pruning.twins.agreement", lambda *pair: asked.append(pair) or agreement(*pair))
     assert twins(fields | {"again": 4 - fields["f7"]}) == [("again", "f7")]
     assert len(asked) < 10
+    copies = {name: (code + i) % 5 for i, name in enumerate(fields) for code in [fields["f7"]]}
+    assert twins(copies) == [tuple(sorted(fields))] and len(asked) < 10 + 2 * len(fields)
 
 
 def test_a_number_is_compared_by_64_quantiles_and_a_value_on_a_boundary_counts_above_it():

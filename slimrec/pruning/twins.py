@@ -81,6 +81,8 @@ def twins(fields: dict[str, np.ndarray]) -> list[tuple[str, ...]]:
     for i, (a, end) in enumerate(zip(names, ends)):
         perhaps = _perhaps(coded[a], table[:, i + 1 : end], chance[i + 1 : end], random)
         for b in compress(names[i + 1 : end], perhaps):
+            if root(a) == root(b):
+                continue
             both = (agreement(coded[one], coded[other]) for one, other in ((a, b), (b, a)))
             if all(value is not None and value >= ALIKE for value in both):
                 head[root(b)] = root(a)
