@@ -28,9 +28,8 @@ def codes(field: Field, values: np.ndarray) -> np.ndarray:
 
 
 class Coded(NamedTuple):
-    """The codes (n,) of a field, and what every comparison with another one asks of them alone."""
+    """The codes (n,) of a field, and what every comparison with another one asks of it alone."""
 
-    code: np.ndarray
     group: np.ndarray  # (n,) each row's rank among the distinct codes
     size: np.ndarray  # how often each of those occurs
     chance: float  # how likely another row has the same
@@ -38,10 +37,10 @@ class Coded(NamedTuple):
 
     @classmethod
     def of(cls, code: np.ndarray) -> Coded:
-        group, size = _inverse(code)
+        _, group, size = np.unique(code, return_inverse=True, return_counts=True)
         share = np.sort(size) / len(code)
         entropy = float(-(share * np.log(share)).sum()) if len(size) > 1 else 0.0
-        return cls(code, group, size, ((size[group] - 1) / (len(code) - 1)).mean(), entropy)
+        return cls(group, size, ((size[group] - 1) / (len(code) - 1)).mean(), entropy)
 
 
 def agreement(of: Coded, given: Coded) -> float | None:
@@ -50,12 +49,17 @@ def agreement(of: Coded, given: Coded) -> float | None:
     Leave-one-out Goodman-Kruskal tau: unlike a conditional entropy it does not take near-unique fields for functions
     of each other, because a value that was seen once tells nothing. None where it says nothing at all.
     """
-    alike = given.size[given.group]
-    repeated = alike > 1
-    if not repeated.any() or of.chance > 1 - 1e-9:
+    if given.size.max() == 1 or of.chance > 1 - 1e-9:
         return None
-    cell, both = _inverse(given.group * (of.code.max() + 1) + of.code)
-    agree = ((both[cell] - 1) / np.maximum(alike - 1, 1))[repeated].mean()
+    cell = given.group * len(of.size) + of.group
+    if len(given.size) * len(of.size) < 2 * len(cell):  # counting is quicker than sorting
+        both = np.bincount(cell, minlength=len(given.size) * len(of.size))
+        value = np.arange(len(both)) // len(of.size)
+    else:
+        cells, both = np.unique(cell, return_counts=True)
+        value = cells // len(of.size)
+    repeated = given.size[given.size > 1].sum()
+    agree = (both * (both - 1) / np.maximum(given.size - 1, 1)[value]).sum() / repeated
     return float((agree - of.chance) / (1 - of.chance))
 
 
@@ -107,9 +111,3 @@ def _perhaps(given: Coded, others: np.ndarray, chance: np.ndarray, random: np.ra
     differing = (others[order[one]] != others[order[other]]).sum(0)
     expected = _ASKED * (1 - ALIKE) * (1 - chance)
     return differing <= expected + 6 * np.sqrt(expected) + 12
-
-
-def _inverse(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each row's rank among the distinct codes, and how often each of those occurs."""
-    _, inverse, counts = np.unique(codes, return_inverse=True, return_counts=True)
-    return inverse.reshape(-1), counts
