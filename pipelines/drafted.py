@@ -23,8 +23,8 @@ def write(log: str, label: str | None, output: Path | None, model: str | None, l
     has one. Raises InputError where there is no log or no label in it, and ConfigError where another recipe or schema
     lies there: nobody's edits are written over.
     """
+    from slimrec.artifacts.spare import spare
     from slimrec.data.draft import draft
-    from slimrec.data.storage import spare
 
     name = _name(log)
     output = output or folder_of(Path(f"{name}.yaml"))

@@ -24,6 +24,7 @@ from slimrec.pipelines.summary import near, show, writable
 from slimrec import track
 from slimrec.artifacts import busy, failures, kept
 from slimrec.artifacts.envelope import own_key
+from slimrec.artifacts.spare import spare
 from slimrec.config import Recipe, read_recipe
 from slimrec.errors import BY_EXIT_CODE, ConfigError, InputError, SlimrecError
 from slimrec.registry.store import RUNS, STORE
@@ -48,7 +49,7 @@ def run(path: Path, output: Path, runner: str = "process", memory: str = "4g", f
     first failing step's error, with the exit class that the step had.
     """
     recipe = read_recipe(path)
-    _check_source(recipe)
+    _check_source(recipe, output)
     own_key()  # one that cannot sign shows before anything is trained
     output = output.absolute()
     steps = _processes()
@@ -114,10 +115,13 @@ def _failure(workspace: Path, log: Path, said: str) -> SlimrecError:
     return SlimrecError(f"{_COLOUR.sub('', said)} It left no reason; the end of {near(log)} shows what happened")
 
 
-def _check_source(recipe: Recipe) -> None:
+def _check_source(recipe: Recipe, output: Path) -> None:
     source = recipe.ingest.source
-    if "://" not in source and not source.startswith("planted:") and not Path(source).exists():
+    if "://" in source or source.startswith("planted:"):
+        return
+    if not Path(source).exists():
         raise InputError(f"no such file or folder: {source}; the recipe's ingest.source names the log to audit")
+    spare(source, output, ())
 
 
 def _labels() -> dict[str, str]:

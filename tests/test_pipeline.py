@@ -361,6 +361,16 @@ def test_a_bad_recipe_is_refused_before_anything_is_written(tmp_path, recipe, co
     assert not list(tmp_path.glob("*.db"))
 
 
+def test_an_audit_into_the_folder_that_holds_its_log_is_refused_and_leaves_it_as_it_was(tmp_path):
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "day.csv").write_text("clicked,site\n1,a\n0,b\n", encoding="utf-8")
+    fields = {"label": "clicked", "fields": [{"name": "site", "kind": "category"}]}
+    recipe = written(tmp_path, changed(ingest={"source": "log", "fields": fields}))
+    done = audited("run", recipe, "--output", "log", cwd=tmp_path, temporary=tmp_path)
+    assert done.returncode == 20 and "'log' is what is read: it would be lost" in done.stderr
+    assert [path.name for path in (tmp_path / "log").iterdir()] == ["day.csv"]
+
+
 def ended(state: str) -> dsl.PipelineTaskFinalStatus:
     return dsl.PipelineTaskFinalStatus(
         state=state, pipeline_job_resource_name="run-1", pipeline_task_name="audit", error_code=None, error_message=None

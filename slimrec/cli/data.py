@@ -22,9 +22,9 @@ def schema(
 ) -> None:
     """Draft a schema YAML from a log, for a person to edit."""
     from slimrec.artifacts import write_text
+    from slimrec.artifacts.spare import spare
     from slimrec.data.draft import draft
     from slimrec.data.files import PARQUET, TEXT
-    from slimrec.data.storage import spare
 
     if output is not None:
         spare(log, output, PARQUET + TEXT)

@@ -38,8 +38,8 @@ def certify(
 ) -> None:
     """Is one model's AUC as good as another's, judged on their scores? No training; ends with 0 whatever the verdict."""
     from slimrec.artifacts import write_text
+    from slimrec.artifacts.spare import spare
     from slimrec.data.files import PARQUET, TEXT
-    from slimrec.data.storage import spare
     from slimrec.errors import ConfigError
     from slimrec.verdict.scores import SCALES, html, judge, told
 

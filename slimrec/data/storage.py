@@ -93,17 +93,6 @@ def is_address(path: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", path) is not None
 
 
-def spare(source: str, output: str | os.PathLike, suffixes: tuple[str, ...]) -> None:
-    """Raise ConfigError where writing `output` would destroy what is read from `source`, links followed, or where it would
-    lie in that folder with a name that ends as those of data do.
-    """
-    read, written = os.path.realpath(source), os.path.realpath(output)
-    inside = written.startswith(os.path.join(read, "")) and written.lower().endswith(suffixes)
-    if read == written or inside:
-        where = "is what is read" if read == written else f"lies among the files of the log {source}"
-        raise ConfigError(f"'{output}' {where}: it would be lost, or taken for rows of it; write elsewhere")
-
-
 def of_path(file: str) -> dict[str, str | None]:
     """Columns that stand in the names of a file's folders, as `day=2026-01-01/` does, with their value; null as Hive
     writes it."""

@@ -17,10 +17,11 @@ import pyarrow as pa
 import torch
 from pyarrow import fs
 
+from slimrec.artifacts.spare import spare
 from slimrec.data import files
 from slimrec.data.encode import Encoder
 from slimrec.data.novelty import Novelty
-from slimrec.data.storage import list_files, of_path, spare
+from slimrec.data.storage import list_files, of_path
 from slimrec.data.values import Where
 from slimrec.errors import ConfigError, InputError, did_you_mean
 from slimrec.metrics import probability
