@@ -50,6 +50,16 @@ def test_a_folder_that_was_forgotten_is_named(capfd, monkeypatch, tmp_path):
     assert code == 20 and "needs the folders gated, selection, slim: selection, slim not given" in error
 
 
+def test_what_a_stage_prints_is_its_figures_alone_and_its_remarks_go_to_standard_error(capfd, monkeypatch, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("ingest: {source: 'planted:rows=2000,seed=0'}\n", encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["slimrec", "stage", "ingest", str(recipe), "--path", f"dataset={tmp_path / 'd'}"])
+    with pytest.raises(SystemExit, match="0"):
+        slimrec()
+    told = capfd.readouterr()
+    assert json.loads(told.out)["rows"] == 2000 and "slimrec: " in told.err and "can certify" in told.err
+
+
 def test_a_file_that_cannot_be_written_is_named_without_a_traceback(capfd, monkeypatch, tmp_path):
     code, error = said(["planted", str(tmp_path / "no" / "log.parquet"), "--rows", "5"], capfd, monkeypatch)
     assert code == 20 and error.startswith("slimrec: ") and "no/log.parquet" in error and error.count("\n") == 1

@@ -108,7 +108,8 @@ def stage(
         config = {"recipe": as_written(values)}
     if part is not None:
         config["part"] = part
-    metrics = execute(name, config, workspace=workspace, **_folders(path))
+    with contextlib.redirect_stdout(sys.stderr):  # the figures have standard output for themselves
+        metrics = execute(name, config, workspace=workspace, **_folders(path))
     typer.echo(json.dumps(metrics, indent=1, default=str))
 
 
