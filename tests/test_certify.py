@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from benchmarks.verdict import measure
 from slimrec.errors import InputError
 from slimrec.verdict import certify
-from slimrec.verdict.certify import compare, influence, rows_needed, verdict
+from slimrec.verdict.certify import compare, influence, rows_for, rows_needed, smallest_margin, verdict
 
 
 def world(seed, rows=400, lift=1.0, noise=0.5, ties=True):
@@ -328,3 +328,122 @@ def test_a_fault_that_no_row_shows_is_counted_by_rows_and_not_by_groups():
     assert found.positive_effective < 400
     assert found.unseen == pytest.approx(-np.log(0.05) / label.sum())
     assert verdict(found, 0.001)[0] == "certified" and verdict(found, 0.0004)[0] == "inconclusive"
+
+
+def test_no_bound_is_further_away_than_an_auc_can_change():
+    label = np.arange(60) % 2
+    lost = compare(label, label * 1.0, -label * 1.0)
+    assert (lost.difference, lost.low) == (-1, -1) and lost.high == pytest.approx(-1 + lost.unseen)
+    won = compare(label, -label * 1.0, label * 1.0)
+    assert (won.difference, won.high) == (1, 1) and won.low == pytest.approx(1 - won.unseen)
+
+
+def test_the_smallest_margin_is_that_of_both_tails_or_of_what_is_unseen_and_one():
+    """1.6449 and 1.2816 are the normal quantiles of 95 % and 90 %; the error counts for 1.3 times as many rows."""
+    error = np.sqrt(1.3) * 0.01
+    assert smallest_margin(0.01, 0.0, 0.95) == pytest.approx((1.64485 + 1.28155) * error, rel=1e-5)
+    assert smallest_margin(0.01, 0.016, 0.95) == pytest.approx((1.64485 + 1.28155) * error, rel=1e-5)
+    assert smallest_margin(0.01, 0.05, 0.95) == pytest.approx(0.05 + 1.28155 * error, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("error", "unseen"), [(0.004, 0.001), (0.001, 0.02), (0.004, 0.012), (0.0, 0.02), (0.004, 0.0)]
+)
+@pytest.mark.parametrize("margin", [0.002, 0.03])
+def test_the_rows_asked_for_are_the_fewest_whose_smallest_margin_is_no_more(error, unseen, margin):
+    def reached(rows):
+        return smallest_margin(error * np.sqrt(2000 / rows), unseen * 2000 / rows, 0.95)
+
+    rows = rows_for(2000, error, unseen, margin, 0.95)
+    assert reached(rows) <= margin * (1 + 1e-9) and reached(rows - 2) > margin
+
+
+LIKE = compare(*world(16, rows=4000, noise=0.3)[:3])
+
+
+def test_where_seeds_make_a_part_of_the_error_rows_have_to_make_up_for_what_it_leaves():
+    error, seed = 0.003, 0.002
+    found = dataclasses.replace(LIKE, difference=-0.001, error=np.hypot(error, seed), seed_error=seed)
+    margin = np.sqrt(0.019**2 - smallest_margin(seed, 0.0, 0.95) ** 2)
+    assert rows_needed(found, 0.02) == pytest.approx(rows_for(4000, error, LIKE.unseen, margin, 0.95), abs=1)
+    still = dataclasses.replace(found, difference=0.0)
+    edge = smallest_margin(seed, 0.0, 0.95)
+    assert rows_needed(still, edge) is None is rows_needed(still, 0.9 * edge) and rows_needed(still, 1.01 * edge)
+    all_of_seeds = dataclasses.replace(still, error=seed)
+    assert rows_needed(all_of_seeds, 0.02) == pytest.approx(rows_for(4000, 0.0, LIKE.unseen, margin, 0.95), rel=0.2)
+    for name in ("error", "difference", "unseen"):
+        assert rows_needed(dataclasses.replace(found, **{name: None}), 0.02) is None
+
+
+def test_a_verdict_at_the_allowed_loss_itself_is_certified_by_the_lower_bound_and_not_rejected_by_the_upper():
+    at = dataclasses.replace(LIKE, difference=-0.005, low=-0.01, high=-0.004, unseen=0.001)
+    assert verdict(at, 0.01)[0] == "certified" and verdict(at, 0.0099)[0] == "inconclusive"
+    assert verdict(at, 0.004)[0] == "inconclusive" and verdict(at, 0.0039)[0] == "rejected"
+    assert "rises by at least 0.00000;" in verdict(dataclasses.replace(at, low=0.0, difference=0.002), 0.01)[1]
+    assert "the loss sits on the allowed limit, rows will not settle it" in verdict(at, 0.005)[1]
+    said = verdict(at, 0.0099)[1]
+    assert said.startswith(
+        "with 95 % confidence the AUC changes by -0.01000 to -0.00400, and a fall of 0.00990 is allowed; "
+    )
+    assert said.endswith(f"4,000 rows are too few, about {rows_needed(at, 0.0099):,} rows would settle it")
+
+
+def test_twenty_even_observations_of_the_rarer_class_are_enough_and_fewer_are_told_how_many_would_be():
+    enough = dataclasses.replace(LIKE, low=-0.001, difference=0.0, positive_effective=20.0, negative_effective=500.0)
+    assert verdict(enough, 0.01)[0] == "certified"
+    turned = dataclasses.replace(enough, positive_effective=500.0, negative_effective=12.5, largest_share=20**-0.5)
+    outcome, said = verdict(turned, 0.01)
+    assert outcome == "inconclusive" and said == (
+        "too little evidence: 12 independent negative observations in the certification slice, at least 20 are needed; "
+        "about 6,400 rows of the same kind would be enough"
+    )
+    few = dataclasses.replace(turned, negative_effective=0.5, largest_share=0.23)
+    assert "one observation holds 23 % of a class" in verdict(few, 0.01)[1]
+    assert "about 80,000 rows" in verdict(dataclasses.replace(few, largest_share=0.22), 0.01)[1]
+
+
+def test_only_a_loss_that_the_rows_did_not_show_and_could_not_is_called_too_rare_to_be_seen():
+    bare = dataclasses.replace(LIKE, difference=-0.001, low=-0.003, high=0.001, unseen=0.002)
+    said = verdict(bare, 0.002)[1]
+    assert said.startswith(
+        "too little evidence: these rows show no loss beyond what is allowed, but a fault that costs 0.00200"
+    )
+    assert (
+        f"that {-np.log(0.05) / 0.002:,.0f} rows of a class do not" in said
+        and f"about {rows_needed(bare, 0.002):,} " in said
+    )
+    assert "on the allowed limit" not in said and "about inf rows" in verdict(bare, 0.001)[1]
+    for changed in ({"low": -0.0031}, {"difference": -0.0021}, {"unseen": 0.0019}):
+        assert "too little evidence" not in verdict(dataclasses.replace(bare, **changed), 0.002)[1]
+    assert verdict(bare, 0.003)[0] == "certified"
+    gained = dataclasses.replace(bare, difference=0.001, low=-0.001)
+    assert "too little evidence" not in verdict(gained, 0.0)[1]  # nothing is allowed: rows show no such fault ever
+
+
+def test_parts_that_are_nothing_have_no_error_and_one_part_alone_has_a_degree_of_freedom():
+    assert certify.reach(9, (0.0, 0.0, 0.0), 5, 0.95) == (0.0, 0.0, 0.0)
+    bounds = reach(np.array([1.0, -1.0]), 9)  # excess 1/2 + 1/2: two degrees
+    assert bounds == pytest.approx((np.sqrt(2), *[stats.t.ppf(0.95, 2) * np.sqrt(2)] * 2))
+    assert reach(np.array([1e-9, 1.0, -1.0, 1e-9]), 0.5)[1] == pytest.approx(stats.t.ppf(0.95, 1) * np.sqrt(2))
+    even = reach(np.tile([1.0, -1.0], 10_000), 40)
+    assert even[1] == pytest.approx(stats.t.ppf(0.95, 40) * np.sqrt(20_000))
+
+
+def test_a_group_that_holds_nearly_all_of_a_class_leaves_bounds_that_are_finite():
+    label, weight = np.arange(60) % 2, np.where(np.arange(60) == 1, 1.0, 1e-18)
+    found = compare(label, np.arange(60.0), np.arange(60.0) % 7, np.where(label == 1, weight, 1.0))
+    assert np.isfinite(found.error) and -1 <= found.low < found.difference < found.high <= 1
+
+
+def test_the_message_names_what_came_and_the_model_that_gave_it():
+    label, full, slim, _ = world(10)
+    with pytest.raises(InputError, match="full model scores 2 of 400 rows"):
+        compare(label, np.where(np.arange(400) < 2, np.inf, full), slim)
+    with pytest.raises(InputError, match=r"got \[400, 399, 400, 400\] values"):
+        compare(label, full, slim, np.ones(399))
+    with pytest.raises(InputError, match="not negative, got -1"):
+        compare(label, full, slim, np.where(np.arange(400) == 3, -1, 1))
+    with pytest.raises(InputError, match="weights must be finite and not negative, got inf"):
+        compare(label, full, slim, np.where(np.arange(400) == 3, np.inf, 1))
+    with pytest.raises(InputError, match="got 2; write 1 where it happened"):
+        compare(np.where(np.arange(400) == 9, 2, label), full, slim)
