@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import small
 from sklearn.metrics import roc_auc_score
+from test_metrics import Clock
 
 from slimrec import artifacts
 from slimrec.artifacts import verify
@@ -17,6 +18,7 @@ from slimrec.model.files import load_model
 from slimrec.serving.predictor import Predictor
 from slimrec.stages import evaluate, finetune, prune
 from slimrec.track import Tracker
+from slimrec.verdict import cost
 
 GENEROUS = EvaluateConfig(allowed_auc_loss=0.2, latency_repeats=3)
 
@@ -67,13 +69,19 @@ def test_a_generous_limit_is_certified_and_the_report_says_the_same_everywhere(j
     assert "3 of 7 fields can go" in (report / "report.md").read_text()
 
 
-def test_contract_frees_only_columns_that_nothing_else_reads(judged):
+def test_contract_frees_only_columns_that_nothing_else_reads(world, judged):
     contract = json.loads((judged[1] / "contract.json").read_text())
     assert contract["needed_columns"] == ["device", "embedding", "price", "tags"]
     assert contract["training_columns"] == ["click", "user", "worth"]
     # `device` is still read by another field, `user` is the group of the rows
     assert [entry["column"] for entry in contract["safe_to_stop_computing"]] == ["noise"]
     assert contract["candidates"] == []
+    (noise,) = contract["safe_to_stop_computing"]
+    decision = json.loads((world.selection / "selection.json").read_text())["fields"]["noise"]
+    assert noise == {"column": "noise", "field": "noise", "bytes": decision["bytes"], "score": decision["score"]}
+    facts = json.loads((judged[1] / "report.json").read_text())
+    assert contract["digests"] == {"dataset": facts["dataset"], "slim": artifacts.digest(world.slim)}
+    assert contract["format"] == 1 and contract["verdict"] == facts["verdict"] == "certified"
 
 
 def test_without_a_certificate_nothing_is_safe_to_stop(world, tmp_path):
@@ -135,3 +143,18 @@ def test_prune_finetune_and_evaluate_hash_the_weights_that_they_read_once(world,
     judge(world, tmp_path / "report", slim=tmp_path / "tuned", selection=cut["selection"])
     assert hashed.count(world.full / "model.safetensors") == 3
     assert hashed.count(tmp_path / "tuned" / "model.safetensors") == 1
+
+
+def test_latency_is_told_in_milliseconds_of_a_row_and_of_4096_however_few_there_are(world, monkeypatch):
+    clock, models, tests = Clock(), {}, {}
+    monkeypatch.setattr("time.perf_counter", lambda: clock.now)
+    for name, kind, seconds in (("full", "gated", 0.002), ("slim", "slim", 0.0005)):
+        models[name] = load_model(getattr(world, name), kind)
+        models[name].register_forward_hook(clock.work(name, 9, seconds))
+        tests[name] = Dataset.open(world.dataset, models[name].schema.names).split("test")
+    assert len(tests["full"]) < 4096
+    found = cost.measure(models, tests, 1)
+    assert [entry["batch"] for entry in found["latency"]] == [1, 4096]
+    for entry in found["latency"]:
+        assert (entry["full_ms"], entry["slim_ms"]) == pytest.approx((2, 0.5))
+    assert all(found["size"][name].items() > cost.size(each).items() for name, each in models.items())

@@ -5,9 +5,11 @@ import json
 import pytest
 import small
 import torch
+from pydantic import ValidationError
 
 from slimrec.artifacts import read_manifest
 from slimrec.config import EvaluateConfig, FinetuneConfig, ModelConfig, PretrainConfig, PruneConfig, TrainConfig
+from slimrec.errors import SecurityError
 from slimrec.model.files import load_model
 from slimrec.stages import evaluate, finetune, pretrain, prune
 from slimrec.track import Tracker
@@ -86,6 +88,14 @@ def test_equal_offers_are_equal_whatever_early_stopping_made_of_them():
     assert weigh([phase(4), phase(4)], [phase(4), phase(1)])["said"] == ""
 
 
+def test_what_else_decides_how_a_training_goes_is_of_its_settings_and_where_it_runs_is_not():
+    assert weigh([phase()], [phase(threads=3)])["longer"] == ""
+    others = {"batch_size": 99, "embedding_optimizer": "adam", "embedding_learning_rate": 0.3}
+    for name, value in {**others, "learning_rate": 0.3, "embedding_l2": 0.3, "weight_decay": 0.3}.items():
+        assert phase(**{name: value}).settings[name] == value, name
+        assert weigh([phase()], [phase(**{name: value})])["longer"] == "alike", name
+
+
 def test_more_passes_and_other_settings_are_told_apart():
     assert weigh([phase()], [phase(), phase()])["longer"] == "slim"
     assert weigh([phase(), phase()], [phase()])["longer"] == "full"
@@ -112,11 +122,17 @@ def test_a_training_that_an_artifact_does_not_tell_is_unknown_and_not_none_at_al
     assert told["full"] is None and told["slim"] == [] and told["longer"] == "unknown"
     assert weigh([phase(3)], [phase(4)])["full"] == [phase(3).model_dump()]
     assert recorded({}) is None and recorded({"training": [phase().model_dump()]}) == [phase()]
+    with pytest.raises(SecurityError):
+        recorded({"training": [{**phase().model_dump(), "passes": 3}]})
+    with pytest.raises(ValidationError, match="frozen"):
+        phase().rows = 3
 
 
 def test_passes_are_written_as_people_say_them():
     assert passes([phase(allowed=1)]) == "1 epoch of 1,000 rows"
     assert passes([phase(), phase(allowed=2, rows=50)]) == "4 epochs of 1,000 rows + 2 epochs of 50 rows"
+    assert passes([phase(allowed=1), phase(rows=50)]) == "1 epoch of 1,000 rows + 4 epochs of 50 rows"
+    assert passes([phase(), phase(allowed=1)]) == "4 + 1 epochs of 1,000 rows"
     assert taken([phase(3).model_dump(), phase(1, 1).model_dump()]) == "3 + 1 epochs, 4 steps, stopped early"
     assert (
         taken([phase(4).model_dump()]) == "4 epochs, 4 steps"

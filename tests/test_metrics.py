@@ -118,3 +118,27 @@ def test_scores_come_in_stored_order_whatever_the_batch_size(tmp_path):
         expected = trained.eval()(whole.ids, whole.dense).numpy()
     for size in (7, 100_000):
         assert score(trained, test, size) == pytest.approx(expected, abs=1e-6)
+
+
+class Clock:
+    """A clock that only work moves: as many seconds a turn as it takes, the first turns longer."""
+
+    def __init__(self):
+        self.now, self.turns = 0.0, {}
+
+    def work(self, name, *seconds):
+        """Work that takes these seconds a turn, one after another, the last one ever after."""
+
+        def done(*_):
+            turn = self.turns[name] = self.turns.get(name, -1) + 1
+            self.now += seconds[min(turn, len(seconds) - 1)]
+
+        return done
+
+
+def test_works_are_timed_in_turns_by_their_medians_after_three_turns_that_warm_up(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("time.perf_counter", lambda: clock.now)
+    one, other = clock.work("one", 50, 50, 50, 3, 1, 8), clock.work("other", 50, 50, 50, 0.25)
+    assert cost.timed(one, other, repeats=3) == [3, 0.25]
+    assert clock.turns == {"one": 5, "other": 5}
