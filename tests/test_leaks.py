@@ -19,7 +19,7 @@ from slimrec.schema import Field
 from slimrec.stages import evaluate, ingest
 from slimrec.track import Tracker
 from slimrec.verdict import certify, leaks, signs
-from slimrec.verdict.decision import decide
+from slimrec.verdict.decision import Veto, decide, heed
 from slimrec.verdict.signs import Leak
 
 ROWS = 6000
@@ -180,6 +180,47 @@ def test_a_leak_is_named_first_whatever_the_comparison_says(slim):
     told = decide(compared, 0.001, [found], {"failed": ""}, {"longer": None})
     assert plain[0] == ("rejected" if slim else "inconclusive") == told[0]
     assert told[1].startswith("looks like a leak: field 'price'") and told[1].endswith(f"over all rows {plain[1]}")
+
+
+GOOD = certify.compare(*np.tile([[0, 1], [0, 1], [0, 1]], 500))
+
+
+def decided(*vetoes, allowed=0.1, **given):
+    facts = {"leaking": [], "tested": {"failed": ""}, "training": {"longer": ""}, **given}
+    return decide(GOOD, allowed, vetoes=[Veto(*veto) for veto in vetoes], **facts)
+
+
+def test_a_self_test_that_failed_takes_a_certificate_away_and_nothing_else():
+    plain, failed = decided(), {"tested": {"failed": "it broke"}}
+    assert plain[0] == "certified" and decided(**failed) == ("inconclusive", "it broke")
+    open_ = decided(allowed=0.0001)
+    assert open_[0] == "inconclusive" and decided(allowed=0.0001, **failed) == open_
+    lost = ("rejected", "s loses")
+    assert decided(lost, **failed) == decided(lost) == ("rejected", f"s loses; over all rows {plain[1]}")
+
+
+def test_a_model_that_trained_longer_is_called_so_after_all_and_only_the_slim_one():
+    said = decided()[1]
+    assert decided(training={"longer": "slim"})[1] == f"{said}; the slim model trained longer than the full one"
+    assert all(decided(training={"longer": longer})[1] == said for longer in ("full", "alike", "unknown", ""))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "vetoes", "expected"),
+    [
+        ("certified", [("inconclusive", "a"), ("rejected", "b"), ("rejected", "c")], ("rejected", "b; c; over all rows r")),
+        ("inconclusive", [("rejected", "b")], ("rejected", "b; over all rows r")),
+        ("certified", [("inconclusive", "a"), ("", "x"), ("inconclusive", "b")], ("inconclusive", "a; b; over all rows r")),
+        ("inconclusive", [("inconclusive", "a"), ("", "x")], ("inconclusive", "r")),
+        ("rejected", [("inconclusive", "a"), ("", "x")], ("rejected", "r")),
+        ("certified", [("", "x"), ("", ""), ("", "y")], ("certified", "r; x; y")),
+        ("certified", [], ("certified", "r")),
+    ],
+)  # fmt: skip
+def test_of_all_that_stands_against_a_verdict_the_gravest_is_named_and_remarks_follow_a_certificate(
+    outcome, vetoes, expected
+):
+    assert heed(outcome, "r", [Veto(*veto) for veto in vetoes]) == expected
 
 
 def test_the_screen_of_an_audit_hears_of_a_leak_and_the_log_says_it_once(tmp_path, capsys):

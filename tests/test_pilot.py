@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import small
-from scipy import stats
+from scipy import integrate, stats
 from services import empty_store
 
 from slimrec.config import EvaluateConfig, SliceConfig
@@ -86,6 +86,76 @@ def test_outlook_warns_where_less_is_allowed_than_the_slice_can_certify_and_says
     assert told.startswith("warning: 20,000 certification rows") and "rows would be enough" in told
     assert planned.rows_needed(planned.loss / 2) == pytest.approx(80_000, rel=0.01)
     assert "rows would be enough" not in planned.outlook(0.0)
+
+
+def test_outlook_is_said_in_figures_and_warns_of_less_than_the_loss_and_not_of_the_loss_itself():
+    planned = pilot.Pilot(rows=40_000, confidence=0.96, error=0.001, unseen=0.0005)
+    loss = (stats.norm.ppf(0.96) + stats.norm.ppf(0.9)) * np.sqrt(1.3) * 0.001
+    assert planned.loss == pytest.approx(loss)
+    can = (
+        "40,000 certification rows can certify with 96 % confidence that a loss of AUC is below about 0.0035, "
+        "if the models' scores correlate by 0.992"
+    )
+    assert planned.outlook() == planned.outlook(planned.loss) == planned.outlook(0.1) == can
+    told = planned.outlook(0.001)
+    assert told.startswith(f"warning: {can}; 0.001 is allowed, so that this audit ends certified only where")
+    needed = certify.rows_for(40_000, 0.001, 0.0005, 0.001, 0.96)
+    assert planned.rows_needed(0.001) == needed and told.endswith("; about 480,000 such rows would be enough")
+    assert abs(needed - 480_000) < 5_000
+
+
+def test_the_error_is_that_of_both_classes_with_a_twentieth_of_what_groups_share():
+    """By hand, of positive weights 1, 2, 3 and negative ones 1, 1, 1, 1, 2; the row of no weight is none."""
+    label = np.array([1, 1, 1, 0, 0, 0, 0, 0, 1])
+    weight = np.array([1, 2, 3, 1, 1, 1, 1, 2, 0.0])
+    group = np.array([5, 5, 6, 5, 6, 6, 7, 8, 5], np.uint64)
+    alone, together = (pilot.plan(label, weight, each) for each in (None, group))
+    assert alone.rows == 8 and alone.confidence == 0.95
+    assert alone.unseen == together.unseen == pytest.approx(-np.log(0.05) * 14 / 36)
+    positive = 0.95 * 14 / 36 + 0.05 * (3**2 + 3**2) / 36
+    negative = 0.95 * 8 / 36 + 0.05 * (1 + 2**2 + 1 + 2**2) / 36
+    assert (together.error / alone.error) ** 2 == pytest.approx((positive + negative) / (14 / 36 + 8 / 36))
+
+
+def test_a_row_varies_as_an_integral_over_the_binormal_law_says():
+    apart = np.sqrt(2) * stats.norm.ppf(0.75)
+
+    def placed(x):
+        return stats.norm.pdf(x) ** 2 * 2 * (1 - 0.992) * stats.norm.pdf(x - apart)
+
+    assert pilot._variance_of_a_row() == pytest.approx(integrate.quad(placed, -9, 9)[0], rel=1e-6)
+
+
+def test_a_slice_tells_something_from_twenty_rows_of_a_class_on():
+    config, weight = EvaluateConfig(allowed_slice_loss=0.25, confidence=0.96), np.ones(400)
+    for positives, tells in ((20, True), (19, False), (0, False)):
+        label = (np.arange(400) < positives).astype(int)
+        parts = [("a", np.ones(400, bool), SliceConfig(of="x")), ("b", np.arange(400) < 200, SliceConfig(of="x"))]
+        found = pilot.sliced(label, weight, None, config, parts)
+        assert [(each["name"], each["rows"], each["allowed"]) for each in found] == [("a", 400, 0.25), ("b", 200, 0.25)]
+        assert all((each["certifies"] is not None) == (each["rejects"] is not None) == tells for each in found)
+        if tells:
+            assert found[0]["certifies"] == pilot.plan(label, weight, None, 0.98).loss
+            assert found[1]["rejects"] == 0.25 + found[1]["certifies"]
+
+
+def test_at_most_five_slices_are_named_and_one_that_certifies_what_it_is_allowed_is_decided():
+    found = [{"name": f"s{i}", "rows": 1234, "certifies": 0.02, "allowed": 0.01} for i in range(5)]
+    even = {"name": "even", "rows": 9, "certifies": 0.01, "allowed": 0.01}
+    said = pilot.undecided([*found, even])
+    assert said.startswith("5 of 6 slices have") and said.endswith("s4 (1,234 rows certify 0.02, 0.01 is allowed)")
+    more = pilot.undecided([*found, *found[:2]])
+    assert more.startswith("7 of 7") and more.endswith("s4 (1,234 rows certify 0.02, 0.01 is allowed) and 2 more")
+    assert pilot.undecided([even]) == "their rows decide all 1 slices"
+
+
+def test_the_report_holds_what_was_planned_and_what_the_error_that_was_found_comes_to():
+    planned = pilot.Pilot(rows=40_000, confidence=0.95, error=0.001, unseen=0.0005)
+    found = compare(*slice_of(0))
+    told = pilot.against(planned, found, 0.004)
+    assert told["planned"] == planned.loss and told["rows_needed"] == planned.rows_needed(0.004)
+    assert told["found"] == certify.smallest_margin(found.error, found.unseen, 0.95)
+    assert pilot.against(planned, compare(np.ones(9), np.ones(9), np.ones(9)), 0.004)["found"] is None
 
 
 def test_a_slice_of_one_class_makes_no_promise():

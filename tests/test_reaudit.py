@@ -10,6 +10,7 @@ import pytest
 import services
 import torch
 from mlflow import MlflowClient
+from pydantic import ValidationError
 from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
@@ -74,6 +75,75 @@ def test_names_are_those_of_one_kind_of_change():
 def test_a_turn_is_chance_below_three_times_the_noise(moved, what):
     after = selection(spread=0.1, a=0.6 - 0.1 * moved, b=0.95, c=0.1)
     assert kinds(compare(selection(spread=0.1, a=0.6, b=0.95, c=0.1), after)) == {"a": what}
+
+
+def test_a_turn_by_exactly_three_times_the_noise_counts_and_the_larger_noise_of_both_audits_is_meant():
+    before, after = selection(spread=0.0625, a=0.75, b=0.95), selection(spread=0.125, a=0.375, b=0.95)
+    (change,) = compare(before, after).changes.values()
+    assert (change.what, change.noise, change.before, change.after) == ("died", 0.125, "kept", "dropped")
+    closer = selection(spread=0.125, a=0.376, b=0.95)
+    assert kinds(compare(before, closer)) == {"a": "unstable"}
+    assert kinds(compare(selection(spread=0.125, a=0.375, b=0.95), selection(spread=0.0, a=0.75, b=0.95))) == {
+        "a": "revived"
+    }
+
+
+def test_a_field_within_one_deviation_of_the_cut_is_on_the_edge_and_one_at_it_is_not():
+    def edge(spread):
+        both = selection(spread=spread, a=0.75, b=0.25)  # the cut is 0.5
+        return compare(both, both)
+
+    assert edge(0.25).changes == {} and kinds(edge(0.26)) == {"a": "unstable", "b": "unstable"}
+    assert [change.margin for change in edge(0.26).changes.values()] == [0.25, -0.25]
+    untold = compare(selection(spread=9.0, a=0.75, b=0.25), selection(a=0.75, b=0.25))
+    assert untold.changes == {} and untold.unchanged == 2  # the edge is the later audit's
+
+
+def test_where_nothing_is_dropped_there_is_no_cut_to_be_near_to():
+    both = selection(spread=0.5, a=0.75, b=0.5)
+    assert compare(both, both).changes == {}
+    born = compare(both, selection(spread=0.5, a=0.75, b=0.5, c=0.6)).changes["c"]
+    assert (born.what, born.before, born.after, born.margin, born.noise) == ("born", "", "kept", None, 0.5)
+    assert (born.score_before, born.score_after) == (None, 0.6)
+
+
+def test_what_a_field_that_is_gone_was_is_told_and_two_audits_without_a_common_field_know_no_noise():
+    diff = compare(selection("one", older=0.75, old=0.25), selection("one", new=0.75, other=0.25))
+    gone = diff.changes["old"]
+    assert (gone.what, gone.before, gone.after, gone.score_before, gone.score_after) == (
+        "gone",
+        "dropped",
+        "",
+        0.25,
+        None,
+    )
+    assert gone.noise is None is gone.margin and diff.changes["new"].margin == 0.25 and diff.unchanged == 0
+    assert list(diff.changes) == ["new", "old", "older", "other"] and (diff.method_before, diff.method_after) == (
+        "one",
+        "one",
+    )
+
+
+def test_a_field_that_turned_does_not_count_among_what_scores_usually_move():
+    diff = compare(selection(a=0.9, b=0.3, c=0.8, d=0.1), selection(a=0.1, b=0.35, c=0.81, d=0.13))
+    assert diff.changes["a"].noise == pytest.approx(0.03)  # the median of 0.05, 0.01 and 0.03
+
+
+def test_a_diff_that_holds_more_than_it_should_or_what_is_no_number_is_refused_and_none_can_be_changed():
+    told = compare(selection(a=0.9, b=0.9), selection(a=0.1, b=0.9)).model_dump()
+    assert reaudit.Diff.model_validate(told).model_dump() == told
+    change = told["changes"]["a"]
+    for wrong in (
+        {**told, "more": 1},
+        {**told, "changes": {"a": {**change, "more": 1}}},
+        {**told, "changes": {"a": {**change, "noise": float("nan")}}},
+    ):
+        with pytest.raises(ValidationError):
+            reaudit.Diff.model_validate(wrong)
+    diff = reaudit.Diff.model_validate(told)
+    for frozen, name in ((diff, "unchanged"), (diff.changes["a"], "noise")):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(frozen, name, 1)
 
 
 def test_repeats_of_the_search_say_better_what_is_chance():

@@ -110,6 +110,34 @@ def test_two_retrains_warn_where_seeds_disagree_and_seldom_where_only_rows_do():
     assert not seeds.facts([0.1, 0.1004], 1e-12, 0.001)["disagree"]  # less than what is allowed
 
 
+def test_whether_seeds_disagree_is_cochrans_question_at_one_in_twenty_and_by_more_than_is_allowed():
+    differences = [0.01, 0.02, 0.06, 0.03]
+    apart = np.var(differences) * 4
+    for share, disagree in ((0.06, False), (0.04, True)):
+        mixed = apart / stats.chi2.isf(share, 3)
+        assert seeds.facts(differences, mixed, 0.049)["disagree"] is disagree, share
+        assert not seeds.facts(differences, mixed, 0.051)["disagree"]
+    assert not seeds.facts([0.25, 0.5], 1e-12, 0.25)["disagree"] and seeds.facts([0.25, 0.5], 1e-12, 0.24)["disagree"]
+    assert not seeds.facts([-0.25, -0.5], 1e-12, 0.26)["disagree"] and seeds.facts([-0.5, 0.25], 1e-12, 0.7)["disagree"]
+    assert seeds.facts([0.25, 0.5], 0.0, 0.1)["disagree"] and not seeds.facts([0.5, 0.5], 0.0, 0.0)["disagree"]
+    assert (
+        seeds.facts((), 0.0, 0.0) == {"differences": [], "disagree": False}
+        and seeds.warned(seeds.facts((), 0, 0)) == ""
+    )
+
+
+def test_what_rows_do_to_each_training_alone_is_their_variance_around_what_they_do_to_all():
+    sums = np.random.default_rng(0).normal(size=(3, 50))
+    assert seeds.mixed(sums) == pytest.approx(sums.var(axis=0, ddof=1).sum()) and seeds.mixed(sums[[0, 0]]) == 0
+
+
+def test_trainings_are_told_from_the_least_change_to_the_largest_and_each_in_a_warning():
+    found = {"differences": [0.002, -0.001, 0.003], "disagree": True}
+    assert seeds.told(found).endswith(": 3 trainings of both changed the AUC by \u22120.00100 to +0.00300")
+    assert seeds.warned(found).endswith("the AUC changes by +0.00200, \u22120.00100, +0.00300")
+    assert seeds.told({"differences": []}).startswith("of these two trained networks: ")
+
+
 def test_where_trainings_differ_too_much_no_number_of_rows_is_promised():
     label, scores = world(np.random.default_rng(3), 3, 0.8, 1.0)
     found = bound(label, scores, 3)

@@ -40,6 +40,64 @@ def test_a_comparison_that_is_broken_fails(mutant):
     assert check(mutant, SCORES, SHUFFLED)["failed"]
 
 
+def made(same, mixed, shuffled):
+    """What a comparison comes to that finds these (difference, low, high), in the order in which it is asked."""
+    known = iter((same, mixed, *shuffled.values()))
+    found = compare(LABEL, SCORES, SCORES)
+    answers = {name: (0.0, 0.0, 0.0) for name in shuffled}
+
+    def answer(one, other):
+        return dataclasses.replace(found, **dict(zip(("difference", "low", "high"), next(known))))
+
+    return check(answer, SCORES, answers)
+
+
+SAME, WORSE, UNKNOWN = (0.0, -0.1, 0.1), (-0.3, -0.4, -0.2), (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("same", "failed"),
+    [
+        (SAME, False),
+        ((0.0, 0.0, 0.1), False),
+        ((0.0, -0.1, 0.0), False),
+        ((0.0, 0.01, 0.1), True),
+        ((0.0, -0.1, -0.01), True),
+        ((1e-9, -0.1, 0.1), True),
+        ((0.0, None, None), False),
+    ],
+)
+def test_a_model_is_as_good_as_itself_where_no_change_lies_within_the_bounds(same, failed):
+    assert bool(made(same, WORSE, {})["failed"]) == failed
+    assert "as good as itself" in made(same, WORSE, {})["failed"] or not failed
+
+
+@pytest.mark.parametrize(
+    ("mixed", "failed", "knows"),
+    [
+        (WORSE, False, True),
+        ((0.0, 0.0, 0.1), False, False),
+        ((0.1, 0.01, 0.2), True, False),
+        ((-0.1, -0.2, 0.0), False, False),
+        (UNKNOWN, False, False),
+    ],
+)
+def test_scores_in_the_wrong_rows_may_not_surely_be_better_and_a_model_knows_something_where_they_surely_are_worse(
+    mixed, failed, knows
+):
+    found = made(SAME, mixed, {})
+    assert (found["failed"] != "", found["knows"], found["mixed"]) == (failed, knows, mixed[0])
+
+
+def test_the_field_is_the_one_whose_shuffling_loses_most_and_it_is_told_where_that_is_sure():
+    fields = {"a": (-0.1, -0.2, -0.01), "b": (-0.2, -0.4, 0.0), "c": UNKNOWN}
+    found = made(SAME, WORSE, fields)
+    assert (found["field"], found["shuffled"], found["told"]) == ("b", -0.2, False)
+    del fields["b"]
+    found = made(SAME, WORSE, fields)
+    assert (found["field"], found["shuffled"], found["told"]) == ("a", -0.1, True)
+
+
 def test_a_model_that_knows_nothing_is_called_so():
     found = check(paired, NOISE, {})
     assert found["failed"] == "" and not found["knows"] and check(paired, SCORES, SHUFFLED)["knows"]

@@ -19,7 +19,8 @@ def test_all_looks_together_are_wrong_no_more_often_than_was_asked_for():
     looks = np.arange(1, 100_000)
     assert (1 - challenge(0.95, looks)).sum() == pytest.approx(0.05, rel=1e-4)
     assert sum(1 - repeated(0.95, look) for look in range(1, 100_000)) == pytest.approx(0.05, rel=1e-4)
-    assert repeated(0.95, 1) == pytest.approx(0.96)
+    assert [repeated(0.95, look) for look in (1, 2, 3)] == pytest.approx([0.96, 0.995, 1 - 0.01 / 6])
+    assert [challenge(0.95, look) for look in (1, 2, 3)] == pytest.approx([0.975, 1 - 0.05 / 6, 1 - 0.05 / 12])
 
 
 @pytest.mark.parametrize("grows", [True, False])
@@ -54,7 +55,8 @@ def test_the_same_models_again_are_the_same_look_and_a_deleted_run_was_one_all_t
 
 def test_without_a_tracking_store_no_look_is_counted_and_the_report_says_so():
     assert sightings.number(track.Tracker(), sightings.SLICE, "a", "m") is None
-    assert "not counted" in told({"look": {"number": None, "asked": 0.95}, "confidence": 0.95})
+    said = told({"look": {"number": None, "asked": 0.95}, "confidence": 0.95})
+    assert said == "for one look, at 95 %; looks at this slice are not counted without a tracking store"
     assert challenged({"look": {"number": None}}) == "Looks against it are not counted without a tracking store."
 
 

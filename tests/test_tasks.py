@@ -10,7 +10,7 @@ from scipy.stats import entropy
 from two_ranks import stop_after
 
 from slimrec.artifacts import publish
-from slimrec.config import IngestConfig, ModelConfig, SampleConfig, TrainConfig, parse
+from slimrec.config import EvaluateConfig, IngestConfig, ModelConfig, SampleConfig, TrainConfig, parse
 from slimrec.data.dataset import Dataset
 from slimrec.data.encode import Encoder
 from slimrec.errors import ConfigError, InputError, Preempted
@@ -27,6 +27,7 @@ from slimrec.stages.sample import choose
 from slimrec.track import Tracker
 from slimrec.training.loop import Trainer
 from slimrec.training.validation import validate
+from slimrec.verdict.tasks import deciding, joined, limits, of
 
 
 @pytest.fixture(scope="module")
@@ -316,3 +317,35 @@ def test_with_one_label_there_is_one_network_and_arrays_have_one_axis(tmp_path):
     assert type(model.backbone) is BACKBONES.load("mlp") and model(batch.ids, batch.dense).shape == (64,)
     assert list(data.split("test").by_task()) == [""]
     assert "tasks" not in (tmp_path / "dataset" / "schema.json").read_text()
+
+
+def judged(task, verdict, low, allowed=0.0, reason="r"):
+    return {"task": task, "verdict": verdict, "reason": reason, "auc": {"low": low}, "allowed_auc_loss": allowed}
+
+
+def test_of_the_gravest_verdicts_the_one_with_the_least_room_decides_and_the_first_of_equals():
+    certified = [judged("a", "certified", -0.01, 0.02), judged("b", "certified", -0.03, 0.035)]
+    assert deciding(certified) == 1 and deciding(certified[::-1]) == 0
+    assert deciding([judged("a", "certified", 0.1), judged("b", "certified", 0.1)]) == 0
+    unknown = judged("c", "inconclusive", None)
+    assert deciding([judged("a", "inconclusive", -0.5), unknown]) == 1
+    assert deciding([*certified, unknown, judged("d", "rejected", 0.3)]) == 3
+
+
+def test_the_whole_gives_the_reasons_of_all_tasks_that_have_its_verdict_and_of_no_other():
+    found = [
+        judged("a", "inconclusive", 0.1, reason="x"),
+        judged("b", "certified", 0.0),
+        judged("c", "inconclusive", 0.0),
+    ]
+    whole = joined(found)
+    assert whole["reason"] == "task 'a': x; task 'c': r" and whole["task"] == "c" and whole["tasks"] == found
+
+
+def test_bounds_of_tasks_share_what_may_be_wrong_and_each_has_its_own_limit_or_the_one_of_all():
+    config = EvaluateConfig(confidence=0.94, allowed_auc_loss=0.02, allowed_task_loss={"buy": 0.1})
+    assert (
+        limits(config, "buy", 3).confidence == pytest.approx(0.98) and limits(config, "buy", 3).allowed_auc_loss == 0.1
+    )
+    assert limits(config, "click", 1).confidence == 0.94 and limits(config, "click", 1).allowed_auc_loss == 0.02
+    assert (of("buy"), of("")) == ("task 'buy': ", "")

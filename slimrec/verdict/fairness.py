@@ -16,7 +16,7 @@ SAME = 0.02  # by which share passes may differ and still count as equal: the la
 class Phase(BaseModel):
     """One uninterrupted training: what it was allowed, and what it took of that."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rows: int  # of one epoch
     epochs: int  # trained

@@ -31,7 +31,7 @@ class Change(BaseModel):
 class Diff(BaseModel):
     """diff.json: the changes by field, in order of name; fields that are not named kept their fate."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     method_before: str
     method_after: str
