@@ -7,8 +7,11 @@ from html.parser import HTMLParser
 
 import pytest
 
+from slimrec.verdict.outline import before_after, changes, consequence, ranked, scored
+from slimrec.verdict.outline import evidence as evidence_of
 from slimrec.verdict.path import path
 from slimrec.verdict.report import axis, headline, html, markdown, write
+from slimrec.verdict.soundness import mind, piloted, self_tests
 
 HOSTILE = '<script>alert(1)</script>|`=cmd()`"onload=x'
 
@@ -318,3 +321,214 @@ def test_other_losses_stand_in_a_table_and_what_is_binding_says_how_it_went():
     assert "AUC within groups" in page and f"calibration of {HOSTILE}" in page and ", 0.01000 allowed" in page
     assert "| AUC within groups | 0.20000 | 0.30000 | +0.10000 | +0.05000 | +0.15000 | 0.01000 | rejected |" in text
     assert "Other losses" not in html(facts()) + markdown(facts())
+
+
+def test_the_short_report_is_this_text():
+    short = facts(2)
+    short["fields"][1] |= {"note": "a|b", "q_value": 0.25}
+    assert markdown(short).splitlines() == [
+        "# Certified: 1 of 2 fields can go; the model becomes 45\u00a0% smaller, 28.4 kB instead of 51.7 kB.",
+        "",
+        (
+            "AUC goes from 0.79431 to 0.79461, a change of +0.00030. With 95 % confidence it is not below \u22120.00042, and with "
+            "95 % not above +0.00101; the allowed loss is 0.00100."
+        ),
+        "",
+        "| | full | slim | change |",
+        "|---|---:|---:|---:|",
+        "| Fields | 2 | 1 | \u221250 % |",
+        "| Input columns | 9 | 8 | \u221211 % |",
+        "| Embedding rows | 17 | 17 | 0 % |",
+        "| Embedding tables | 544 B | 544 B | 0 % |",
+        "| Other weights | 51.2 kB | 27.9 kB | \u221245 % |",
+        "| Model | 51.7 kB | 28.4 kB | \u221245 % |",
+        "| Multiply-adds a row | 12\u202f800 | 6\u202f976 | \u221245 % |",
+        "| Latency, 1 row | 0.181 ms | 0.122 ms | \u221233 % |",
+        "| Latency, 4\u202f096 rows | 3.41 ms | 1.3 ms | \u221262 % |",
+        "| AUC | 0.79431 | 0.79461 | +0.00030 |",
+        "| Log-loss | 0.54321 | 0.54321 | 0 |",
+        "| Predicted / observed | 1.01300 | 1.01300 | 0 |",
+        "| Calibration error (ECE) | 0.00810 | 0.00810 | 0 |",
+        "",
+        "## Safe to stop computing",
+        "",
+        "field\\_001",
+        "",
+        "## Fields",
+        "",
+        "| field | kind | fate | score | columns | rows | table | remark |",
+        "|---|---|---|---:|---:|---:|---:|---|",
+        "| field\\_000 | category | kept | 0.980 | 8 / 8 | 17 | 544 B |  |",
+        "| field\\_001 | number | dropped | 0.346 | 0 / 1 | | | q = 0.25; a\\|b |",
+        "",
+        "q: share of meaningless fields to expect among those that score as high, told by shuffled copies of the fields",
+        "",
+        (
+            "100\u202f021 rows tell as much as 1\u202f812 positive and 5\u202f412 negative independent observations of equal weight. "
+            "Self-test: passed; field\\_000 shuffled, the slim model's AUC changes by \u22120.04000, which is told."
+        ),
+        (
+            "The bound is of these two trained networks: another seed may train others; evaluate.retrains makes it one of any "
+            "seed."
+        ),
+        "It is for look 1 at this slice, at 95 %: all looks at it together are ever wrong with a chance of at most 5 %.",
+        (
+            "Pilot: 100\u202f021 such rows were planned to certify a loss of 0.00210, 0.00100 with about 441\u202f000; by the error "
+            "that was found they certify 0.00130."
+        ),
+        "",
+        "Method some-method, seed 0, data `a1b2a1b2a1b2a1b2`.",
+    ]
+
+
+def test_the_short_report_of_doubts_says_them_all_in_order():
+    doubted = facts(2, verdict="rejected")
+    doubted |= {
+        "leaks": [{"trusted": False, "said": "it tells"}],
+        "pairs": [],
+        "diff": {"changes": {}},
+        "stoppable": [],
+    }
+    doubted |= {"training": {"full": None, "slim": None, "longer": "slim", "said": "It trained longer"}}
+    doubted["champion"] = {"model": "m", "version": "3", "auc": None, "reason": "it cannot read this log"}
+    doubted["pilot"] = {"planned": None, "found": None, "rows_needed": None}
+    lines = markdown(doubted).splitlines()
+    assert lines[2:4] == ["- **Looks like a leak: it tells.**", ""]
+    assert lines[5:9] == [
+        "",
+        "With 95 % confidence the AUC changes by so and so much.",
+        "",
+        "**Mind:** It trained longer.",
+    ]
+    text = "\n".join(lines)
+    assert "## Columns that no kept field reads\n\nNone.\n\n## Fields\n" in text
+    assert (
+        "\n\n## Fields that meet\n\nNone.\n\n## Against the champion\n\nm version 3 is champion. It cannot read this log.\n\n## Since the champion's audit\n\nNo field changed its fate.\n\n"
+        in text
+    )
+    assert "Pilot" not in text
+
+
+def test_marks_of_the_auc_figure_stand_in_proportion_with_a_tenth_of_room_on_either_side():
+    told = facts()
+    told["auc"] |= {"low": -0.003, "high": 0.001, "difference": 0.0}
+    expected = {
+        "low": 100 / 12,
+        "allowed": 100 * 6 / 12,
+        "zero": 100 * 8.5 / 12,
+        "difference": 100 * 8.5 / 12,
+        "high": 1100 / 12,
+    }
+    assert axis(told) == pytest.approx(expected)
+    told["auc"] |= {"low": 0.0, "high": 0.0}
+    told["allowed_auc_loss"] = 0.0
+    assert axis(told) == pytest.approx(dict.fromkeys(expected, 50.0))
+
+
+def test_a_score_has_three_decimals_unless_it_is_below_a_hundredth_of_a_nat():
+    scores = {
+        0.01: "0.010",
+        0.00999: "0.01",
+        0.00123: "0.0012",
+        -0.00456: "-0.0046",
+        0.0: "0.000",
+        1.5: "1.500",
+        -0.01: "-0.010",
+    }
+    assert [scored({"score": score, "spread": None}) for score in scores] == list(scores.values())
+    assert scored({"score": 0.5, "spread": 0.0}) == "0.500 \u00b1 0.000"
+
+
+def test_fields_are_ranked_by_score_and_then_by_name():
+    fields = [{"name": name, "score": score} for name, score in (("b", 0.1), ("c", 0.9), ("a", 0.1))]
+    assert [field["name"] for field in ranked({"fields": fields})] == ["c", "a", "b"]
+
+
+def test_changes_that_need_a_decision_come_first_and_say_how_the_fate_and_the_score_moved():
+    def change(what, before, after, old, new):
+        return {"what": what, "before": before, "after": after, "score_before": old, "score_after": new}
+
+    found = {
+        "u": change("unstable", "kept", "kept", 0.5, 0.51),
+        "g": change("gone", "dropped", "", 0.1, None),
+        "b": change("born", "", "kept", None, 0.75),
+        "r": change("revived", "dropped", "kept", 0.0, 0.9),
+        "z": change("died", "kept", "dropped", 0.9, 0.1),
+        "d": change("died", "kept", "dropped", 0.8, 0.2),
+    }
+    assert changes({"diff": {"changes": found}}) == [
+        ("d", "died, kept to dropped, score 0.800 to 0.200"),
+        ("z", "died, kept to dropped, score 0.900 to 0.100"),
+        ("r", "revived, dropped to kept, score 0.000 to 0.900"),
+        ("b", "born, kept, score 0.750"),
+        ("g", "gone, dropped, score 0.100"),
+        ("u", "unstable, kept, score 0.500 to 0.510"),
+    ]
+    assert changes({"diff": None}) == []
+
+
+def test_what_nothing_became_has_no_ratio_and_what_is_nearly_the_same_changed_by_nothing():
+    told = facts(2)
+    told["size"]["full"] |= {"embedding_rows": 0, "dense_bytes": 1000, "multiply_adds": 1000}
+    told["size"]["slim"] |= {"embedding_rows": 0, "dense_bytes": 996, "multiply_adds": 1004}
+    told["retrains"] = {"differences": [0.1, 0.2], "disagree": False}
+    rows = {name: rest for name, *rest in before_after(told)}
+    assert (
+        rows["Embedding rows"] == ["0", "0", ""] and rows["Other weights"][2] == "0 %" == rows["Multiply-adds a row"][2]
+    )
+    told["size"]["slim"]["dense_bytes"] = 1010
+    assert {row[0]: row[3] for row in before_after(told)}["Other weights"] == "+1 %"
+    assert "AUC, mean of 2 trainings" in rows and "Hidden units" not in rows and "Pairs of fields that meet" not in rows
+
+
+def test_several_tasks_have_rows_of_their_own_and_what_decides_is_named():
+    told = facts(2)
+    parts = [{key: told[key] for key in ("auc", "quality", "retrains")} | {"task": name} for name in ("click", "buy")]
+    several = {**told, "tasks": parts, "task": "buy"}
+    names = [row[0] for row in before_after(several)]
+    assert names[-8::4] == ["AUC, click", "AUC, buy"] and names[-1] == "Calibration error (ECE), buy"
+    assert consequence(several).startswith("Of the tasks 'buy' decides: AUC goes from")
+    tests = [{"task": name, "self_test": {**told["self_test"], "field": ""}} for name in ("a*", "b")]
+    assert self_tests({"tasks": tests}) == r"Self-test of a\*: passed; of b: passed"
+    disagree = {"differences": [0.1], "disagree": True}
+    minds = mind({**told, "tasks": [parts[0], parts[1] | {"retrains": disagree}], "made": {"note": "n"}})
+    assert (
+        minds[0] == "In the search n"
+        and minds[1].startswith("task 'buy': Trainings from other seeds")
+        and len(minds) == 2
+    )
+
+
+def test_widths_of_a_search_stand_in_order_of_their_numbers_and_others_by_name():
+    told = facts(2)
+    figures = {"width_16/field_000": 3, "width_2/field_000": 2, "error/field_001": 1, "on/a x b": 4, "plain": 5}
+    told["made"]["evidence"] = figures
+    assert evidence_of(told) == {
+        "plain": {"plain": 5},
+        "kinds": ["error", "width_2", "width_16"],
+        "by_field": [("field_000", [None, 2, 3]), ("field_001", [1, None, None])],
+        "others": {"on/a x b": 4},
+    }
+
+
+def test_what_the_pilot_planned_ends_with_what_its_slices_can():
+    told = facts(2)
+    told["pilot"] = {
+        "planned": 0.002,
+        "found": None,
+        "rows_needed": None,
+        "slices": [{"name": "s", "certifies": 0.1, "allowed": 0.2}],
+    }
+    start = "100\u202f021 such rows were planned to certify a loss of 0.00200"
+    assert piloted(told) == f"{start}; their rows decide all 1 slices"
+    told["pilot"]["slices"] = []
+    assert piloted(told) == start
+
+
+def test_the_longest_bar_is_of_the_best_field_however_small_and_none_is_wider_than_the_page():
+    for scores, width in (([0.5, 0.25], "50.00%"), ([4.0, 2.0], "100.00%")):
+        told = facts(2)
+        for field, score in zip(told["fields"], scores):
+            field["score"] = score
+        bars = [a["style"] for t, a in Page(html(told)).tags if t == "span" and a.get("class") == "bar"]
+        assert bars[0] == f"width:{width}", bars

@@ -1,5 +1,6 @@
 """Protected slices: which rows they are, told by raw rows; bounds valid together, told by Holm's test by hand; the veto."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -22,7 +23,7 @@ from slimrec.stages.settle import settle
 from slimrec.track import Tracker
 from slimrec.verdict import certify
 from slimrec.verdict.decision import heed
-from slimrec.verdict.slices import judge, veto
+from slimrec.verdict.slices import _doubtful, _enough, judge, veto
 
 
 @pytest.fixture(scope="module")
@@ -343,3 +344,85 @@ def test_a_slice_and_a_binding_loss_veto_against_the_champion_as_they_do_against
         assert (told["verdict"], told["reason"][: len(said)]) == ("rejected", said), told["reason"]
         alone = judge_against(EvaluateConfig(allowed_auc_loss=0.3), champion, world.dataset, test, slim)
         assert alone["verdict"] == "certified"
+
+
+def told_of(name, verdict, low=-0.02, high=-0.015, allowed=0.01, rows=5012, enough=61_000):
+    return {
+        "name": name,
+        "verdict": verdict,
+        "low": low,
+        "high": high,
+        "allowed": allowed,
+        "rows": rows,
+        "rows_needed": enough,
+    }
+
+
+def test_what_slices_say_is_that_of_the_gravest_kind_and_names_the_one_that_loses_most_beyond_what_it_is_allowed():
+    lost = [told_of("a", "rejected", high=-0.03, allowed=0.02), told_of("b", "rejected", high=-0.025)]
+    open_, scarce, fine = told_of("c", "open"), told_of("d", "scarce"), told_of("e", "certified")
+    assert veto([open_, *lost, scarce], "veto") == (
+        "rejected",
+        "b loses at least 0.02500 of AUC, and 0.01000 is allowed (and 1 more slices, see the report)",
+    )
+    assert veto([fine, scarce, open_], "veto") == (
+        "inconclusive",
+        "c may lose 0.02000 of AUC, and 0.01000 is allowed (and 1 more slices, see the report)",
+    )
+    assert veto([fine, scarce, open_], "remark")[1] == "c may lose 0.02000 of AUC, and 0.01000 is allowed"
+    outcome, said = veto([fine, scarce], "veto")
+    assert outcome == "inconclusive" and said.startswith(
+        "d has too little evidence: its 5,012 rows do not rule out a loss of 0.01000; about 61,000 rows would tell; allow it"
+    )
+    assert "would tell" not in veto([{**scarce, "rows_needed": None}], "veto")[1]
+    assert veto([scarce, fine, told_of("f", "scarce")], "remark") == ("", "not protected, for want of rows: d, f")
+    assert veto([fine], "veto") == ("", "") == veto([], "veto")
+
+
+def test_a_slice_that_did_not_pass_is_open_where_its_rows_would_have_shown_that_it_lost_nothing():
+    rows, compare = rows_of(2, [0.0, 0.17], [60_000, 30_000])
+    last = compare(rows[1], 0.95)
+    needed = certify.rows_needed(dataclasses.replace(last, difference=0.0), 0.004)
+    first = dataclasses.replace(last, low=-0.02, high=0.0)
+
+    def kind(**changed):
+        return _doubtful(first, dataclasses.replace(last, **changed), 0.004)
+
+    assert kind() == "open" and needed <= last.rows
+    assert kind(error=3 * last.error) == "scarce"
+    exact = dataclasses.replace(last, difference=0.0, seed_error=0.0, unseen=0.0, error=0.0)
+    assert _doubtful(first, dataclasses.replace(exact, positive_effective=20.0), 0.004) == "open"
+    for changed in ({"positive_effective": 19.9}, {"negative_effective": 19.9}, {"error": None}):
+        assert kind(**changed) == "scarce", changed
+    assert _doubtful(dataclasses.replace(first, high=-0.005), last, 0.004) == "rejected"
+    assert kind(seed_error=1.0) == "scarce"  # no number of rows would tell
+
+
+def test_the_rows_a_slice_needs_are_those_of_the_bound_and_those_of_twenty_observations():
+    rows, compare = rows_of(1, [0.1], [2000])
+    found = compare(rows[0], 0.95)
+    needed = certify.rows_needed(dataclasses.replace(found, difference=0.0), 0.1)
+    few = dataclasses.replace(found, positive_effective=4.0, negative_effective=0.5)
+    assert _enough(found, 0.1) == needed and _enough(few, 0.1) == 2000 * 20 / 0.5 > needed
+    assert _enough(dataclasses.replace(few, negative_effective=0.0), 0.1) is None
+    assert (
+        _enough(dataclasses.replace(found, error=None), 0.1)
+        is None
+        is _enough(dataclasses.replace(found, seed_error=1.0), 0.1)
+    )
+
+
+def test_where_all_pass_a_bound_is_the_closer_of_its_own_and_of_what_is_allowed_and_where_one_does_not_that_alone():
+    rows, compare = rows_of(2, [0.0, 0.05], [60_000, 1500])
+    apart = [compare(part, 0.975) for part in rows]
+    once = compare(rows[1], 0.95).low
+    allowed = -(apart[1].low + once) / 2  # passes once the first has, and not before
+    told = judge([("a", rows[0], 0.05), ("b", rows[1], allowed)], 0.95)
+    assert [each["verdict"] for each in told] == ["certified"] * 2 and apart[1].low < -allowed < once
+    assert [each["low"] for each in told] == [apart[0].low, -allowed]
+    told = judge([("a", rows[0], 0.05), ("b", rows[1], -once / 2)], 0.95)
+    assert [each["low"] for each in told] == [-0.05, once] and told[0]["rows_needed"] is None
+    assert told[1]["rows_needed"] == _enough(dataclasses.replace(compare(rows[1], 0.95), high=0), -once / 2)
+    assert [(each["full"], each["slim"], each["rows"]) for each in told] == [
+        (c.full_auc, c.slim_auc, c.rows) for c in apart
+    ]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from slimrec.verdict.wording import figure, literal, signed, size, whole
+from slimrec.verdict.wording import bound, figure, literal, sentence, signed, size, whole
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,12 @@ def test_a_quality_has_five_decimals_and_a_change_its_sign_unless_it_rounds_to_n
 def test_markdown_shows_a_name_as_it_is():
     assert literal("a_b*c|d [x](y) `z` #1") == r"a\_b\*c\|d \[x\]\(y\) \`z\` \#1"
     assert literal("<b>&amp;\n two  lines") == "&lt;b&gt;&amp;amp; two lines" and literal('"it\'s"') == '"it\'s"'
+
+
+def test_a_bound_that_is_none_is_unknown_and_a_quality_has_no_plus():
+    assert [bound(value) for value in (None, 0.1, -0.1, 0.0)] == ["unknown", "+0.10000", "\u22120.10000", "0"]
+    assert [bound(value, False) for value in (None, 0.1, -0.1, 0.0)] == ["unknown", "0.10000", "\u22120.10000", "0"]
+
+
+def test_a_sentence_begins_with_a_capital_letter_and_leaves_the_others_as_they_are():
+    assert sentence("the AUC of mLP") == "The AUC of mLP." and sentence("a") == "A."
