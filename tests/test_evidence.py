@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy import optimize, stats
 
-from slimrec.verdict.evidence import _mixing, _poisson_rate, clusters
+from slimrec.verdict.evidence import _mixing, _poisson_rate, _repeated, clusters, groups
 
 
 def found(label, weight=None, scores=None, group=None, content=None):
@@ -108,3 +109,67 @@ def test_how_likely_labels_mix_is_read_from_sets_of_similar_score_without_the_se
 @pytest.mark.parametrize("rate", [0.01, 0.5, 2.0, 30.0])
 def test_the_rate_of_a_count_that_is_never_zero_is_told_by_its_mean(rate):
     assert _poisson_rate(rate / (1 - np.exp(-rate))) == pytest.approx(rate, rel=1e-4)
+
+
+def repeated_by_hand(label, score, sizes):
+    """Whether sets (m,) of alike rows, one after another, were repeated, as docstrings have it, with loops and scipy."""
+    ends = np.cumsum(sizes)
+    positives = np.array([label[end - size : end].sum() for end, size in zip(ends, sizes)])
+    many = [i for i in range(len(sizes)) if sizes[i] > 1]
+    if len(many) < 10:
+        return False
+    order, width = sorted(range(len(sizes)), key=lambda i: score[ends[i] - 1]), min(10, len(sizes))
+    expected = 0.0
+    for i in many:
+        start = min(max(order.index(i) - 5, 0), len(sizes) - width)
+        rate = np.mean([positives[j] / sizes[j] for j in order[start : start + width] if j != i])
+        expected += 1 - rate ** sizes[i] - (1 - rate) ** sizes[i]
+    mixed = sum(0 < positives[i] < sizes[i] for i in many)
+    if expected >= 5 and mixed >= expected / 2:
+        return False
+    if stats.poisson.cdf(mixed, expected / 2) < 0.01:
+        return True
+    counts, mean = np.arange(1, 400), sizes.mean()
+    rate = optimize.brentq(lambda r: counts @ stats.poisson.pmf(counts, r) / (1 - np.exp(-r)) - mean, 1e-6, 50)
+    chance = np.square(counts - mean) @ stats.poisson.pmf(counts, rate) / (1 - np.exp(-rate))
+    return mean > 1.5 and stats.chi2.cdf(np.square(sizes - mean).sum() / chance, len(sizes) - 1) < 1e-4
+
+
+def test_sets_were_repeated_where_labels_mix_too_seldom_or_sizes_vary_too_little_and_nowhere_else():
+    random, told = np.random.default_rng(6), []
+    for draw in range(300):
+        sizes = 1 + random.binomial(random.integers(1, 9), random.uniform(0.2, 0.95), random.integers(9, 60))
+        if sizes.max() == 1:
+            continue
+        alone, rate = random.random(sizes.sum()) < random.random() ** 2, random.choice([0.02, 0.2, 0.5])
+        line = np.repeat(random.random(len(sizes)) < rate, sizes)
+        label = np.where(alone, random.random(len(line)) < rate, line)
+        score = np.repeat(random.permutation(len(sizes)) * 1.0, sizes)
+        found = _repeated(label, score, np.repeat(np.arange(len(sizes)), sizes), sizes)
+        assert found == repeated_by_hand(label, score, sizes), draw
+        told.append(found)
+    assert 60 < sum(told) < len(told) - 60
+
+
+def test_ten_sets_of_both_labels_are_enough_to_say_that_labels_mix_and_half_of_the_rows_is_none_repeated():
+    ten = np.repeat(np.arange(10), 2)
+    assert not _repeated(np.tile([0, 1], 10), ten * 1.0, ten, np.full(10, 2))  # five mix by chance, to the digit
+    for twice, wanted in ((50, False), (51, True)):  # rows of a line: one and a half, and more
+        sizes = np.where(np.arange(100) < twice, 2, 1)
+        alike = np.repeat(np.arange(100), sizes)
+        assert _repeated(np.zeros(len(alike)), alike * 1.0, alike, sizes) == wanted
+
+
+@pytest.mark.parametrize(("sets", "width"), [(400, 20), (12_000, 500)])
+def test_a_twentieth_of_the_sets_says_how_often_labels_mix_and_five_hundred_at_most(sets, width):
+    shares = np.random.default_rng(7).integers(0, 3, sets)
+    starts = [min(max(i - width // 2, 0), sets - width) for i in range(sets)]
+    rate = np.array([(shares[s : s + width].sum() - shares[i]) / 2 / (width - 1) for i, s in enumerate(starts)])
+    told = _mixing(shares, np.full(sets, 2), np.arange(sets) * 1.0)
+    assert told == pytest.approx(1 - rate**2 - (1 - rate) ** 2)
+
+
+def test_groups_are_told_apart_whatever_they_are_and_rows_without_one_stand_alone():
+    assert groups(np.array([3, 3, 5])).tolist() == [3, 3, 5]
+    assert groups(np.array(["b", None, "a", "b", None], object)).tolist() == [0, 2, 1, 0, 3]
+    assert groups(np.array([np.nan, 2.5, np.nan, 2.5])).tolist() == [1, 0, 2, 0]

@@ -5,13 +5,15 @@ import json
 import numpy as np
 import pytest
 import small
+from scipy import stats
 from sklearn import metrics
 
 from slimrec.config import EvaluateConfig, Recipe, check_limits, parse, read_schema
 from slimrec.errors import ConfigError
 from slimrec.metrics import probability
 from slimrec.stages.settle import settle
-from slimrec.verdict.losses import Rows, conclude, gather, ndcg, veto, within
+from slimrec.verdict.evidence import clusters
+from slimrec.verdict.losses import Loss, Moments, Rows, _ratio, conclude, gather, ndcg, veto, within
 
 
 def rows_of(users=300, seed=0, shift=0.0, noise=0.3):
@@ -187,3 +189,118 @@ def test_an_audit_is_rejected_by_a_binding_loss_and_reports_all_of_them(tmp_path
     names = [each["name"] for each in losses]
     assert names[:4] == ["log_loss", "calibration", "grouped_auc", "ndcg"] and len(names) == 6
     assert losses[0]["slim"] == pytest.approx(found["slim_logloss"], abs=1e-6)
+
+
+def loss(*values, name="ndcg", powers=(0.0, 0.0, 0.0), allowed=None, among=1, effective=20.0, **more):
+    """A loss of moments by hand, which no rows move: what no row shows is left, 2.9957 times 0.5 in 300 rows."""
+    rest = {"clusters": 90, "present": 60, "worst": 0.5, "worth": 300.0, "values": (), "effective": effective} | more
+    moments = tuple(Moments(value=value, powers=powers, **rest) for value in values)
+    return Loss(name=name, full=0.5, slim=0.5, allowed=allowed, among=among, moments=moments)
+
+
+def test_a_bound_leaves_room_for_what_no_row_shows_and_for_what_rows_do():
+    (told,) = conclude([loss(0.01)], 0.95)
+    unseen = np.log(20) / 300 * 0.5  # the rule of three
+    assert [told[name] for name in ("worse", "least", "most")] == pytest.approx([0.01, 0.01 - unseen, 0.01 + unseen])
+    (told,) = conclude([loss(0.01, among=5)], 0.95)
+    assert told["most"] == pytest.approx(0.01 + np.log(100) / 300 * 0.5)
+    even = (1e-4, 0.0, 1e-8 * 87 / (90 * 89))  # as evenly as 90 parts can be: Student's law of 60 that carry weight
+    (told,) = conclude([loss(0.01, powers=even)], 0.95)
+    margin = stats.t.ppf(0.95, 59) * 0.01
+    assert [told["least"], told["most"]] == pytest.approx([0.01 - margin, 0.01 + margin])
+    (told,) = conclude([loss(0.01, powers=even, values=(0.0, 0.02))], 0.95)  # two trainings, an error of 0.01 between
+    both = np.hypot(margin, stats.t.ppf(0.95, 1) * 0.01)
+    assert [told["least"], told["most"]] == pytest.approx([0.01 - both, 0.01 + both])
+
+
+@pytest.mark.parametrize(("full", "slim"), [(0.1, 0.3), (-0.1, 0.3), (0.1, -0.3), (-0.3, -0.1), (0.0, 0.2), (0.2, 0.0)])
+def test_calibration_is_worse_by_the_difference_of_what_either_is_off(full, slim):
+    signs = [(s, t) for s in (1, -1) for t in (1, -1)]
+    (told,) = conclude([loss(*(s * slim - t * full for s, t in signs), name="calibration")], 0.95)
+    unseen, worse = np.log(40) / 300 * 0.5, abs(slim) - abs(full)  # two bounds have a say
+    assert [told[name] for name in ("worse", "least", "most")] == pytest.approx([worse, worse - unseen, worse + unseen])
+
+
+def test_what_is_binding_passes_at_the_limit_itself_and_is_told_from_twenty_even_clusters_on():
+    (told,) = conclude([loss(0.5)], 0.95)
+
+    def verdict(allowed, **more):
+        return conclude([loss(0.5, allowed=allowed, **more)], 0.95)[0]["verdict"]
+
+    least, most = told["least"], told["most"]
+    assert [verdict(most), verdict(np.nextafter(most, 0)), verdict(least), verdict(np.nextafter(least, 0))] == [
+        "certified", "open", "open", "rejected"]  # fmt: skip
+    assert verdict(most, effective=np.nextafter(20, 0)) == "scarce" and told["verdict"] == ""
+    assert conclude([loss(), loss(allowed=0.0)], 0.95) == [
+        {"name": "ndcg", "full": 0.5, "slim": 0.5, "worse": None, "least": None, "most": None, "allowed": 0.0, "verdict": "scarce"}
+    ]  # fmt: skip
+
+
+def test_moments_of_a_ratio_are_those_of_leaving_out_one_cluster_after_another():
+    random = np.random.default_rng(8)
+    aboves, below = random.normal(size=(2, 12)), np.append(random.uniform(0.5, 2, 11), 0.0)
+    aboves[:, -1] = 0.0
+    found = clusters(np.arange(12) < 4, np.ones(12), random.normal(size=(12, 2)), None, None)
+    (told,) = _ratio(list(aboves), below, 0.7, found)
+    above, total = aboves.mean(axis=0), below.sum()
+    without = np.array([(above.sum() - a) / (total - b) for a, b in zip(above, below)])
+    off = (told.value - without) * np.sqrt(10 / 11)  # the jackknife of the eleven that carry weight
+    assert told.value == pytest.approx(above.sum() / total)
+    assert told.powers == pytest.approx([(off**power).sum() for power in (2, 3, 4)])
+    assert (told.clusters, told.present, told.worst, told.worth) == (12, 11, 0.7, 12)
+    assert told.effective == pytest.approx(total**2 / np.square(below).sum())
+    assert told.values == pytest.approx(aboves.sum(axis=1) / total)
+    assert _ratio([above], below, 0.7, found)[0].values == ()
+    assert (
+        _ratio([above], np.eye(12)[0], 0.7, found) == () and len(_ratio([above], np.eye(12)[:2].sum(0), 1, found)) == 1
+    )
+    assert np.isfinite(_ratio([above], np.append(1.0, np.full(11, 1e-20)), 0.7, found)[0].powers).all()
+
+
+def test_the_worst_that_a_row_may_cost_is_read_from_both_models_and_trainings_are_told_one_by_one():
+    rows = rows_of()
+    again = np.stack([np.stack([rows.full, rows.slim], axis=1), np.stack([rows.slim, rows.full + 3], axis=1)], axis=2)
+    found = {each.name: each for each in gather(rows._replace(retrained=again), {"ndcg": 0.2}, 3, ())}
+    sides = [(rows.full, rows.slim), (rows.full, rows.slim), (rows.slim, rows.full + 3)]
+    chance = probability(np.array(sides))
+    own = np.where(rows.label == 1, chance, 1 - chance)
+    assert found["log_loss"].moments[0].worst == pytest.approx(-np.log(own.min()))
+    rate = rows.weight @ rows.label / rows.weight.sum()
+    assert len(found["calibration"].moments) == 4
+    assert [each.worst for each in found["calibration"].moments] == pytest.approx([chance.max() / rate] * 4)
+    assert [found[name].moments[0].worst for name in ("grouped_auc", "ndcg")] == [1, 1]
+    each = [[metrics.log_loss(rows.label, p, sample_weight=rows.weight) for p in pair] for pair in chance]
+    assert found["log_loss"].moments[0].values == pytest.approx([slim - full for full, slim in each])
+    assert [found["log_loss"].full, found["log_loss"].slim] == pytest.approx(np.mean(each, axis=0))
+    assert found["ndcg"].allowed == 0.2 and found["log_loss"].allowed is None
+
+
+def test_what_exceeds_its_limit_by_the_largest_factor_is_named_and_what_is_certain_comes_before_what_is_not():
+    def told(name, kind, least=0.0, most=0.0, allowed=0.1):
+        return {"name": name, "verdict": kind, "least": least, "most": most, "allowed": allowed}
+
+    scarce, open_ = told("ndcg", "scarce"), told("grouped_auc", "open", most=0.25)
+    far, near = told("log_loss", "rejected", 0.3), told("calibration", "rejected", 0.4, allowed=0.2)
+    said = "log-loss is worse by at least 0.30000, and 0.10000 is allowed"
+    assert veto([scarce, open_, near, far], "veto") == ("rejected", said)
+    assert veto([far, told("calibration of x", "rejected", 1e-6, allowed=0.0)], "veto").said.startswith(
+        "calibration of x"
+    )
+    said = "AUC within groups may be worse by 0.25000, and 0.10000 is allowed"
+    assert veto([scarce, open_], "remark") == ("inconclusive", said)
+    said = "NDCG has too little evidence in the certification slice"
+    assert veto([told("calibration of x", "scarce"), scarce], "remark") == ("inconclusive", said)
+    assert veto([told("calibration of x", "scarce")], "remark") == ("", "")
+
+
+@pytest.mark.parametrize("at", [1, 2, 50])
+def test_ndcg_over_any_number_of_places_is_that_of_scikit_learn(at):
+    rows = rows_of(users=60, seed=9)
+    users = np.unique(rows.group)
+    told = ndcg(rows.group.astype(int), rows.label == 1, rows.full, at)
+    mine = [rows.group == user for user in users]
+    wanted = [
+        metrics.ndcg_score([rows.label[m]], [rows.full[m]], k=at) if 0 < rows.label[m].sum() < m.sum() else np.nan
+        for m in mine
+    ]
+    assert told == pytest.approx(np.array(wanted), nan_ok=True) and not np.isnan(told).all()

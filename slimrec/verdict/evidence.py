@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import special, stats
 
 from slimrec.data.hashing import splitmix64
 
@@ -143,4 +143,4 @@ def _mixing(positives: np.ndarray, sizes: np.ndarray, score: np.ndarray) -> np.n
 
 def _poisson_rate(mean: float) -> float:
     """The rate of a Poisson distribution whose values above zero have this mean, above 1."""
-    return float(optimize.brentq(lambda rate: rate / -np.expm1(-rate) - mean, 1e-9, mean + 1))
+    return float(mean + special.lambertw(-mean * np.exp(-mean)).real)  # mean = rate / (1 - exp(-rate)), solved
