@@ -12,7 +12,7 @@ import small
 from mlflow import MlflowClient
 
 from slimrec import track
-from slimrec.artifacts import publish, verify, write_json
+from slimrec.artifacts import digest, publish, verify, write_json
 from slimrec.config import EvaluateConfig, ModelConfig, RegisterConfig
 from slimrec.data.dataset import Dataset
 from slimrec.data.encode import Encoder
@@ -21,7 +21,7 @@ from slimrec.model import build
 from slimrec.model.files import load_model, save_model
 from slimrec.model.scoring import score
 from slimrec.registry import apart, brought, promotion, registration, versions
-from slimrec.registry.champion import judge, reigning
+from slimrec.registry.champion import judge, read_scores, reigning
 
 NETWORK = """
 import os
@@ -148,6 +148,19 @@ def test_code_that_went_missing_is_not_what_was_registered(shop):
         promotion.promote(name, "1", why="try", force=True)
 
 
+def test_a_version_of_which_the_ledger_says_nothing_is_what_its_tag_says(shop, tmp_path):
+    name, *_ = shop
+    server = MlflowClient()
+    said = server.get_model_version(name, "1").tags[versions.DIGEST]
+    assert digest(versions.fetch(server, name, "1", tmp_path / "one", None)) == said
+    server.delete_model_version_tag(name, "1", versions.DIGEST)
+    try:
+        with pytest.raises(SecurityError, match=f"holds {said[:16]}, registered was nothing: register the model again"):
+            versions.fetch(server, name, "1", tmp_path / "two", None)
+    finally:
+        server.set_model_version_tag(name, "1", versions.DIGEST, said)
+
+
 def test_a_network_that_is_not_on_the_path_cannot_go_along_with_its_model(tmp_path):
     write_json(tmp_path / "model.json", {"config": {"backbone": "gone_net:Net"}, "gate": None})
     with pytest.raises(ConfigError, match="needs the modules gone_net, which are not all on the Python path"):
@@ -193,6 +206,20 @@ def test_a_process_apart_that_dies_without_a_word_is_worth_another_try(tmp_path)
     (tmp_path / "dies.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
     with pytest.raises(TransientError, match="^nothing was said$"):
         apart.run([tmp_path / "dies.py"], import_module, "dies")
+
+
+def test_scores_that_a_process_apart_left_as_a_pickle_are_not_loaded(tmp_path):
+    ran = tmp_path / "ran"
+
+    class Foreign:
+        def __reduce__(self):
+            return Path.touch, (ran,)
+
+    np.save(tmp_path / "logits.npy", np.array([Foreign()], dtype=object), allow_pickle=True)
+    write_json(tmp_path / "strange.json", [])
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        read_scores(tmp_path)
+    assert not ran.exists()
 
 
 def test_code_is_told_by_what_its_files_hold_and_where_they_lie(tmp_path):

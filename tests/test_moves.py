@@ -227,6 +227,20 @@ def test_what_a_version_is_stands_beside_the_entries_once_and_for_all(client):
             ledger.note("1", *told)
 
 
+def test_what_the_ledger_says_of_a_version_is_not_believed_with_a_key_that_nobody_knows(client):
+    ledger = model(client, "keys", 1)
+    ledger.note("1", "content 1", "")
+    client.log_param(ledger._run, ledgers._key("2"), json.dumps({"digest": "content 2", "code": "", "signed": "bob"}))
+    with pytest.raises(SecurityError, match="Registered has no .signed."):
+        ledger.registered("2")
+
+
+def test_the_run_that_is_a_ledger_says_of_which_model(client):
+    ledger = model(client, "titled")
+    write(ledger, "commit", "", "1")
+    assert client.get_run(ledger._run).info.run_name == "ledger of titled"
+
+
 def test_who_comes_second_to_begin_a_ledger_goes_on_in_the_first_and_leaves_no_run(client):
     first = model(client, "begun")
     second = Ledger(client, "begun")

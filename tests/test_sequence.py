@@ -53,6 +53,11 @@ def test_the_same_models_again_are_the_same_look_and_a_deleted_run_was_one_all_t
     assert [look("a", "o"), look("a", "n"), look("b", "o")] == [3, 2, 2]
 
 
+def test_looks_beyond_the_first_page_that_mlflow_answers_with_count_as_well(store, monkeypatch):
+    monkeypatch.setattr(sightings, "_A_PAGE", 1)
+    assert [look("a", models) for models in "mno"] == [1, 2, 3]
+
+
 def test_without_a_tracking_store_no_look_is_counted_and_the_report_says_so():
     assert sightings.number(track.Tracker(), sightings.SLICE, "a", "m") is None
     said = told({"look": {"number": None, "asked": 0.95}, "confidence": 0.95})
