@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import small
 import yaml
+from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
 from slimrec.cli import app
@@ -15,7 +16,7 @@ from slimrec.config import EvaluateConfig, IngestConfig
 from slimrec.data.dataset import Dataset
 from slimrec.data.planted import generate
 from slimrec.errors import ConfigError
-from slimrec.schema import Field
+from slimrec.schema import Field, Schema, Statistics
 from slimrec.stages import evaluate, ingest
 from slimrec.track import Tracker
 from slimrec.verdict import certify, leaks, signs
@@ -127,9 +128,13 @@ def test_a_field_that_few_rows_hold_is_no_leak_where_their_one_label_may_be_chan
 def test_of_a_long_log_rows_from_all_over_it_are_looked_at(tmp_path):
     ingested(tmp_path, *planted())
     rows = signs._read(tmp_path / "dataset", Dataset.open(tmp_path / "dataset").schema, ("train",), 700, None)
-    whole = Dataset.open(tmp_path / "dataset").split("train").time
-    assert 350 < len(rows.label) <= 700 and len(whole) > 3000
-    assert set(rows.time) <= set(whole) and np.quantile(rows.time, 0.9) > np.quantile(whole, 0.8)
+    dataset = Dataset.open(tmp_path / "dataset")
+    whole = dataset.split("train").time
+    assert len(whole) > 3000 and rows.time.tolist() == whole[:: -(-len(whole) // 700)].tolist()
+    both = np.append(dataset.split("gate").time, dataset.split("valid").time)
+    for most, step in ((len(both), 1), (len(both) - 1, 2)):
+        rows = signs._read(tmp_path / "dataset", dataset.schema, ("gate", "valid"), most, None)
+        assert rows.time.tolist() == both[::step].tolist()
 
 
 def test_lines_that_stand_on_both_sides_of_the_split_are_copies(tmp_path):
@@ -237,3 +242,171 @@ def test_a_drafted_schema_begins_with_what_looks_like_a_leak(tmp_path):
     done = CliRunner().invoke(app, ["schema", str(tmp_path / "log.parquet")])
     assert done.exit_code == 0 and "# LOOKS LIKE A LEAK: " in done.stdout and "'answer'" in done.stdout
     assert yaml.safe_load(done.stdout)["label"] == "click"  # nothing but the draft, for `> schema.yaml`
+
+
+def side(label, weight=None, group=None, time=None, **fields):
+    """Rows by hand."""
+    label = np.asarray(label, bool)
+    weight = np.ones(len(label)) if weight is None else np.asarray(weight, float)
+    return signs._Rows(fields=fields, label=label, weight=weight, group=group, time=time)
+
+
+CATEGORY = Field(name="dwell", kind="category")
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    ("positives", "of", "count", "told"),
+    [(500, 1, 50, True), (500, 1, 49, False), (250, 0, 100, True), (250, 0, 99, False), (250, 1, 34, True), (250, 1, 33, False)],
+)  # fmt: skip
+def test_one_label_wherever_nothing_is_held_tells_from_twenty_five_on_that_chance_had_given_the_other_way(
+    positives, of, count, told, turned
+):
+    label = np.arange(1000) < positives
+    empty = np.zeros(1000, bool)
+    empty[np.flatnonzero(label == of)[:count]] = True
+    order = np.random.default_rng(0).permutation(1000)
+    label, values = label[order], np.where(empty != turned, 1, 7)[order]
+    found = signs._missing(CATEGORY, values[:600], values[600:], side(label[:600]), side(label[600:]))
+    words = "holds a value" if turned else "is missing"
+    said = f"wherever field 'dwell' {words}, in {count / 10:.2g} % of the rows, the label is {of}"
+    assert found == (Leak(kind="missing", name="dwell", figure=1.0, said=said) if told else None)
+    if told and not turned:
+        values[np.flatnonzero((values == 7) & (label != of))[0]] = 1  # one of the other label
+        assert signs._missing(CATEGORY, values[:600], values[600:], side(label[:600]), side(label[600:])) is None
+
+
+def later(raw, time, **more):
+    """What is said of a number field that holds these, NaN where missing."""
+    raw = np.asarray(raw, float)
+    values = np.where(np.isnan(raw), 0.0, (raw - 7.5) / 2)
+    statistics = Statistics(mean=(7.5,), deviation=(2.0,))
+    field = Field(**{"name": "paid", "kind": "number", "statistics": statistics} | more)
+    time = None if time is None else np.asarray(time)
+    return signs._later(field, side(np.zeros(len(raw)), time=time, paid=values))
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e3, 1e6, 1e9, 1e-3, 1e-6, 1e-9])
+def test_a_time_is_later_in_any_unit_where_most_rows_are_before_it_and_hardly_one_behind(unit):
+    time = 1_000_000 + 128 * np.arange(200)
+    found = later((time + 64) / unit, time)
+    assert (found.kind, found.name, found.figure) == ("later", "paid", 1.0)
+    assert found.said == "field 'paid' holds a time after the row's own in 100 % of the rows that have it"
+
+
+def test_a_time_is_not_later_at_the_limits_of_how_many_rows_say_so_and_how_surely():
+    time = 1_000_000 + 128 * np.arange(200)
+    at = np.random.default_rng(0).permutation(200)
+    slack = 1e-6 * (time[-1] - time[0])
+
+    def moved(after, before=0, by=64.0):
+        return time + by * ((at < after).astype(int) - (at >= 200 - before))
+
+    assert later(moved(101), time).figure == 0.505 and later(moved(100), time) is None
+    assert later(moved(150, 1), time) is not None and later(moved(150, 2), time) is None
+    assert later(moved(200, by=1.05 * slack), time) is not None and later(moved(200, by=0.95 * slack), time) is None
+    assert later(moved(150, 50, by=0.95 * slack), time) is None
+    assert later(time * 1.05, time) is not None and later(time * 1.055, time) is None
+    assert later(np.where(np.arange(200) < 50, time + 64, np.nan), time) is not None
+    assert later(np.where(np.arange(200) < 49, time + 64, np.nan), time) is None
+    assert later(time[at] + 30_000, time) is None  # later, and of no row
+    assert later(np.full(200, time[-1] + 1), time) is None and later(time - np.median(time), time) is None
+    assert later(time + 64, np.full(200, time[0])) is None and later(time + 64, None) is None
+    for other in ({"scale": "log"}, {"discretise": "quantile"}, {"kind": "category"}, {"statistics": None}):
+        assert later(time + 64, time, **other) is None
+
+
+def test_a_rate_starts_with_ten_rows_at_the_mean_and_each_value_of_one_label_is_pure():
+    label = np.array([1, 0, 1, 1, 0]) == 1
+    rate, pure = signs._rates(np.array([3, 3, 4, 4, 5]), label, 8)
+    assert rate == pytest.approx([0.6, 0.6, 0.6, 7 / 12, 8 / 12, 6 / 11, 0.6, 0.6]) and not pure
+    assert signs._rates(np.array([3, 5, 4, 4, 5]), label, 6)[1]
+    rate, _ = signs._rates(np.array([[3, 4], [3, 0], [4, 4], [1, 0], [5, 3]]), label, 6)
+    assert rate[3:] == pytest.approx([7 / 13, 9 / 13, 6 / 11])
+
+
+def test_what_a_field_lacks_is_told_by_its_kind():
+    def empty(kind, values, share=0.5, **more):
+        field = Field(name="x", kind=kind, statistics=Statistics(missing_share=share), **more)
+        return signs._empty(field, np.array(values)).tolist()
+
+    assert empty("category", [0, 1, 2, 3]) == [False, True, False, False]
+    assert empty("bag", [[1, 0], [3, 1], [4, 0]]) == [True, False, False]
+    assert empty("number", [0.0, 0.1, -0.0]) == [True, False, True] and empty("number", [0.0, 0.1], 0.0) == [False] * 2
+    assert empty("vector", [[0.0, 0.1], [0.0, 0.0]], width=2) == [False, True]
+    assert signs._empty(Field(name="x", kind="number"), np.zeros(2)).tolist() == [False, False]
+
+
+def test_a_field_alone_is_a_bijection_only_where_each_row_holds_one_value_of_one_label():
+    label = np.arange(60) % 2 == 0
+
+    def alone(seen, asked, mine=label, field=CATEGORY):
+        return signs._alone(field, seen, asked, side(label), side(mine))
+
+    values = np.where(label, 4, 5)
+    assert alone(values, np.append(values[:-1], 9)).figure == 1.0  # one that train has not stands between
+    found = alone(values, values)
+    assert (found.kind, found.figure, found.said) == (
+        "bijection",
+        1.0,
+        "each value of field 'dwell' has one label only",
+    )
+    bag = np.column_stack([values, np.zeros(60, int)])
+    found = alone(bag, bag, field=Field(name="dwell", kind="bag"))
+    assert (found.kind, found.said) == ("alone", "field 'dwell' alone has an AUC of 1.000")
+    mixed = np.append(values[:-1], 4)  # a value of both labels in train
+    assert alone(mixed, values).kind == "alone" and alone(values, values, label & False) is None
+    ids = np.where(np.arange(60) < 52, values, 6)  # 26 of 30 are told: an AUC of 0.9822, and of 8 alike half
+    assert alone(ids, ids).figure == pytest.approx(1 - (8 / 60) ** 2 / 2)
+    most = np.where(np.arange(60) < 36, values, 6)
+    assert alone(most, most) is None  # 0.92
+    vector, wide = np.column_stack([label * 1.0 + 5, np.ones(60)]), Field(name="dwell", kind="vector", width=2)
+    assert alone(vector, vector, field=wide).kind == "alone"
+
+
+def test_a_group_on_both_sides_counts_from_one_held_out_row_in_fifty_on():
+    schema = Schema(label="click", fields=[CATEGORY], group="person")
+    train = side(np.arange(100) % 2, group=np.arange(100) % 2)
+    for shared, told in ((2, True), (1, False)):
+        group = np.where(np.arange(100) < shared, np.arange(100) % 2, 1000 + np.arange(100))
+        found = signs._group(schema, train, side(np.arange(100) % 2, group=group))
+        assert (found is not None) == told
+    found = signs._group(schema, train, side(np.arange(100) % 2, group=np.arange(100) % 2))
+    assert (found.kind, found.name, found.figure) == ("group", "person", 1.0) and found.said.startswith(
+        "100 % of the held"
+    )
+    assert signs._group(schema, train, side(np.arange(100) % 2 == 0, group=np.arange(100) % 2)) is None
+    assert signs._group(schema, train, side(np.arange(100) % 2)) is None
+
+
+def test_lines_are_alike_that_hold_the_same_at_the_same_time_and_labels_are_told_apart():
+    ids, size = np.array([3, 3, 3, 4], np.int32), np.array([0.0, -0.0, 0.0, 0.0], np.float32)
+    key, labelled, _ = signs._hashes(side([1, 0, 1, 1], time=np.array([5, 5, 6, 5]), ids=ids, size=size))
+    assert key[0] == key[1] and len(set(key)) == 3 and len(set(labelled)) == 4
+    key, labelled, label = signs._hashes(side([1, 0, 1, 1], ids=ids, size=size))
+    assert len(set(key)) == 2 and labelled[0] == labelled[2] and label.tolist() == [True, False, True, True]
+    assert len({*signs._labelled(key, ~label), *labelled}) == 4
+    both = np.array([[1, 2], [2, 1]], np.int32)
+    assert len(set(signs._hashes(side([1, 1], bag=both))[0])) == 2
+
+
+def test_auc_counts_rows_with_weight_and_is_none_where_one_class_has_none():
+    random = np.random.default_rng(0)
+    label, score, weight = random.random(80) < 0.4, random.integers(0, 9, 80) / 9, random.integers(0, 3, 80) * 1.0
+    assert signs._auc(label, score, weight) == pytest.approx(roc_auc_score(label, score, sample_weight=weight))
+    for own in (True, False):
+        assert signs._auc(label, score, weight * (label == own)) is None
+
+
+def test_a_leak_says_of_which_task_it_is_and_whether_it_is_trusted():
+    found = Leak(kind="alone", name="price", figure=0.97, said="field 'price' alone has an AUC of 0.970")
+    assert "task" not in found.model_dump() and found.of("buy").model_dump()["task"] == "buy"
+    assert found.of("buy").said.endswith(found.said) and "buy" in found.of("buy").said
+    assert found.remark == f"this looks like a leak: {found.said}"
+    trusted = found.model_copy(update={"trusted": True})
+    assert trusted.remark == f"trusted, though it looks like a leak: {found.said}"
+    other = found.model_copy(update={"name": "age", "said": "x"})
+    assert leaks.suspicion([trusted]) == "" == leaks.suspicion([])
+    assert leaks.suspicion([trusted, other, found, other]) == (
+        "looks like a leak: x; if it is known when the model serves, say `ingest.trusted: [age, price]`"
+    )

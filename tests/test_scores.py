@@ -5,13 +5,15 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import logit
 from sklearn.metrics import log_loss
 from typer.testing import CliRunner
 
 from slimrec import certify
 from slimrec.cli import app
 from slimrec.errors import ConfigError, InputError
-from slimrec.verdict.scores import _by_range, _by_value, judge
+from slimrec.verdict.losses import Rows
+from slimrec.verdict.scores import _as_logits, _by_range, _by_value, judge
 
 
 @pytest.fixture(scope="module")
@@ -241,3 +243,15 @@ def test_what_cannot_be_asked_is_refused_and_leaves_no_page(sliced, tmp_path, mo
     done = command(sliced[0], *words, *more)
     assert isinstance(done.exception, ConfigError | InputError) and said in str(done.exception)
     assert not (tmp_path / "page.html").exists()
+
+
+def test_probabilities_are_judged_as_logits_those_that_are_certain_as_finite_ones_and_holes_stay_holes():
+    full, slim = np.array([0.0, 0.2, 1.0, 1e-300]), np.array([0.9, np.nan, 0.5, 1.0])
+    rows = Rows(np.array([0, 1, 1, 0]), full, slim, np.ones(4), None, None)
+    told = _as_logits(rows, "probability")
+    assert told.full == pytest.approx([-800, logit(0.2), 800, logit(1e-300)])
+    assert told.slim == pytest.approx([logit(0.9), np.nan, 0, 800], nan_ok=True)
+    assert _as_logits(rows, "logit") is rows and _as_logits(rows, "rank") is rows
+    for wrong in (-1e-9, 1 + 1e-9):
+        with pytest.raises(InputError, match="the slim scores are said to be probabilities"):
+            _as_logits(rows._replace(slim=np.array([0.5, wrong, 0.5, 0.5])), "probability")

@@ -1,13 +1,15 @@
 """The sketch of a verdict: it concludes as the rows do, however few folds it has, tells nobody's rows, and cannot contradict itself."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
+from pydantic import BaseModel
 
 from slimrec.config import EvaluateConfig, SliceConfig
 from slimrec.errors import SecurityError
-from slimrec.verdict import case
+from slimrec.verdict import case, evidence, losses, signs, sketch
 from slimrec.verdict.certify import compare, conclude, gather
 from slimrec.verdict.losses import Rows
 from slimrec.verdict.sketch import FOLDS, read
@@ -110,3 +112,38 @@ def test_a_file_holds_four_thousand_and_ninety_six_sums_of_a_kind_at_most():
     assert {len(values) for values in found.folded().plain()["folds"].values()} == {4096}
     with pytest.raises(SecurityError, match="4096 at most"):
         read(found.folded(4097).plain())
+
+
+@pytest.mark.parametrize("module", [case, evidence, losses, signs, sketch], ids=lambda module: module.__name__)
+def test_what_a_verdict_rests_on_cannot_be_changed_and_holds_nothing_else_and_no_infinity(module):
+    own = [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == module.__name__]
+    shapes = [each for each in own if dataclasses.is_dataclass(each) or issubclass(each, BaseModel)]
+    assert shapes
+    for shape in shapes:
+        if dataclasses.is_dataclass(shape):
+            assert shape.__dataclass_params__.frozen, shape
+        else:
+            assert shape.model_config["frozen"], shape
+            if shape.__name__ != "_Rows":  # which no file holds
+                assert shape.model_config["extra"] == "forbid" and shape.model_config["allow_inf_nan"] is False, shape
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"),
+    [("rows", 0, None), ("copies", 0, None), ("full_auc", 0, 1), ("slim_auc", 0, 1), ("positive_worth", 0, None),
+     ("negative_worth", 0, None), ("mixed", 0, None), ("differences", -1, 1)],
+)  # fmt: skip
+def test_a_figure_of_a_sketch_stands_in_its_range_the_ends_included(name, least, most):
+    label, score = np.ones(5, np.uint8), np.arange(5.0)
+    plain = gather(label, score, score).folded().plain()
+
+    def told(value):
+        return read(plain | {name: (value, value) if name == "differences" else value})
+
+    for end, beyond in ((least, -1), (most, 1)):
+        if end is None:
+            continue
+        if not name.endswith("_auc"):  # which no share of a class adds up to here
+            told(end)
+        with pytest.raises(SecurityError, match=f"{name}.*(greater|less) than or equal to {end}"):
+            told(end + beyond if name in ("rows", "copies") else end + beyond * 1e-6)

@@ -247,7 +247,6 @@ def _rates(codes: np.ndarray, label: np.ndarray, count: int) -> tuple[np.ndarray
     owner = np.repeat(label, codes.shape[1]) if codes.ndim == 2 else label
     flat, base = codes.reshape(-1), float(label.mean())
     rows, positives = np.bincount(flat, minlength=count), np.bincount(flat, owner, count)
-    rows[: RESERVED_ROWS if codes.ndim == 2 else 0] = 0
     return (positives + _SHRINK * base) / (rows + _SHRINK), bool(((positives == 0) | (positives == rows)).all())
 
 
