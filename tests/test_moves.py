@@ -88,7 +88,7 @@ def test_a_version_follows_the_champion_that_it_was_judged_against_and_not_rejec
     for tag, value in tags.items():
         client.set_model_version_tag(name, "2", tag, value)
     client.update_model_version(name, "2", description="it is worse")
-    found = promotion._objection(client, name, "2", champion)
+    found = promotion._objection(client, Ledger(client, name), "2", champion)
     assert objection in found and bool(found) == bool(objection)
     if objection:
         with pytest.raises(ConflictError, match=objection):
