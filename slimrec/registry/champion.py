@@ -178,10 +178,14 @@ def write_scores(slim: str, dataset: str, folder: str) -> None:
 
 
 def read_scores(folder: Path) -> Scores:
-    """What `write_scores` left there; CannotRead where that is why there are no scores."""
+    """What `write_scores` left there; CannotRead where that is why there are no scores, SecurityError for other than numbers."""
     if (folder / _CANNOT).is_file():
         raise CannotRead(read_json(folder / _CANNOT))
-    return np.load(folder / _LOGITS, allow_pickle=False), read_json(folder / _STRANGE)
+    try:
+        logits = np.load(folder / _LOGITS, allow_pickle=False)
+    except ValueError as error:
+        raise SecurityError(f"the process that scored with the champion's own code left no numbers: {error}") from None
+    return logits, read_json(folder / _STRANGE)
 
 
 def score(slim: Path, dataset: Path, test: Split | None = None) -> Scores:
