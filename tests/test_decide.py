@@ -408,6 +408,13 @@ def test_no_method_drops_what_too_few_rows_show_without_a_word():
     few = {"noise": Presence(share=0.0, shuffled=NOTHING, missed=NOTHING, information=0.5)}
     note = decide(scored(noise=0.1), found(presence=few), Budget(), False, 0).fields["noise"].note
     assert note == "present in only 0 of the held-out rows, too few to tell what it is worth"
+    for told in (
+        {"shuffled": NOTHING, "missed": NOTHING, "information": 16.0},  # rows enough, and they show nothing
+        {"shuffled": MUCH, "missed": NOTHING, "information": 0.5},  # few, and they are sure
+    ):
+        presence = {"noise": Presence(share=0.01, **told)}
+        kept = decide(scored(noise=0.1), found(presence=presence), Budget(), False, 0).fields["noise"].note
+        assert "too few" not in (kept or "")
 
 
 def test_a_field_is_usually_absent_where_one_value_or_none_holds_most_rows():
