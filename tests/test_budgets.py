@@ -7,8 +7,10 @@ from test_decide import found, scored
 from torch.nn.modules.module import register_module_forward_hook
 
 from slimrec.backbones.base import Backbone
+from slimrec.config import ModelConfig
 from slimrec.errors import ConfigError
 from slimrec.gates.base import Gate
+from slimrec.model import build
 from slimrec.model.arena import Arena
 from slimrec.plugins import BACKBONES
 from slimrec.probes import is_probe, with_probes
@@ -206,3 +208,10 @@ def test_a_copy_takes_no_place_that_is_left_over_where_the_method_tells_noise():
     assert selection.kept == ("item", "price") and "its twin stays" in selection.fields["user"].note
     assert decide(gate, pair, Budget(fields=4), False, seed=0, twins_once=False).kept == ("item", "price", "user")
     assert decide(gate, pair, Budget(), False, seed=0).kept == ("item", "price", "user")
+
+
+def test_the_network_takes_no_time_for_further_columns_where_there_is_one_field():
+    schema = Schema(label="y", fields=(Field(name="only", kind="number"),))
+    model = build(schema, ModelConfig(backbone="mlp", embedding_dim=2), seed=0)
+    (charged,) = charges(model, TIME).values()
+    assert charged > 0

@@ -394,6 +394,15 @@ def planted_twins(tmp_path_factory):
     return {method: folder / method for method in ("leap", "shark", "irazor")}
 
 
+def test_what_most_repeats_keep_by_their_own_rule_is_no_noise_to_any_budget():
+    gate = scored()
+    gate.tells_noise = True
+    scores = dict.fromkeys(gate.schema.names, 0.9)
+    kept = (("item", "user"), ("item", "price"), ("item", "user", "noise"))
+    several = found(repeats=(scores, scores, scores), kept=kept)
+    assert decide(gate, several, Budget(fields=5), False, 0).kept == ("item", "user")
+
+
 def test_what_is_vital_where_it_is_present_is_noted_and_kept_on_request():
     presence = {"noise": Presence(share=0.01, shuffled=MUCH, missed=LITTLE)}
     noted, kept = (decide(scored(noise=0.1), found(presence=presence), Budget(), guard, 0) for guard in (False, True))
@@ -549,6 +558,7 @@ def test_what_a_constant_would_win_back_is_what_the_best_one_does(world, unit):
     found = _missed(seen, where, seen.rows.weight)
     assert found.mean == pytest.approx(loss(0) - best, rel=0.1) and found.error == pytest.approx(2 / len(label))
     twice = seen._replace(residual=torch.stack([seen.residual] * 2, 1), variance=torch.stack([seen.variance] * 2, 1))
+    assert _missed(seen, where & ~where, seen.rows.weight) == NOTHING
     both = _missed(twice, where, torch.stack([seen.rows.weight] * 2, 1))
     assert both.mean == pytest.approx(found.mean) and both.error == pytest.approx(found.error / 2**0.5)
     asked = torch.tensor([1.0, 0.0])  # of the second task no row here knows the answer

@@ -77,7 +77,9 @@ def test_a_cost_is_certain_above_three_errors_and_a_gain_below_the_95_percent_bo
     assert (found.certain, found.gain) == (certain, gain) and found.doubt == pytest.approx(1.645)
 
 
-@pytest.mark.parametrize(("method", "backbone"), [("random", "mlp"), ("random", "deepfm"), ("optfeature", "pnn")])
+@pytest.mark.parametrize(
+    ("method", "backbone"), [("random", "mlp"), ("random", "deepfm"), ("optfeature", "pnn"), ("autofield", "mlp")]
+)
 def test_a_constant_costs_what_the_mean_and_a_new_intercept_leave_of_the_loss(method, backbone, monkeypatch):
     """Against a network run whole on the changed blocks and SciPy's search for the intercept."""
     monkeypatch.setattr("slimrec.pruning.removal._PIECE", 100)
