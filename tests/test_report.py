@@ -286,6 +286,8 @@ def test_the_path_goes_from_the_field_worth_least_to_the_one_worth_most_and_tell
     assert found["fields"][-1]["from"] == pytest.approx(100 * math.log(0.04 / 2e-4) / math.log(0.1 / 2e-4))
     page = html(told)
     assert "Path" in Page(page).text and "costs you 0.02" in page and "-0.02" in page
+    harmful["score"] = -0.0  # of a constant
+    assert path(told)["fields"][0]["nats"] == "0"
     assert path(facts()) is None and "<h2>Path</h2>" not in html(facts())
 
 

@@ -27,7 +27,8 @@ def path(facts: dict[str, Any]) -> dict[str, Any] | None:
         {
             "name": field["name"],
             "fate": "kept" if field["kept"] else "dropped",
-            "nats": ("at least " if f"beyond/{field['name']}" in evidence else "") + f"{field['score']:.2g}",
+            "nats": ("at least " if f"beyond/{field['name']}" in evidence else "")
+            + f"{field['score'] + 0.0:.2g}",  # nothing is written 0 and not -0
             "note": field["note"],
             "from": place(field["score"] - doubt[field["name"]]),
             "to": place(field["score"] + doubt[field["name"]]),
