@@ -8,7 +8,6 @@ Settings, budgets and the judge, a network trained anew, are the leaderboard's; 
 its gate in place, on the test rows, against that of `beside`, which is a plain training's to the bit.
 """
 
-import argparse
 import json
 import tempfile
 from pathlib import Path
@@ -19,7 +18,7 @@ from rich.table import Table
 
 from benchmarks.intervals import interval
 from benchmarks.leaderboard.cells import MODEL, SHARES, TRAIN, Place, judged, selected
-from benchmarks.leaderboard.logs import LOGS
+from benchmarks.leaderboard.logs import LOGS, arguments
 from slimrec import stages
 from slimrec.artifacts import read_json
 from slimrec.data.dataset import Dataset
@@ -71,13 +70,7 @@ def show(rows: list[dict]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--logs", nargs="+", choices=LOGS, default=["amazon", "movielens_100k", "planted", "twins"])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="keep artifacts here and use again what lies there")
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
+    given = arguments(__doc__, ["amazon", "movielens_100k", "planted", "twins"]).parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         rows: list[dict] = []
         for log in given.logs:

@@ -10,7 +10,6 @@ slice, both of the retrained network: where the first is far above, the selectio
 values whose row of the selector was moved.
 """
 
-import argparse
 import json
 import tempfile
 from pathlib import Path
@@ -22,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.intervals import gain
-from benchmarks.leaderboard.logs import LOGS
+from benchmarks.leaderboard.logs import LOGS, arguments
 from slimrec import stages
 from slimrec.artifacts import read_json
 from slimrec.config import ModelConfig
@@ -100,14 +99,9 @@ def show(rows: list[dict]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--logs", nargs="+", choices=LOGS, default=["movielens_100k", "amazon", "criteo"])
+    parser = arguments(__doc__, ["movielens_100k", "amazon", "criteo"])
     parser.add_argument("--grains", nargs="+", choices=GRAINS, default=GRAINS)
     parser.add_argument("--flows", nargs="+", choices=FLOWS, default=["own", "paper"])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="keep artifacts here and use again what lies there")
-    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         rows: list[dict] = []

@@ -1,5 +1,6 @@
 """The logs of the leaderboard: public ones as they are, a planted one, that with drift, and worlds that ask one thing each."""
 
+import argparse
 import inspect
 from collections.abc import Callable
 from functools import partial
@@ -113,3 +114,14 @@ def about(name: str) -> str:
     """What a log is, in a sentence; nothing of one from elsewhere."""
     make = WORLDS.get(name) or LOGS.get(name)
     return (inspect.getdoc(make) or "").split("\n")[0] if make else ""
+
+
+def arguments(description: str | None, logs: list[str]) -> argparse.ArgumentParser:
+    """What a benchmark that goes over logs, by default over these, is asked for on its command line."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--logs", nargs="+", choices=LOGS, default=logs)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="keep artifacts here and use again what lies there")
+    parser.add_argument("--json", type=Path)
+    return parser
