@@ -240,7 +240,7 @@ class Fitting:
 
     def add(self, batch: pa.RecordBatch, rows: np.ndarray, where: Where) -> None:
         """Take training rows; `rows` (n,) are their numbers in the source, `where` names one in errors."""
-        chosen = some(rows, _SPREAD_ROWS)
+        chosen = some(rows if any(fit.spread for fit in self._fits) else rows[:0], _SPREAD_ROWS)
         for fit in self._fits:
             fit.add(column_of(batch, fit.field, self.schema.missing), rows, where, chosen)
 
