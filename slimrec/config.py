@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -14,7 +13,7 @@ from pydantic import Field as Option
 from slimrec.errors import ConfigError, did_you_mean
 from slimrec.plugins import BACKBONES, GATES
 from slimrec.probes import with_probes
-from slimrec.schema import Schema
+from slimrec.schema import Schema, repeated
 from slimrec.selection import Budget
 from slimrec.written import parse, read_schema, read_yaml
 
@@ -245,7 +244,7 @@ class EvaluateConfig(_Config):
         """All bounds hold together, so that one slice more makes each of them wider."""
         named = [name for each in self.slices for name in ([f"{each.of} = {v}" for v in each.values] or [each.of])]
         if twice := repeated(named):
-            raise ValueError(f"`slices` names '{twice}' twice; once is enough")
+            raise ValueError(f"`slices` names '{twice[0]}' twice; once is enough")
         return self
 
     @model_validator(mode="after")
@@ -253,11 +252,6 @@ class EvaluateConfig(_Config):
         if "slice_calibration" in self.binding and not self.slices:
             raise ValueError("binding.slice_calibration is of `slices`, and there are none: name them")
         return self
-
-
-def repeated(names: Sequence[str]) -> str | None:
-    """The first of the names that stands there twice."""
-    return next((name for at, name in enumerate(names) if name in names[:at]), None)
 
 
 class RegisterConfig(_Config):

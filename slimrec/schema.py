@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Annotated, Any, Literal, Self
@@ -13,6 +13,11 @@ from pydantic import Field as Option
 
 PAD, MISSING, UNSEEN = 0, 1, 2  # reserved rows of every vocabulary, in front of the values
 RESERVED_ROWS = 3
+
+
+def repeated(names: Sequence[str]) -> list[str]:
+    """The names that stand there more than once, each once, by where it stands again."""
+    return list(dict.fromkeys(name for place, name in enumerate(names) if name in names[:place]))
 
 
 class _Frozen(BaseModel):
@@ -310,7 +315,7 @@ class Schema(_Frozen):
             return self
         if len(names) == 1:
             raise ValueError(f"`tasks` names several labels; name '{names[0]}' alone as `label`")
-        twice = sorted({name for name in names if names.count(name) > 1})
+        twice = sorted(repeated(names))
         if twice:
             raise ValueError(f"tasks named twice: {', '.join(twice)}; give each a `name` of its own")
         if self.label.model_dump() != Label.model_dump(self.tasks[0], include={*Label.model_fields}):
@@ -328,7 +333,7 @@ class Schema(_Frozen):
             object.__setattr__(self, "fields", (*self.fields, *self.crosses.build(self.fields)))
             object.__setattr__(self, "crosses", None)
         names = [field.name for field in self.fields]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        twice = sorted(repeated(names))
         if twice:
             raise ValueError(f"fields named twice: {', '.join(twice)}; give each a name of its own")
         for label in self.labels:

@@ -19,7 +19,7 @@ from slimrec.data.keys import check_key_types
 from slimrec.data.storage import filesystem, list_files
 from slimrec.data.values import check_type, family
 from slimrec.errors import ConfigError, InputError, did_you_mean
-from slimrec.schema import Schema
+from slimrec.schema import Schema, repeated
 from slimrec.written import read_schema
 
 
@@ -202,7 +202,7 @@ def columns_of(schema: Schema) -> list[str]:
 
 def check_columns(schema: Schema, needed: list[str], found: pa.Schema, file: str) -> None:
     """Raise InputError for a column that a file lacks, has twice, or has with a type that cannot serve."""
-    twice = sorted({name for name in found.names if found.names.count(name) > 1})
+    twice = sorted(repeated(found.names))
     if twice:
         raise InputError(f"{file} has the column '{twice[0]}' twice; give every column a name of its own")
     for column in needed:

@@ -9,12 +9,12 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from slimrec.config import EvaluateConfig, IngestConfig, SliceConfig, repeated
+from slimrec.config import EvaluateConfig, IngestConfig, SliceConfig
 from slimrec.data.keys import Keys, read_keys
 from slimrec.data.source import Chunk, open_source
 from slimrec.data.values import field_categories, flat, numbers
 from slimrec.errors import ConfigError, InputError, did_you_mean
-from slimrec.schema import Field, Schema
+from slimrec.schema import Field, Schema, repeated
 from slimrec.verdict import case, certify, pilot
 from slimrec.verdict.losses import Facts, Rows, titled
 from slimrec.verdict.wording import bound, figure, signed, whole
@@ -66,7 +66,7 @@ def judge(
         raise ConfigError(f"there is no limit '{limit}'; {did_you_mean(limit, LIMITS)}")
     for option, named in (("slices", slices), ("ranges", ranges)):
         if twice := repeated(named):
-            raise ConfigError(f"`{option}` names '{twice}' twice; once is enough")
+            raise ConfigError(f"`{option}` names '{twice[0]}' twice; once is enough")
     wanted = [SliceConfig(of=column) for column in dict.fromkeys((*slices, *ranges))]
     given = {"allowed_auc_loss": allowed_loss, "confidence": confidence, "slices": wanted, **limits}
     config = parse(EvaluateConfig, given)
