@@ -19,7 +19,7 @@ from typing import TextIO
 from kfp import local
 from rich.console import Console
 from slimrec.pipelines.audit import arguments, audit, build
-from slimrec.pipelines.summary import near, show, writable
+from slimrec.pipelines.summary import Heard, near, show, writable
 
 from slimrec import track
 from slimrec.artifacts import busy, failures, kept
@@ -76,7 +76,8 @@ def _run(
     os.environ["SLIMREC_AUDIT"] = f"a{uuid.uuid4().hex[:8]}-{_UNSAFE.sub('_', output.name)[:80]}"
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # what a terminal's encoding lacks must not end an audit
-    console = Console(file=sys.stdout, highlight=False)  # not the screen's redirected one
+    heard = Heard(sys.stdout)
+    console = Console(file=heard, highlight=False)  # not the screen's redirected one
     console.print(f"slimrec audit of [bold]{recipe.ingest.source}[/], recipe {path}")
     try:
         with _temporary(), (output / "log.txt").open("w", encoding="utf-8") as log:
@@ -91,6 +92,8 @@ def _run(
     if (output / "evaluate").exists():  # else this window was audited before
         kept.sweep(output / "workspace", before=began)
         show(console, output, recipe.register.name)
+    if heard.lost:
+        raise heard.lost
 
 
 def _execute(recipe: Recipe, output: Path, steps: AbstractContextManager, screen: "Screen") -> None:

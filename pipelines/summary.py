@@ -60,26 +60,37 @@ _SIMPLE = str.maketrans({"−": "-", "–": "-", "—": "-", "\u00a0": " ", "\u2
                          "→": "->", "µ": "u", "±": "+/-"})  # fmt: skip
 
 
-class _Simple(io.TextIOBase):
-    """Passes text on with what the encoding lacks replaced; box lines become what ASCII has."""
+class Heard(io.TextIOBase):
+    """Passes text on as long as somebody takes it: an audit goes on without a reader. `lost` says why one was lost."""
 
     def __init__(self, file: TextIO):
         self._file = file
+        self.lost: OSError | None = None
 
     @property
     def encoding(self) -> str:
         return self._file.encoding
 
     def write(self, text: str) -> int:
-        simple = re.sub("[\u2500-\u257f]", lambda line: "|" if line[0] in "│┃║" else "-", text.translate(_SIMPLE))
-        self._file.write(simple.encode(self.encoding, "replace").decode(self.encoding))
+        try:
+            if self.lost is None:
+                self._file.write(text)
+                self._file.flush()
+        except OSError as error:
+            self.lost = error
         return len(text)
-
-    def flush(self) -> None:
-        self._file.flush()
 
     def isatty(self) -> bool:
         return self._file.isatty()
+
+
+class _Simple(Heard):
+    """The same with what the encoding lacks replaced; box lines become what ASCII has."""
+
+    def write(self, text: str) -> int:
+        simple = re.sub("[\u2500-\u257f]", lambda line: "|" if line[0] in "│┃║" else "-", text.translate(_SIMPLE))
+        super().write(simple.encode(self.encoding, "replace").decode(self.encoding))
+        return len(text)
 
 
 def _plain(console: Console) -> Console:

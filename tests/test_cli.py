@@ -277,3 +277,34 @@ def test_a_log_with_semicolons_null_and_yes_or_no_is_audited_in_one_go(tmp_path)
     assert "champion of shop: version 1" in bare("history", "shop", lacks=(), cwd=tmp_path).stdout
     scored = bare("predict", "models:/shop@champion", "shop.csv", lacks=(), cwd=tmp_path)
     assert scored.returncode == 0 and len(scored.stdout.splitlines()) == 3000, scored.stderr
+
+
+def ended(words: str, streams: str, folder: Path, **environment: str) -> subprocess.CompletedProcess:
+    """The program in a shell, its standard streams as they say: 9 is a pipe that nobody reads any more."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    shell = f"exec {sys.executable} -c 'from slimrec.cli import main; main()' {words} {streams}"
+    shell = f"exec 9> >(exec <&-); wait $!; {shell}"
+    return subprocess.run(
+        ["bash", "-c", shell], env=kept | {"PYTHONPATH": str(ROOT), **environment}, cwd=folder,
+        capture_output=True, text=True, timeout=HANG, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("streams", "code", "why"),
+    [
+        (">&-", 20, "standard output is closed"),
+        (">/dev/full", 30, "no space left"),
+        (">&9", 30, "whoever reads standard output closed it"),
+        (">/dev/full 2>&-", 30, ""),
+    ],
+)
+@pytest.mark.parametrize("environment", [{}, {"PYTHONUNBUFFERED": "1"}])
+def test_a_result_that_cannot_be_written_does_not_end_well(tmp_path, streams, code, why, environment):
+    done = ended("--version", streams, tmp_path, **environment)
+    assert done.returncode == code and why in done.stderr and len(done.stderr.splitlines()) == bool(why), done.stderr
+
+
+def test_an_error_is_not_printed_among_results_where_standard_error_is_closed(tmp_path):
+    done = ended("verify nix", "2>&- <&-", tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (10, "", "")

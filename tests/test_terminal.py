@@ -1,5 +1,6 @@
 """A terminal whose encoding lacks what a summary holds, and a folder in which an audit is running."""
 
+import contextlib
 import fcntl
 import io
 import os
@@ -145,3 +146,13 @@ def test_a_planted_log_is_written_through_a_link(tmp_path):
     (tmp_path / "link.parquet").symlink_to(tmp_path / "target.parquet")
     planted.write(tmp_path / "link.parquet", rows=50)
     assert (tmp_path / "link.parquet").is_symlink() and (tmp_path / "target.parquet").stat().st_size > 1000
+
+
+def test_an_audit_goes_on_without_a_reader_and_knows_it():
+    reader, writer = os.pipe()
+    os.close(reader)
+    with contextlib.suppress(BrokenPipeError), open(writer, "w", encoding="utf-8") as nobody:
+        heard, log = summary.Heard(nobody), io.StringIO()
+        screen = local.Screen(Console(file=heard, highlight=False), log, {})
+        screen.write("slimrec: audit succeeded\nTask 'ingest' finished with status SUCCESS\n")
+    assert isinstance(heard.lost, BrokenPipeError) and log.getvalue().count("\n") == 2

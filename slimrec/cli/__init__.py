@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from slimrec import __version__, faults
 from slimrec.cli import artifacts, audit, cluster, data, registry, verdict
-from slimrec.errors import ConfigError, SlimrecError
+from slimrec.errors import ConfigError, SlimrecError, TransientError
 
 FAMILIES = {
     "An audit on this machine": {"audit": audit.audit, "run": audit.run, "transfer": audit.transfer},
@@ -73,7 +75,16 @@ def main(words: list[str] | None = None, name: str = "slimrec") -> None:
     """Entry point: errors meant for a person end in one sentence and their exit class; without words, the help."""
     words = sys.argv[1:] if words is None else words
     try:
-        app(args=words or ["--help"], prog_name=name)
+        _require_streams()
+        try:
+            app(args=words or ["--help"], prog_name=name)
+        except SystemExit as ended:
+            _flush()
+            if isinstance(ended.__context__, BrokenPipeError):  # of which Typer and rich say nothing
+                raise ended.__context__ from None
+            raise
+    except BrokenPipeError:
+        _end(TransientError("whoever reads standard output closed it before all was written; read it to its end"))
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         extra = next((extra for extra, packages in EXTRAS.items() if package in packages), None)
@@ -82,12 +93,37 @@ def main(words: list[str] | None = None, name: str = "slimrec") -> None:
         _end(ConfigError(f'this needs {package}, which is not installed: pip install "slimrec[{extra}]", '
                          f'in a checkout pip install ".[{extra}]"'))  # fmt: skip
     except Exception as error:
-        failure = faults.sort(error)
+        failure = faults.sort(error, places=filter(os.path.isfile, [os.path.realpath("/dev/stdout")]))
         if failure is None:
             raise
         _end(failure)
 
 
+def _require_streams() -> None:
+    """Refuse a result that has nowhere to go; who closes one of the other two streams does without it.
+
+    In each one's place comes an open file: the next that is opened would have its number, and get what is said.
+    """
+    closed = [
+        (name, mode) for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")) if not getattr(sys, name)
+    ]
+    for name, mode in closed:
+        setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+    if ("stdout", "w") in closed:
+        raise ConfigError("standard output is closed, and what this says has nowhere to go: > /dev/null throws it away")
+
+
+def _flush() -> None:
+    """Write what is left: Python's own end has no exit class for what cannot be written, and a traceback."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries the same once more
+        raise
+
+
 def _end(error: SlimrecError) -> None:
+    with suppress(OSError):  # the error is what matters
+        _flush()
     print(f"slimrec: {error}", file=sys.stderr)
     sys.exit(error.exit_code)
