@@ -14,7 +14,7 @@ from benchmarks.selection import RECIPES
 from slimrec.config import TrainConfig, read_recipe
 from slimrec.data.dataset import Dataset, Split
 from slimrec.model import Model, build, with_gate
-from slimrec.pruning.findings import find
+from slimrec.pruning.findings import find, twins_of
 from slimrec.stages import ingest
 from slimrec.track import Tracker
 from slimrec.training.loop import Trainer
@@ -24,7 +24,7 @@ NOISE = "noise"
 
 def look(model: Model, gate: Split, trainer: Trainer) -> None:
     """Print what the network of this epoch shows."""
-    found = find(model.eval(), gate, trainer.config.seed, trainer.device)
+    found = find(model.eval(), gate, trainer.config.seed, trainer.device, twins_of(gate, trainer.config.seed))
     constant, shuffled, epoch = found.removed[NOISE], found.importance[NOISE], trainer.history[-1]
     print(
         f"epoch {len(trainer.history)}: validation AUC {epoch['valid_auc']:.4f}; {NOISE} by its mean "

@@ -20,11 +20,13 @@ def repeated(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(name for place, name in enumerate(names) if name in names[:place]))
 
 
-class _Frozen(BaseModel):
+class Frozen(BaseModel):
+    """Plain data: never changed, nothing beyond its fields, only finite numbers."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Statistics(_Frozen):
+class Statistics(Frozen):
     """What ingest learnt about one field from the training rows; serving encodes with the same numbers."""
 
     rows: int = 0  # rows of the field's embedding table, the reserved ones included; 0 for dense fields
@@ -41,7 +43,7 @@ class Statistics(_Frozen):
     format: int = 1  # of the keys in the vocabulary, see `slimrec.data.spelling`
 
 
-class Field(_Frozen):
+class Field(Frozen):
     """One raw column, one vocabulary or scaler, one block of the input, one gate value, one line of the bill."""
 
     name: str = Option(min_length=1)
@@ -163,7 +165,7 @@ def _described(field: Field) -> str:
     return f"a {field.kind}{more or (' with `hash_rows`' if field.hash_rows else '')}"
 
 
-class Label(_Frozen):
+class Label(Frozen):
     """The column to predict: 0/1 (or true/false, yes/no) as it stands, 1 where it is above a number or is one value."""
 
     column: str
@@ -214,7 +216,7 @@ def _first_label(values: Any) -> Any:
     return {**values, "label": rule}
 
 
-class Crosses(_Frozen):
+class Crosses(Frozen):
     """Fields to build from pairs of fields, named `a*b`, and how; the full grid of i-Razor is `of: all`.
 
     What can be crossed is a category, and a number with `discretise: log_square`: quantiles are not known yet when
@@ -258,7 +260,7 @@ class Crosses(_Frozen):
         ]
 
 
-class CsvFormat(_Frozen):
+class CsvFormat(Frozen):
     """How the CSV files of a log are written, where it differs from what their endings say."""
 
     separator: str | None = None  # one character; a comma by default, a tab in .tsv
@@ -290,7 +292,7 @@ def _as_crosses(value: Any) -> Any:
     return {"of": value} if isinstance(value, (str, list, tuple)) else value
 
 
-class Schema(_Frozen):
+class Schema(Frozen):
     """Fields in canonical (name) order, so that the order of columns in a source or a file decides nothing."""
 
     label: Annotated[Label, BeforeValidator(_as_label)]

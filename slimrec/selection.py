@@ -6,19 +6,15 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic import Field as Option
+from pydantic import model_validator
 
 from slimrec.errors import ConfigError
 from slimrec.probes import check_rate, discoveries, is_probe
-from slimrec.schema import Block, Schema
+from slimrec.schema import Block, Frozen, Schema
 
 
-class _Plain(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Decision(_Plain):
+class Decision(Frozen):
     """What becomes of one field: kept columns, the score behind it, and how the gate left each native column.
 
     `scale` and `shift` are the frozen gate as an affine map of the native columns, x -> scale * x + shift, before the
@@ -52,7 +48,7 @@ class Decision(_Plain):
         return bool(self.columns)
 
 
-class Budget(_Plain):
+class Budget(Frozen):
     """How much may stay. At most one is given; with none, the method's own decision rule holds."""
 
     threshold: float | None = Option(None, ge=0, le=1)  # keep fields whose score reaches it
@@ -119,7 +115,7 @@ class Budget(_Plain):
         return {name for name in scores if scores[name] >= floor} or top_fields(scores, 1)
 
 
-class Selection(_Plain):
+class Selection(Frozen):
     """The narrow waist: what a method decided, complete enough to cut the model without knowing the method."""
 
     method: str
@@ -128,7 +124,7 @@ class Selection(_Plain):
     fields: dict[str, Decision]  # canonical (name) order
     pairs: tuple[tuple[str, str], ...] | None = None  # field pairs that still meet; None: all
     hidden: dict[int, tuple[int, ...]] | None = None  # units that stay, by hidden layer from 0; None: all
-    evidence: dict[str, float] = {}  # the method's own figures, for people
+    evidence: dict[str, float] = Option({})  # the method's own figures, for people
     note: str = ""  # what a person should know of the search before believing any of it
 
     @model_validator(mode="after")
@@ -137,6 +133,15 @@ class Selection(_Plain):
             raise ValueError("a selection must keep at least one field")
         object.__setattr__(self, "fields", dict(sorted(self.fields.items())))
         return self
+
+    @classmethod
+    def whole(cls, blocks: Sequence[Block], names: Collection[str]) -> Selection:
+        """The cut that leaves these fields whole and no others, by no method."""
+        fields = {
+            b.name: Decision(columns=b.columns if b.name in names else (), width=b.width, score=0.0, bytes=0)
+            for b in blocks
+        }
+        return cls(method="none", seed=0, budget=Budget(), fields=fields)
 
     @property
     def kept(self) -> tuple[str, ...]:

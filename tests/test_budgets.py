@@ -15,11 +15,11 @@ from slimrec.model.arena import Arena
 from slimrec.plugins import BACKBONES
 from slimrec.probes import is_probe, with_probes
 from slimrec.pruning.change import Change
-from slimrec.pruning.charges import _only, charges
+from slimrec.pruning.charges import charges
 from slimrec.pruning.decide import decide
 from slimrec.pruning.findings import Twins
 from slimrec.schema import Field, Schema, Statistics
-from slimrec.selection import Budget
+from slimrec.selection import Budget, Selection
 from slimrec.verdict.cost import size
 
 BYTES, DIMS, TIME = Budget(max_bytes=10**9), Budget(dims=10**6), Budget(max_microseconds=1e9)
@@ -30,8 +30,8 @@ def test_bytes_are_what_the_served_model_is_smaller_by_without_the_field(backbon
     model = gated("random", backbone).eval()
     charged, names = charges(model, BYTES), mixed_schema().names
     for name in names:
-        rest = model.narrow(_only(model, [other for other in names if other != name]))
-        whole = model.narrow(_only(model, names))
+        rest = model.narrow(Selection.whole(model.blocks, set(names) - {name}))
+        whole = model.narrow(Selection.whole(model.blocks, names))
         assert charged[name] == size(whole)["bytes"] - size(rest)["bytes"]
     assert all(charged.values())
 
@@ -211,7 +211,7 @@ def test_a_copy_takes_no_place_that_is_left_over_where_the_method_tells_noise():
 
 
 def test_the_network_takes_no_time_for_further_columns_where_there_is_one_field():
-    schema = Schema(label="y", fields=(Field(name="only", kind="number"),))
+    schema = Schema(label="y", fields=(Field(name="only", kind="number", statistics=Statistics()),))
     model = build(schema, ModelConfig(backbone="mlp", embedding_dim=2), seed=0)
     (charged,) = charges(model, TIME).values()
     assert charged > 0

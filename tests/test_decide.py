@@ -3,7 +3,6 @@
 import json
 import math
 import statistics
-from itertools import combinations
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +15,6 @@ from test_contract import gated
 from slimrec.config import IngestConfig, ModelConfig, PretrainConfig, PruneConfig, TrainConfig
 from slimrec.data.dataset import Dataset
 from slimrec.data.split import Splitter
-from slimrec.model import build, with_gate
 from slimrec.model.files import load_model
 from slimrec.pruning.decide import decide, jaccard
 from slimrec.pruning.findings import (
@@ -24,19 +22,11 @@ from slimrec.pruning.findings import (
     Findings,
     Presence,
     Twins,
-    _hidden,
     _judge,
     _missed,
-    _presence,
-    _shuffle,
-    drawn,
     find,
     twins_of,
-    usual,
 )
-from slimrec.pruning.removal import removed
-from slimrec.pruning.twins import Coded, agreement, codes, twins
-from slimrec.schema import RESERVED_ROWS, Field, Statistics
 from slimrec.selection import Budget
 from slimrec.stages import ingest, pretrain, prune
 from slimrec.track import Tracker
@@ -101,164 +91,13 @@ def test_jaccard_is_the_mean_over_pairs():
     assert jaccard([{"a", "b"}, {"b", "c"}, {"a", "b"}]) == pytest.approx((1 / 3 + 1 + 1 / 3) / 3)
 
 
-def test_twins_are_what_tells_each_other_and_neither_constants_nor_near_unique_fields():
-    random = np.random.default_rng(0)
-    a = random.zipf(1.5, 5000) % 97
-    rare = (random.random(5000) < 0.01).astype(int)
-    fields = {
-        "a": a, "renamed": 1000 - 3 * a, "nearly": np.where(random.random(5000) < 0.004, 5, a), "coarser": a // 2,
-        "unique": np.arange(5000), "also_unique": np.arange(5000)[::-1], "rare": rare,
-        "other_rare": (random.random(5000) < 0.01).astype(int), "constant": np.zeros(5000, int),
-        "also_constant": np.ones(5000, int),
-    }  # fmt: skip
-    assert twins(fields) == [("a", "nearly", "renamed")]
-
-
-def test_two_fields_are_twins_however_seldom_they_differ_from_their_usual_value():
-    rare = (np.arange(5000) % 97 == 0).astype(int)
-    assert twins({"rare": rare, "renamed": 1 - rare, "shifted": np.roll(rare, 1)}) == [("rare", "renamed")]
-
-
-def test_twins_are_the_pairs_that_asking_every_two_rows_of_every_two_fields_finds():
-    random, fields = np.random.default_rng(5), {}
-    for i, (values, skew) in enumerate([(2, 0.1), (2, 10), (5, 1), (20, 0.1), (20, 10), (100, 1), (600, 10)] * 2):
-        share = random.dirichlet(np.full(values, skew))
-        code = random.choice(values, 600, p=share)
-        for redrawn in (0, 0.004, 0.008, 0.015, 0.03):
-            chosen = random.random(600) < redrawn
-            drawn = np.where(chosen, random.choice(values, 600, p=share), code)
-            fields[f"{i}/{redrawn}"] = random.permutation(values)[drawn]
-    same = {name: code[:, None] == code[None, :] for name, code in fields.items()}
-    for matrix in same.values():
-        np.fill_diagonal(matrix, False)
-
-    def tells(of: str, given: str) -> bool:
-        rows = same[given].sum(1) > 0
-        agree = ((same[of] & same[given]).sum(1)[rows] / same[given].sum(1)[rows]).mean() if rows.any() else 0
-        chance = same[of].sum() / (600 * 599)
-        return chance < 1 and (agree - chance) / (1 - chance) >= 0.98
-
-    whole = {name: {name} for name in fields}
-    for a, b in combinations(fields, 2):
-        if tells(a, b) and tells(b, a):
-            for name in (union := whole[a] | whole[b]):
-                whole[name] = union
-    groups = sorted({tuple(sorted(group)) for group in whole.values() if len(group) > 1})
-    assert twins(fields) == groups and len(groups) > 5
-
-
-def test_of_hundreds_of_fields_alike_or_not_hardly_a_pair_is_compared_on_all_rows(monkeypatch):
-    asked, random = [], np.random.default_rng(6)
-    fields = {f"f{i}": random.integers(0, 5, 1000) for i in range(200)}
-    monkeypatch.setattr("slimrec.pruning.twins.agreement", lambda *pair: asked.append(pair) or agreement(*pair))
-    assert twins(fields | {"again": 4 - fields["f7"]}) == [("again", "f7")]
-    assert len(asked) < 10
-    copies = {name: (code + i) % 5 for i, name in enumerate(fields) for code in [fields["f7"]]}
-    assert twins(copies) == [tuple(sorted(fields))] and len(asked) < 10 + 2 * len(fields)
-
-
-def test_a_number_is_compared_by_64_quantiles_and_a_value_on_a_boundary_counts_above_it():
-    number, values = Field(name="n", kind="number"), np.random.default_rng(3).permutation(6400)[:, None]
-    found = codes(number, values)
-    assert np.unique(found, return_counts=True)[1].tolist() == [100] * 64
-    assert (codes(number, values**3) == found).all() and (np.diff(found[np.argsort(values[:, 0])]) >= 0).all()
-    seldom = (np.arange(1000) > 4).astype(float)[:, None]  # all 63 boundaries are 1
-    assert np.unique(codes(number, seldom), return_counts=True)[1].tolist() == [5, 995]
-
-
-def test_a_number_nearly_always_at_its_smallest_value_is_two_things_and_so_makes_no_false_twins():
-    number, random = Field(name="n", kind="number"), np.random.default_rng(4)
-    often = (np.arange(1000) < 5).astype(np.float32)[:, None]  # all 63 boundaries are 0
-    assert sorted(np.unique(codes(number, often), return_counts=True)[1].tolist()) == [5, 995]
-    large = random.random(5000) < 0.02  # rows on which both are large; each is small on rows of its own
-    one, other = (np.where(large, 9.0, random.random(5000) < 0.004)[:, None] for _ in range(2))
-    assert twins({"one": codes(number, one), "other": codes(number, other)}) == []
-    assert twins({"one": codes(number, one), "again": codes(number, 3 * one - 1)}) == [("again", "one")]
-
-
-def test_bags_of_the_same_values_are_the_same_and_categories_are_their_ids():
-    bag, category = Field(name="b", kind="bag", max_length=2), Field(name="c", kind="category")
-    first, turned, part, other = codes(bag, np.array([[3, 4], [4, 3], [4, 0], [3, 5]]))
-    assert first == turned and len({first, part, other}) == 3
-    assert codes(category, np.array([[7], [3], [7]])).tolist() == [1, 0, 1]
-
-
-def test_agreement_is_what_counting_pairs_of_rows_by_hand_gives():
-    random = np.random.default_rng(1)
-    of, given = random.integers(0, 3, 60), random.integers(0, 9, 60)
-    given[7] = 9  # once only, which tells nothing
-    right = [np.mean([of[i] == of[j] for j in range(60) if j != i and given[j] == given[i]]) for i in range(60)
-             if (given == given[i]).sum() > 1]  # fmt: skip
-    chance = np.mean([of[i] == of[j] for i, j in combinations(range(60), 2)])
-    assert agreement(Coded.of(of), Coded.of(given)) == pytest.approx((np.mean(right) - chance) / (1 - chance))
-
-
 def test_a_field_stands_twice_in_the_log_and_is_found(world):
     assert find_again(world).twins[0].fields == ("device", "device_again")
 
 
-def test_one_row_shows_nothing(world):
-    one = Dataset.open(world / "dataset").split("gate").some(1, seed=0)
-    assert find(load_model(world / "gated"), one, 0, torch.device("cpu")) == Findings() and twins_of(one, 0) == []
-
-
 def find_again(world):
     gate = Dataset.open(world / "dataset").split("gate")
-    return find(load_model(world / "gated"), gate, 0, torch.device("cpu"))
-
-
-def test_what_twins_lose_together_at_their_means_is_that_of_their_removal(world):
-    gate, model, device = (
-        Dataset.open(world / "dataset").split("gate"),
-        load_model(world / "gated"),
-        torch.device("cpu"),
-    )
-    batch, cluster = drawn(gate, 0)
-    shown = find(model, gate, 0, device)
-    assert shown.twins[0].removed == removed(model, batch, [shown.twins[0].fields], cluster, device)[0]
-    assert shown.twins[0].removed not in shown.removed.values()
-
-
-def test_what_shuffling_changes_is_as_sure_as_there_are_users_and_not_rows(world):
-    gate, model, device = (
-        Dataset.open(world / "dataset").split("gate"),
-        load_model(world / "gated"),
-        torch.device("cpu"),
-    )
-    batch, stored = drawn(gate, 0)[0], next(gate.batches(len(gate), shuffle="none"))
-    price = [f.name for f in model.schema.dense].index("price") + 2  # behind the three columns of the vector
-    users = dict(zip(stored.dense[:, price].tolist(), np.unique(gate.group, return_inverse=True)[1], strict=True))
-    user = [users[value] for value in batch.dense[:, price].tolist()]
-    order = [torch.from_numpy(np.random.default_rng(0).permutation(len(gate)))]
-    rises = (
-        _judge(model, _shuffle(model.schema, ("price",), batch, order), device).loss - _judge(model, batch, device).loss
-    )
-    weight = batch.weight.double().numpy()
-    mean = rises.sum().item() / weight.sum()
-    apart = np.bincount(user, rises.numpy() - weight * mean)
-    assert len(users) == len(gate) > len(apart)
-    found = find(model, gate, 0, device).importance["price"]
-    assert (found.mean, found.error) == pytest.approx((mean, np.sqrt((apart**2).sum()) / weight.sum()), rel=1e-5)
-
-
-def test_users_are_told_apart_from_two_on(world):
-    gate = Dataset.open(world / "dataset").split("gate")
-    assert drawn(gate.some(1, seed=0), 0)[1] is None
-    assert drawn(gate.some(2, seed=0), 0)[1].unique().tolist() == [0, 1]
-
-
-def test_a_gate_that_looks_at_ids_again_is_asked_again_for_every_field_that_is_shuffled(world):
-    data = Dataset.open(world / "dataset")
-    model = build(data.schema, ModelConfig(backbone="deepfm", embedding_dim=4, embedding_std=0.5), seed=1)
-    model = with_gate(model, "optfeature", {"grain": "value"}, seed=1).eval()
-    assert model.gate.weighs_pairs
-    chance = torch.Generator().manual_seed(0)
-    for part in model.gate.parameters():
-        torch.nn.init.normal_(part, generator=chance)
-    whole = find(model, data.split("gate"), 0, torch.device("cpu")).importance
-    model.gate.weighs_pairs = False  # what is right for a gate that is a map of the columns
-    behind = find(model, data.split("gate"), 0, torch.device("cpu")).importance
-    assert whole["device"].mean != pytest.approx(behind["device"].mean, rel=1e-3)
+    return find(load_model(world / "gated"), gate, 0, torch.device("cpu"), twins_of(gate, 0))
 
 
 def test_importance_is_the_loss_that_shuffling_adds(world):
@@ -279,21 +118,6 @@ def test_importance_is_the_loss_that_shuffling_adds(world):
     change = found.importance["price"]
     assert float(loss(dense) - loss(batch.dense)) == pytest.approx(change.mean, abs=4 * change.error)
     assert change.certain and not found.importance["noise"].certain
-
-
-@pytest.mark.parametrize("backbone", ["mlp", "widedeep", "deepfm", "dcn"])
-def test_what_shuffling_a_field_changes_is_found_without_a_whole_forward_pass(world, backbone, monkeypatch):
-    monkeypatch.setattr("slimrec.pruning.findings._PIECE", 256)
-    data = Dataset.open(world / "dataset").probed(1.0, seed=3)
-    model = build(data.schema, ModelConfig(backbone=backbone, embedding_dim=4, embedding_std=0.5), seed=1)
-    model = with_gate(model, "leap", {}, seed=1).eval()
-    quick = find(model, data.split("gate"), 0, torch.device("cpu")).importance
-    model.gate.weighs_pairs = True  # such gates look at ids again, so there every field is shuffled from the start
-    slow = find(model, data.split("gate"), 0, torch.device("cpu")).importance
-    assert {name: change.mean for name, change in quick.items()} == pytest.approx(
-        {name: change.mean for name, change in slow.items()}, abs=1e-6
-    )
-    assert all(change.mean != 0 for change in quick.values())
 
 
 def test_twins_that_matter_are_never_both_dropped_and_the_cheaper_one_comes_back():
@@ -426,42 +250,6 @@ def test_no_method_drops_what_too_few_rows_show_without_a_word():
         assert "too few" not in (kept or "")
 
 
-def test_a_field_is_usually_absent_where_one_value_or_none_holds_most_rows():
-    bag = Field(name="b", kind="bag", max_length=2)
-    assert usual(bag, np.array([[1, 0]] * 8 + [[4, 5]] * 2)).tolist() == [True] * 8 + [False] * 2
-    category = Field(name="c", kind="category")
-    assert usual(category, np.array([[7]] * 8 + [[1], [3]])).tolist() == [True] * 9 + [False]
-    assert usual(category, np.array([[7], [8], [9], [10]])) is None and usual(category, np.array([[7]] * 4)) is None
-    assert usual(category, np.array([[7], [7], [7], [8]])).tolist() == [True] * 3 + [False]  # three quarters are enough
-
-
-@pytest.mark.parametrize(
-    ("kind", "known", "told"),  # of held-out rows that all hold the same
-    [
-        ("category", {"rows": 4, "distinct": 1}, False),
-        ("category", {"rows": 5, "distinct": 2}, True),
-        ("category", {"rows": 4, "distinct": 2}, True),  # of two values one was too rare for a row of the table
-        ("category", {"rows": 4, "distinct": 1, "missing_share": 0.5}, True),
-        ("category", {"rows": 5, "distinct": 2, "missing_share": 1.0}, False),
-        ("number", {"low": (2.0,), "high": (2.0,)}, False),
-        ("number", {"low": (2.0,), "high": (3.0,)}, True),
-        ("number", {"low": (2.0,), "high": (2.0,), "missing_share": 0.5}, True),
-        ("number", {"low": (0.0,), "high": (0.0,), "missing_share": 0.5}, False),  # 0 is what a missing one becomes
-        ("number", {"low": (2.0,), "high": (2.0,), "missing_share": 0.5, "mean": (2.0,)}, False),  # or the mean
-    ],
-)
-def test_what_all_held_out_rows_lack_is_rare_only_where_training_held_it(kind, known, told):
-    field = Field(name="f", kind=kind, statistics=Statistics(**known))
-    seen = usual(field, np.full((4, 1), RESERVED_ROWS))
-    assert seen.tolist() == [True] * 4 if told else seen is None
-
-
-def test_a_vector_is_usually_absent_where_one_value_holds_most_rows_whatever_it_is():
-    vector = Field(name="v", kind="vector", width=2)
-    assert usual(vector, np.array([[0.5, 2]] * 8 + [[0.5, 3], [1, 2]])).tolist() == [True] * 8 + [False] * 2
-    assert usual(vector, np.array([[0, 1], [1, 0], [0, 0], [1, 1]])) is None
-
-
 RARE = {  # what stands in no held-out row, and how it is declared
     "number": (0.0, 1.0, {"kind": "number"}),
     "vector": ([0.0, 2.0], [1.0, 2.0], {"kind": "vector", "width": 2}),
@@ -532,18 +320,6 @@ def judged(world, unit: float):
 
 
 @pytest.mark.parametrize("unit", [1.0, 3.0])
-def test_what_rows_tell_is_their_variance_in_whatever_unit_they_are_weighed(world, unit):
-    model, seen = judged(world, unit)
-    with torch.no_grad():
-        chance = torch.sigmoid(model(seen.rows.ids, seen.rows.dense).double())
-    seldom = Field(name="seldom", kind="number")
-    values = (np.arange(len(chance)) % 8 == 0).astype(float)[:, None]
-    shown = _presence([seldom], {"seldom": values}, {"seldom": seen.loss}, seen, lambda *_: LITTLE)["seldom"]
-    assert shown.information == pytest.approx(float((chance * (1 - chance))[::8].sum()))
-    assert shown.share == pytest.approx(values.mean())
-
-
-@pytest.mark.parametrize("unit", [1.0, 3.0])
 def test_what_a_constant_would_win_back_is_what_the_best_one_does(world, unit):
     model, seen = judged(world, unit)
     where = torch.arange(len(seen.loss)) % 3 == 0
@@ -566,10 +342,3 @@ def test_what_a_constant_would_win_back_is_what_the_best_one_does(world, unit):
     assert _missed(one, where, seen.rows.weight[:, None] * asked).model_dump() == pytest.approx(found.model_dump())
     none = twice._replace(residual=twice.residual * 0.0, variance=twice.variance * 0.0)
     assert _missed(none, where, seen.rows.weight[:, None] * torch.zeros(2)) == NOTHING
-
-
-def test_what_a_unit_is_worth_counts_rows_by_their_weight(world):
-    once, thrice = (
-        _hidden(model, seen.rows, torch.device("cpu")) for model, seen in (judged(world, 1), judged(world, 3))
-    )
-    assert np.concatenate(thrice) == pytest.approx(3 * np.concatenate(once), rel=1e-4) and np.concatenate(once).any()

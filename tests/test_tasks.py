@@ -209,7 +209,7 @@ def test_every_method_searches_two_tasks_and_its_cut_is_exact(data, method):
     one = trained(data, method, "pnn", epochs=1, precision="float32")
     model, gate_rows = one.model.eval(), data.split("gate")
     model.gate.survey(model, lambda: gate_rows.batches(128, shuffle="none"))
-    found = find(model, gate_rows, 0, torch.device("cpu"))
+    found = find(model, gate_rows, 0, torch.device("cpu"), [])
     assert all(np.isfinite(each.mean) for each in [*found.importance.values(), *found.removed.values()])
     assert all(np.isfinite(score) for score in model.gate.scores().values())
     chosen = model.gate.select(Budget() if method == "none" else Budget(fields=3), 0)
@@ -250,7 +250,7 @@ def test_a_method_that_fits_one_label_draws_its_rows_anew_for_each_task_and_adds
 
 def test_what_only_the_second_task_loses_counts(data):
     model = trained(data).model.eval()
-    found = find(model, data.split("gate"), 0, torch.device("cpu"))
+    found = find(model, data.split("gate"), 0, torch.device("cpu"), [])
     assert found.importance["price"].certain and found.removed["price"].certain
 
 

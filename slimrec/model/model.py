@@ -37,10 +37,12 @@ class Model(nn.Module):
 
     def forward(self, ids: Tensor, dense: Tensor) -> Tensor:
         """Logits (B,); of T tasks (B, T)."""
+        return self.backbone(*self.gated(ids, dense))
+
+    def gated(self, ids: Tensor, dense: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the network reads: blocks (B, W) behind the gate, and the weights of pairs where a gate has such."""
         x = self.arena(ids, dense)
-        if self.gate is None:
-            return self.backbone(x)
-        return self.backbone(self.gate(x, ids), self.gate.pairs(ids))
+        return (x, None) if self.gate is None else (self.gate(x, ids), self.gate.pairs(ids))
 
     def masked_logits(self, ids: Tensor, dense: Tensor, selection: Selection) -> Tensor:
         """Logits of the uncut model with the frozen gate of `selection` in place: what a cut has to reproduce."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+import torch
 from torch import Tensor
+
+from slimrec.schema import Frozen
 
 _SURE, _LIKELY = 3.0, 1.645  # standard errors; the second leaves 5 % on one side
 
 
-class Change(BaseModel):
+class Change(Frozen):
     """A mean change in log-loss (nats a row, positive: worse) with its standard error, over so many rows."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     mean: float
     error: float
@@ -33,6 +33,9 @@ class Change(BaseModel):
         return self.mean < -self.doubt
 
 
+NOTHING = Change(mean=0, error=0, rows=0)
+
+
 def change(difference: Tensor, where: Tensor, weight: Tensor, cluster: Tensor | None = None) -> Change:
     """The mean over the rows `where` of weighted differences (n,); `cluster` (n,) numbers rows that belong together.
 
@@ -40,9 +43,9 @@ def change(difference: Tensor, where: Tensor, weight: Tensor, cluster: Tensor | 
     """
     total = float(weight[where].double().sum())
     if total <= 0:
-        return Change(mean=0.0, error=0.0, rows=0)
+        return NOTHING
     mean = float(difference[where].sum()) / total
     spread = difference[where] - mean * weight[where].double()
     if cluster is not None:
-        spread = spread.new_zeros(int(cluster.max()) + 1).index_add_(0, cluster[where], spread)
+        spread = torch.bincount(cluster[where], spread)
     return Change(mean=mean, error=float(spread.square().sum().sqrt()) / total, rows=int(where.sum()))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import torch
 from torch import Tensor
 
+from slimrec.backbones.base import Backbone
 from slimrec.model import Model
 from slimrec.probes import is_probe
 from slimrec.schema import Field
-from slimrec.selection import Budget, Decision, Selection
+from slimrec.selection import Budget, Selection
 from slimrec.verdict.cost import timed
 
 _ROWS = 1024  # of the batch that is timed
@@ -39,11 +38,11 @@ def charges(model: Model, budget: Budget) -> dict[str, float] | None:
 
 
 def _bytes(model: Model) -> dict[str, float]:
-    held = dict.fromkeys(model.schema.names, 0) if model.gate is None else model.gate.field_bytes()
-    whole, found = _parameters(model.backbone), {}
+    assert model.gate is not None  # as a search leaves a model
+    held, whole, found = model.gate.field_bytes(), _parameters(model.backbone), {}
     for field in model.schema.fields:
         rest = [name for name in model.schema.names if name != field.name]
-        network = whole - _parameters(model.backbone.narrow(_only(model, rest), _nothing(model))) if rest else 0
+        network = whole - _parameters(_network(model, rest)) if rest else 0
         found[field.name] = float(held[field.name] + 4 * network + 2 * 4 * field.dense_width)
     return found
 
@@ -55,42 +54,32 @@ def _parameters(network: torch.nn.Module) -> int:
 def _network_microseconds(model: Model) -> float:
     """What the network takes longer a row for one more column; at least nothing."""
     names = [name for name in model.schema.names if not is_probe(name)]
-    half = model.backbone.narrow(_only(model, names[: len(names) // 2] or names), _nothing(model)).eval()
-    whole = model.backbone.narrow(_only(model, names), _nothing(model)).eval()
+    whole, half = _network(model, names).eval(), _network(model, names[: len(names) // 2] or names).eval()
     more = whole.width - half.width
     if not more:
-        return 0.0
+        return 0
     like = next(model.backbone.parameters())
-    inputs = [like.new_zeros(_ROWS, network.width) for network in (whole, half)]
-    seconds = timed(lambda: whole(inputs[0]), lambda: half(inputs[1]), repeats=_REPEATS)
-    return max(0.0, seconds[0] - seconds[1]) / more * 1e6 / _ROWS
+    all_columns, some_columns = (like.new_zeros(_ROWS, network.width) for network in (whole, half))
+    longer, shorter = timed(lambda: whole(all_columns), lambda: half(some_columns), repeats=_REPEATS)
+    return max(0, longer - shorter) / more * 1e6 / _ROWS
 
 
 def _reading_microseconds(model: Model, name: str) -> float:
     """What it takes to read one field's values of a row into columns."""
-    arena = model.arena.narrow(_only(model, [name]))
-    generator, field = torch.Generator().manual_seed(0), model.schema[name]
-    ids, dense = _values(field, generator)
+    arena = model.arena.narrow(Selection.whole(model.blocks, [name]))
+    ids, dense = _values(model.schema[name])
     (seconds,) = timed(lambda: arena(ids, dense), repeats=_REPEATS)
     return seconds * 1e6 / _ROWS
 
 
-def _values(field: Field, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    slots = (_ROWS, field.slots)
-    ids = torch.randint(1, max(2, field.rows if field.embedded else 2), slots, generator=generator, dtype=torch.int32)
+def _values(field: Field) -> tuple[Tensor, Tensor]:
+    """Rows of a batch that hold nothing but the field: any of its values, by a generator that always starts alike."""
+    shape, generator = (_ROWS, field.slots), torch.Generator()
+    ids = torch.randint(field.rows or 1, shape, generator=generator, dtype=torch.int32)
     return ids, torch.zeros(_ROWS, field.dense_width)
 
 
-def _nothing(model: Model) -> Tensor:
-    return next(model.backbone.parameters()).new_zeros(model.backbone.width)
-
-
-def _only(model: Model, names: Collection[str]) -> Selection:
-    """The cut that leaves these fields whole."""
-    fields = {
-        block.name: Decision(
-            columns=block.columns if block.name in names else (), width=max(block.columns) + 1, score=0.0, bytes=0
-        )
-        for block in model.blocks
-    }
-    return Selection(method="none", seed=0, budget=Budget(), fields=fields)
+def _network(model: Model, names: list[str]) -> Backbone:
+    """The network over these fields, zeros in the place of the others."""
+    nothing = next(model.backbone.parameters()).new_zeros(model.backbone.width)
+    return model.backbone.narrow(Selection.whole(model.blocks, names), nothing)

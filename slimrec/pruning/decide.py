@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Collection
 from itertools import combinations
@@ -50,7 +51,7 @@ def _pool(gate: Gate, first: Selection, findings: Findings, budget: Budget) -> S
     scores = {name: statistics.fmean(each[name] for each in findings.repeats) for name in first.fields}
     spread = {name: statistics.stdev(each[name] for each in findings.repeats) for name in first.fields}
     whole, costs = gate.takes(budget), gate.takes_as_kept(first)
-    if budget.model_dump(exclude_none=True):
+    if budget != Budget():
         sets = [budget.choose(each, whole) for each in findings.repeats]
         chosen = budget.choose(scores, costs)
     else:
@@ -58,10 +59,15 @@ def _pool(gate: Gate, first: Selection, findings: Findings, budget: Budget) -> S
         chosen = _majority(sets) or {
             max(first.fields, key=lambda name: (sum(name in kept for kept in sets), scores[name]))
         }
-    pooled = gate.revise(first, keep=chosen, drop=set(first.fields) - chosen)
+    pooled = _keeping(gate, first, chosen)
     fields = {n: d.model_copy(update={"score": scores[n], "spread": spread[n]}) for n, d in pooled.fields.items()}
     evidence = {"repeats": float(len(sets)), "jaccard": jaccard(sets)}
     return pooled.model_copy(update={"fields": fields, "evidence": pooled.evidence | evidence})
+
+
+def _keeping(gate: Gate, selection: Selection, chosen: Collection[str]) -> Selection:
+    """The decision for these fields and no others."""
+    return gate.revise(selection, keep=chosen, drop=set(selection.fields).difference(chosen))
 
 
 def _majority(sets: list[set[str]]) -> set[str]:
@@ -80,14 +86,14 @@ def _own(gate: Gate, selection: Selection, findings: Findings) -> set[str]:
 
 def _leave_noise_out(gate: Gate, selection: Selection, own: Collection[str]) -> Selection:
     """The budget among the fields that the method's own rule keeps; what it takes for noise fills up no place."""
-    idle = sorted(set(selection.kept) - set(own))
+    idle = set(selection.kept) - set(own)
     if not idle:
         return selection
     scores = {name: decision.score for name, decision in selection.fields.items()}
     chosen = selection.budget.choose(scores, gate.takes_as_kept(selection), among=own)
-    revised = gate.revise(selection, keep=chosen, drop=set(selection.fields) - chosen)
+    revised = _keeping(gate, selection, chosen)
     note = "below the method's own threshold: stays out, though the budget has room"
-    return revised.noted(set(idle) - chosen, note)
+    return revised.noted(idle - chosen, note)
 
 
 def _without_probes(gate: Gate, selection: Selection) -> Selection:
@@ -100,10 +106,10 @@ def _without_probes(gate: Gate, selection: Selection) -> Selection:
 
 def _by_importance(gate: Gate, selection: Selection, findings: Findings) -> Selection:
     """The budget's fields by importance, as a share of the largest their score too, but where probes have other ones."""
-    worth = {name: max(0.0, change.mean) for name, change in findings.importance.items()}
-    costs = gate.takes(selection.budget)
-    chosen, most = selection.budget.choose(worth, costs), max(worth.values()) or 1.0
-    revised = gate.revise(selection, keep=chosen - set(selection.kept), drop=set(selection.kept) - chosen)
+    worth = {name: max(0, change.mean) for name, change in findings.importance.items()}
+    chosen = selection.budget.choose(worth, gate.takes(selection.budget))
+    most = max(worth.values()) or math.inf  # where nothing matters no score is above 0
+    revised = _keeping(gate, selection, chosen)
     if len(worth) < len(revised.fields):
         return revised
     scored = {n: d.model_copy(update={"score": worth[n] / most, "spread": None}) for n, d in revised.fields.items()}
@@ -138,10 +144,10 @@ def _settle(
     else:
         chosen = {n for n in (*(clear if budget.threshold is None else selection.kept), *few) if n not in harmful}
         chosen = chosen or {max(scores, key=lambda name: (not is_probe(name), scores[name], name))}
-    revised = gate.revise(selection, keep=chosen, drop=set(selection.fields) - chosen)
+    revised = _keeping(gate, selection, chosen)
     fields = {name: d.model_copy(update={"score": scores[name]}) for name, d in revised.fields.items()}
     revised = revised.model_copy(update={"fields": fields})
-    if not budget.model_dump(exclude_none=True):
+    if budget == Budget():
         for name in sorted(vague - chosen):
             note = f"not told from noise on these rows: its worth is in doubt by {doubt[name]:.2g} nats a row"
             revised = revised.noted([name], note)
@@ -161,7 +167,7 @@ def _too_few(findings: Findings) -> list[str]:
 def _name_harm(selection: Selection, findings: Findings) -> Selection:
     """A word on each field that a constant would do better than."""
     for name, change in findings.removed.items():
-        if change.gain and name in selection.fields:
+        if change.gain:
             note = f"costs you {-change.mean:.2g} ± {change.error:.1g} nats a row today: its mean does better"
             selection = selection.noted([name], note)
     return selection
@@ -221,6 +227,6 @@ def _with_doubt(selection: Selection) -> Selection:
 
 
 def jaccard(sets: list[set[str]]) -> float:
-    """Mean share of common members over all pairs of sets; 1 for a single set."""
-    pairs = [len(a & b) / len(a | b) if a | b else 1.0 for a, b in combinations(sets, 2)]
-    return sum(pairs) / len(pairs) if pairs else 1.0
+    """Mean share of common members over all pairs of sets, at least one; two empty ones are alike."""
+    pairs = [len(a & b) / len(a | b) if a | b else 1 for a, b in combinations(sets, 2)]
+    return sum(pairs) / len(pairs)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field as Option
 from torch import Tensor
 
 from slimrec.backbones.hidden import has_hidden, score_hidden
@@ -17,23 +17,21 @@ from slimrec.batch import Batch, total
 from slimrec.data.dataset import Split
 from slimrec.model import Model
 from slimrec.probes import is_probe
-from slimrec.pruning.change import Change, change
-from slimrec.pruning.removal import removed
+from slimrec.pruning.change import NOTHING, Change, change
+from slimrec.pruning.removal import PIECE, removed
 from slimrec.pruning.twins import codes, twins
-from slimrec.schema import MISSING, RESERVED_ROWS, UNSEEN, Field, Schema
+from slimrec.schema import MISSING, RESERVED_ROWS, UNSEEN, Field, Frozen, Schema, Statistics
 
 FINDINGS = "findings.json"  # in a gated artifact
 DOMINANT = 0.75  # share of rows with one value (or none) from which a field counts as absent there
-_ROWS = 65_536  # of the gate slice, at most; fewer where there are very many fields
-_FORWARD_ROWS = 10_000_000  # rows through the network for each question, in all
-ENOUGH = 16.0
-_PIECE = 16_384  # rows at once, and shuffled among each other
+_ROWS = 2**16  # of the gate slice, at most; fewer where there are very many fields
+_FORWARD_ROWS = 10**7  # rows through the network for each question, in all
+_GRADIENT_ROWS = 2**12  # at once where gradients are asked for
+ENOUGH = 16
 
 
-class Presence(BaseModel):
+class Presence(Frozen):
     """What a field does on the few rows where it does not hold its usual value."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     share: float  # of the rows
     shuffled: Change  # when its values are shuffled over all rows, seen on those where it is present
@@ -46,24 +44,20 @@ class Presence(BaseModel):
         return self.information is None or self.information >= ENOUGH
 
 
-class Twins(BaseModel):
+class Twins(Frozen):
     """Fields that say the same, and what the model loses when all of them are shuffled together."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     fields: tuple[str, ...]
     together: Change
     removed: Change | None = None  # when all of them stand at their means
 
 
-class Findings(BaseModel):
+class Findings(Frozen):
     """findings.json of a gated artifact; empty where there is no gate slice to look at."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    importance: dict[str, Change] = {}  # by field, when it alone is shuffled
-    removed: dict[str, Change] = {}  # by field, probes among them, when it alone stands at its mean
-    presence: dict[str, Presence] = {}  # of fields that are usually absent
+    importance: dict[str, Change] = Option({})  # by field, when it alone is shuffled
+    removed: dict[str, Change] = Option({})  # by field, probes among them, when it alone stands at its mean
+    presence: dict[str, Presence] = Option({})  # of fields that are usually absent
     twins: tuple[Twins, ...] = ()
     hidden: tuple[tuple[float, ...], ...] = ()  # by hidden layer, what each unit is worth in loss, to first order
     repeats: tuple[dict[str, float], ...] = ()  # scores of each repeat of the search
@@ -79,31 +73,42 @@ class _Slice(NamedTuple):
     variance: Tensor  # (n,) weighted: probability (1 - probability)
 
 
-def find(
-    model: Model, split: Split, seed: int, device: torch.device, groups: Sequence[tuple[str, ...]] | None = None
-) -> Findings:
+def find(model: Model, split: Split, seed: int, device: torch.device, groups: Sequence[tuple[str, ...]]) -> Findings:
     """Look at a trained model with its gate in place, in eval mode, on rows that it has not trained on.
 
-    `groups` are the twins of `twins_of` where they are known already.
+    `groups` are the twins that `twins_of` finds there.
     """
-    if len(split) < 2:
-        return Findings()
+    return look(model, *drawn(split, seed), seed, device, groups) if len(split) > 1 else Findings()
+
+
+def look(
+    model: Model,
+    batch: Batch,
+    cluster: Tensor | None,
+    seed: int,
+    device: torch.device,
+    groups: Sequence[tuple[str, ...]],
+) -> Findings:
+    """What `find` finds on these rows; `cluster` (n,) numbers rows that belong together.
+
+    Values are shuffled among the rows that the network takes at once.
+    """
+    assert model.gate is not None  # as a search leaves a model
     fields = [field for field in model.schema.fields if not is_probe(field.name)]
-    batch, cluster = drawn(split, seed)
     seen = _judge(model, batch, device)
     every = field_values(model.schema, batch)
     values = {field.name: every[field.name] for field in fields}
     random = np.random.default_rng(seed)
-    order = [torch.from_numpy(random.permutation(len(part))) for part in batch.label.split(_PIECE)]
+    order = [torch.from_numpy(random.permutation(len(part))) for part in batch.label.split(PIECE)]
 
     def shuffled(names: tuple[str, ...]) -> Tensor:
         return _judge(model, _shuffle(model.schema, names, batch, order), device).loss - seen.loss
 
     everywhere = torch.ones(len(batch.label), dtype=torch.bool)
-    in_pairs = model.gate is not None and model.gate.weighs_pairs
-    alone = {field.name: shuffled((field.name,)) for field in fields} if in_pairs else None
-    changes = alone or _shuffled_alone(model, values, batch, order, device, seen)
-    groups = _alike(model.schema, batch) if groups is None else groups
+    if model.gate.weighs_pairs:  # such gates look at ids again
+        changes = {field.name: shuffled((field.name,)) for field in fields}
+    else:
+        changes = _shuffled_alone(model, values, batch, order, device, seen)
     names = [(field.name,) for field in model.schema.fields]
     gone = removed(model, batch, [*names, *groups], cluster, device)
 
@@ -124,11 +129,11 @@ def find(
 
 def twins_of(split: Split, seed: int) -> list[tuple[str, ...]]:
     """Groups of fields that say the same on the rows that `find` looks at; what takes no model to see."""
-    return _alike(split.schema, drawn(split, seed)[0]) if len(split) > 1 else []
+    return alike(split.schema, drawn(split, seed)[0]) if len(split) > 1 else []
 
 
-def _alike(schema: Schema, batch: Batch) -> list[tuple[str, ...]]:
-    """Probes and vectors belong to no group."""
+def alike(schema: Schema, batch: Batch) -> list[tuple[str, ...]]:
+    """Groups of fields that say the same on these rows; probes and vectors belong to none."""
     fields = [field for field in schema.fields if field.kind != "vector" and not is_probe(field.name)]
     values = field_values(schema, batch)
     return twins({field.name: codes(field, values[field.name]) for field in fields})
@@ -136,12 +141,19 @@ def _alike(schema: Schema, batch: Batch) -> list[tuple[str, ...]]:
 
 def drawn(split: Split, seed: int) -> tuple[Batch, Tensor | None]:
     """The rows looked at, in random order, and the number of each one's group where rows have groups."""
-    some = split.some(min(_ROWS, max(1000, _FORWARD_ROWS // len(split.schema.fields))), seed)
-    batch = next(some.batches(max(2, len(some)), shuffle="none"))
-    order = torch.from_numpy(np.random.default_rng([seed, 1]).permutation(len(some)))
-    group = None if some.group is None else torch.from_numpy(np.unique(some.group, return_inverse=True)[1])
+    some = split.some(_most(len(split.schema.fields)), seed)
+    batch = next(some.batches(len(some), shuffle="none"))
+    order = np.random.default_rng([seed, 1]).permutation(len(some))
     rows = Batch(*(part[order] for part in batch))
-    return rows, None if group is None or int(group.max()) <= 0 else group.reshape(-1)[order]
+    if some.group is None:
+        return rows, None
+    number = np.unique(some.group[order], return_inverse=True)[1]
+    return rows, torch.from_numpy(number) if number.any() else None
+
+
+def _most(fields: int) -> int:
+    """How many rows are looked at, at most."""
+    return min(_ROWS, max(1000, _FORWARD_ROWS // fields))
 
 
 def _presence(
@@ -162,7 +174,7 @@ def _presence(
             share=float(np.mean(~absent)),
             shuffled=changed(changes[field.name], present),
             missed=_missed(seen, present, seen.rows.weight),
-            information=float(seen.variance[present].sum()) ** 2 / spread if spread > 0 else 0.0,
+            information=float(seen.variance[present].sum()) ** 2 / spread if spread > 0 else 0,
         )
     return found
 
@@ -181,15 +193,14 @@ def field_values(schema: Schema, batch: Batch) -> dict[str, np.ndarray]:
 
 def usual(field: Field, values: np.ndarray) -> np.ndarray | None:
     """Rows (n,) where the field holds its usual value or none; None where no value dominates, or training knew no other."""
-    if field.embedded:
-        empty = values[:, 0] <= MISSING
-    else:
-        empty = (values == 0).all(axis=1)
+    empty = values[:, 0] <= MISSING if field.embedded else ~values.any(axis=1)
     if values.shape[1] == 1:
-        distinct, counts = np.unique(values[:, 0], return_counts=True)
-        empty |= values[:, 0] == distinct[counts.argmax()]
+        distinct, counts = np.unique(values, return_counts=True)
+        often = distinct[counts.argmax()]
     else:  # a value that most rows hold is the middle one of every column
-        empty |= (values == np.partition(values, len(values) // 2, axis=0)[len(values) // 2]).all(axis=1)
+        middle = len(values) // 2
+        often = np.partition(values, middle, axis=0)[middle]
+    empty |= (values == often).all(axis=1)
     if empty.all() and (not _varies(field) or field.embedded and field.min_count == 1 and (values == UNSEEN).any()):
         return None  # a constant; or ids that come once, which are there, and new in every row
     return empty if DOMINANT <= empty.mean() else None
@@ -197,16 +208,13 @@ def usual(field: Field, values: np.ndarray) -> np.ndarray | None:
 
 def _varies(field: Field) -> bool:
     """Whether the training rows hold more than one thing, as they were encoded."""
-    known = field.statistics
-    if known is None or known.missing_share == 1 or known.varies is False:
-        return False
-    missing = known.missing_share > 0
+    known = field.statistics or Statistics()
+    missing, values = known.missing_share > 0, known.rows - RESERVED_ROWS
     if field.embedded:
-        values = field.rows - RESERVED_ROWS
-        return values + missing + (known.distinct > values) > 1
-    return known.low != known.high or (
-        missing and not known.mean and any(known.low)
-    )  # scaled, a missing one is the mean
+        several = values + missing + (known.distinct > values) > 1
+    else:  # scaled, a missing one is the mean
+        several = known.low != known.high or (missing and not known.mean and any(known.low))
+    return several and known.missing_share < 1 and known.varies is not False
 
 
 @torch.no_grad()
@@ -218,10 +226,8 @@ def _shuffled_alone(
     A gate in eval mode is an affine map of the columns, so a field may be shuffled behind it.
     """
     logits: dict[str, list[Tensor]] = {name: [] for name in names}
-    for ids, dense, rows in zip(batch.ids.split(_PIECE), batch.dense.split(_PIECE), order):
-        ids, start = ids.to(device), 0
-        x = model.arena(ids, dense.to(device))
-        x = x if model.gate is None else model.gate(x, ids)
+    for ids, dense, rows in zip(batch.ids.split(PIECE), batch.dense.split(PIECE), order):
+        x, start = model.gated(ids.to(device), dense.to(device))[0], 0
         replaced = model.backbone.replacing(x)
         for block in model.blocks:
             if block.name in logits:
@@ -234,18 +240,17 @@ def _shuffled_alone(
 def _shuffle(schema: Schema, names: tuple[str, ...], batch: Batch, order: list[Tensor]) -> Batch:
     """The batch with these fields taken from other rows, all from the same one."""
     ids, dense = batch.ids.clone(), batch.dense.clone()
-    rows = torch.cat([piece * _PIECE + within for piece, within in enumerate(order)])
+    rows = torch.cat([piece * PIECE + within for piece, within in enumerate(order)])
     slots = [f.name in names for f in schema.embedded for _ in range(f.slots)]
     columns = [f.name in names for f in schema.dense for _ in range(f.dense_width)]
     for part, chosen in ((ids, slots), (dense, columns)):
-        if any(chosen):
-            part[:, chosen] = part[rows][:, chosen]
+        part[:, chosen] = part[:, chosen][rows]
     return batch._replace(ids=ids, dense=dense)
 
 
 @torch.no_grad()
 def _judge(model: Model, batch: Batch, device: torch.device) -> _Slice:
-    parts = zip(batch.ids.split(_PIECE), batch.dense.split(_PIECE))
+    parts = zip(batch.ids.split(PIECE), batch.dense.split(PIECE))
     logits = torch.cat([model(ids.to(device), dense.to(device)).float().cpu() for ids, dense in parts]).double()
     label, weight, chance = batch.label.double(), batch.weight.double(), torch.sigmoid(logits)
     return _Slice(batch, _losses(logits, batch), (label - chance) * weight, chance * (1 - chance) * weight)
@@ -257,14 +262,14 @@ def _losses(logits: Tensor, batch: Batch) -> Tensor:
     return total(batch.weight.double() * losses)
 
 
-def _hidden(model: Model, batch: Batch, device: torch.device, size: int = 4096) -> tuple[tuple[float, ...], ...]:
+def _hidden(model: Model, batch: Batch, device: torch.device) -> tuple[tuple[float, ...], ...]:
     if not has_hidden(model.backbone):
         return ()
 
     def losses(ids: Tensor, dense: Tensor, label: Tensor, weight: Tensor) -> Tensor:
         return total(weight * F.binary_cross_entropy_with_logits(model(ids, dense).float(), label, reduction="none"))
 
-    pieces = zip(*(part.to(device).split(size) for part in batch))
+    pieces = zip(*(part.to(device).split(_GRADIENT_ROWS) for part in batch))
     return tuple(map(tuple, score_hidden(model.backbone, (partial(losses, *piece) for piece in pieces))))
 
 
@@ -274,11 +279,9 @@ def _missed(seen: _Slice, where: Tensor, weight: Tensor) -> Change:
     Of several tasks each has a constant, and the sum is of as many.
     """
     rows, worth = int(where.sum()), float(weight[where].double().sum())
-    if not rows:
-        return Change(mean=0.0, error=0.0, rows=0)
-    residuals, rooms = (part[where].reshape(rows, -1).sum(0).tolist() for part in (seen.residual, seen.variance))
+    residuals, rooms = (part[where].sum(0).ravel().tolist() for part in (seen.residual, seen.variance))
     tasks = [residual**2 / (2 * room) for residual, room in zip(residuals, rooms) if room > 0]
     if not tasks:
-        return Change(mean=0.0, error=0.0, rows=0)
+        return NOTHING
     scale = float(weight[where].double().square().sum()) / worth  # 1 for equal weights of 1
     return Change(mean=sum(tasks) / worth, error=2 * len(tasks) ** 0.5 * scale / worth, rows=rows)

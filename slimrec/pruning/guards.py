@@ -29,8 +29,9 @@ def guard_twins(gate: Gate, selection: Selection, findings: Findings) -> Selecti
 
 def guard_presence(gate: Gate, selection: Selection, findings: Findings, guard: bool) -> Selection:
     """Note, and with `guard` keep, what matters on its own rows more than half of the kept fields do on all rows."""
-    common = [findings.importance[name].mean for name in selection.kept if name in findings.importance]
-    floor = max(0.0, statistics.median(common)) if common else 0.0
+    if not findings.presence:
+        return selection
+    floor = statistics.median(findings.importance[name].mean for name in selection.kept)
     said = {name for group in findings.twins if set(group.fields) & set(selection.kept) for name in group.fields}
     for name, presence in findings.presence.items():
         strongest = max(presence.shuffled, presence.missed, key=lambda change: change.mean * change.certain)

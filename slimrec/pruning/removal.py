@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from slimrec.batch import Batch, total
 from slimrec.model import Model
 from slimrec.pruning.change import Change, change
 
-_PIECE = 16_384  # rows through the network at once
+PIECE = 2**14  # rows through the network at once
 _STEPS = 8  # of Newton; five reach the precision of a float
 
 
@@ -29,13 +30,10 @@ def removed(
     place, start = {}, 0
     for block in model.blocks:
         place[block.name], start = slice(start, start + block.width), start + block.width
-    mean, worth = torch.zeros(start, dtype=torch.double, device=device), float(batch.weight.double().sum())
-    for _, x, weight in _pieces(model, batch, device):
-        mean += weight.double() @ x.double()
-    mean = (mean / worth).float()
+    sums = (weight.double() @ x.double() for x, _, weight in _pieces(model, batch, device))
+    mean = (reduce(torch.add, sums) / float(batch.weight.double().sum())).float()
     logits: list[list[Tensor]] = [[] for _ in range(1 + len(groups))]
-    for ids, x, _ in _pieces(model, batch, device):
-        pairs = None if model.gate is None else model.gate.pairs(ids)
+    for x, pairs, _ in _pieces(model, batch, device):
         replaced = model.backbone.replacing(x) if pairs is None else None
         logits[0].append(model.backbone(x, pairs).double().cpu())
         for found, group in zip(logits[1:], groups):
@@ -52,20 +50,22 @@ def removed(
     return [change(losses - before, everywhere, batch.row_weight, cluster) for losses in after]
 
 
-def _pieces(model: Model, batch: Batch, device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Ids, gated blocks and weights, piece by piece."""
-    for ids, dense, weight in zip(*(part.split(_PIECE) for part in (batch.ids, batch.dense, batch.row_weight))):
-        ids, dense = ids.to(device), dense.to(device)
-        x = model.arena(ids, dense)
-        yield ids, x if model.gate is None else model.gate(x, ids), weight.to(device)
+def _pieces(model: Model, batch: Batch, device: torch.device) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
+    """Gated blocks, weights of pairs where a gate has such, and weights of rows, piece by piece."""
+    for piece in zip(*(part.split(PIECE) for part in (batch.ids, batch.dense, batch.row_weight))):
+        ids, dense, weight = (part.to(device) for part in piece)
+        yield *model.gated(ids, dense), weight
 
 
 def _refitted(logits: Tensor, batch: Batch) -> Tensor:
-    """Weighted log-loss (n,) with the best constant added to the logits, of each task if there are several."""
+    """Weighted log-loss (n,) with the best constant added to the logits, of each task if there are several.
+
+    A step goes no further than 2, where labels of one class alone know no bound; and nowhere where nothing weighs.
+    """
     label, weight = batch.label.double(), batch.weight.double()
     shift = torch.zeros(label.shape[1:], dtype=torch.double)
     for _ in range(_STEPS):
         chance = torch.sigmoid(logits + shift)
-        room = (weight * chance * (1 - chance)).sum(0).clamp(min=1e-12)
-        shift = (shift + ((weight * (label - chance)).sum(0) / room).clamp(-2, 2)).clamp(-20, 20)
+        room = (weight * chance * (1 - chance)).sum(0)
+        shift += ((weight * (label - chance)).sum(0) / room).nan_to_num().clamp(-2, 2)
     return total(weight * F.binary_cross_entropy_with_logits(logits + shift, label, reduction="none"))

@@ -20,11 +20,11 @@ def codes(field: Field, values: np.ndarray) -> np.ndarray:
     The smallest value of a number is a bin of its own where it fills one: as a boundary it would part nothing.
     """
     if not field.embedded:
-        column = values[:, 0]
+        column = values.ravel()
         edges = np.unique(np.quantile(column, np.arange(1, _BINS) / _BINS))
         edges[edges == column.min()] = np.nextafter(edges.dtype.type(column.min()), np.inf)
         return np.searchsorted(edges, column, side="right")
-    return np.unique(np.sort(values, axis=1), axis=0, return_inverse=True)[1].reshape(-1)
+    return np.unique(np.sort(values), axis=0, return_inverse=True)[1].ravel()
 
 
 class Coded(NamedTuple):
@@ -39,38 +39,31 @@ class Coded(NamedTuple):
     def of(cls, code: np.ndarray) -> Coded:
         _, group, size = np.unique(code, return_inverse=True, return_counts=True)
         share = np.sort(size) / len(code)
-        entropy = float(-(share * np.log(share)).sum()) if len(size) > 1 else 0.0
-        return cls(group, size, ((size[group] - 1) / (len(code) - 1)).mean(), entropy)
+        return cls(group, size, ((size[group] - 1) / (len(code) - 1)).mean(), -(share * np.log(share)).sum())
 
 
-def agreement(of: Coded, given: Coded) -> float | None:
+def agreement(of: Coded, given: Coded) -> float:
     """How well another row with the same `given` tells `of`, 0 for no better than chance, 1 for always.
 
     Leave-one-out Goodman-Kruskal tau: unlike a conditional entropy it does not take near-unique fields for functions
-    of each other, because a value that was seen once tells nothing. None where it says nothing at all.
+    of each other, because a value that was seen once tells nothing. `of` is no constant, and `given` repeats itself.
     """
-    if given.size.max() == 1 or of.chance > 1 - 1e-9:
-        return None
-    cell = given.group * len(of.size) + of.group
-    if len(given.size) * len(of.size) < 2 * len(cell):  # counting is quicker than sorting
-        both = np.bincount(cell, minlength=len(given.size) * len(of.size))
-        value = np.arange(len(both)) // len(of.size)
-    else:
-        cells, both = np.unique(cell, return_counts=True)
-        value = cells // len(of.size)
+    cells, both = np.unique(given.group * len(of.size) + of.group, return_counts=True)
+    value = cells // len(of.size)
     repeated = given.size[given.size > 1].sum()
     agree = (both * (both - 1) / np.maximum(given.size - 1, 1)[value]).sum() / repeated
-    return float((agree - of.chance) / (1 - of.chance))
+    return (agree - of.chance) / (1 - of.chance)
 
 
 def twins(fields: dict[str, np.ndarray]) -> list[tuple[str, ...]]:
-    """Groups of fields that tell each other, from a code a row (n,) of each; constants belong to none.
+    """Groups of fields that tell each other, from a code a row (n,) of each.
 
-    Fields that tell each other have nearly the same distinct counts, so only neighbours by entropy are compared.
+    Constants belong to none, nor does what never repeats. Fields that tell each other have nearly the same distinct
+    counts, so only neighbours by entropy are compared.
     """
     coded = {name: Coded.of(code) for name, code in fields.items()}
-    entropy = {name: one.entropy for name, one in coded.items()}
-    names = sorted((name for name in fields if entropy[name] > 0), key=lambda name: (entropy[name], name))
+    entropy = {name: one.entropy for name, one in coded.items() if 1 < len(one.size) < len(one.group)}
+    names = sorted(entropy, key=lambda name: (entropy[name], name))
     head = {name: name for name in names}
 
     def root(name: str) -> str:
@@ -81,14 +74,14 @@ def twins(fields: dict[str, np.ndarray]) -> list[tuple[str, ...]]:
     random = np.random.default_rng(0)
     table = np.array([coded[name].group for name in names], np.int32).T.copy()
     chance, most = np.array([coded[name].chance for name in names]), [entropy[name] for name in names]
-    ends = np.searchsorted([0.95 * other - 0.01 for other in most], most, side="right")
+    ends = np.searchsorted([0.95 * other - 0.01 for other in most], most)
     for i, (a, end) in enumerate(zip(names, ends)):
         perhaps = _perhaps(coded[a], table[:, i + 1 : end], chance[i + 1 : end], random)
         for b in compress(names[i + 1 : end], perhaps):
             if root(a) == root(b):
                 continue
             both = (agreement(coded[one], coded[other]) for one, other in ((a, b), (b, a)))
-            if all(value is not None and value >= ALIKE for value in both):
+            if all(value >= ALIKE for value in both):
                 head[root(b)] = root(a)
     groups: dict[str, list[str]] = {}
     for name in names:
@@ -102,7 +95,7 @@ def _perhaps(given: Coded, others: np.ndarray, chance: np.ndarray, random: np.ra
     By pairs of rows that share a value of the field, drawn as `agreement` weighs them: so many differing ones as are
     refused come of a field that it tells with a probability below 1e-8, by Bernstein's bound.
     """
-    if not others.size or given.size.max() == 1:
+    if not others.size:
         return np.zeros(others.shape[1], bool)
     order, start = np.argsort(given.group, kind="stable"), np.cumsum(given.size) - given.size
     one = random.choice(np.flatnonzero(given.size[given.group[order]] > 1), _ASKED)
