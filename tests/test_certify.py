@@ -11,6 +11,7 @@ from benchmarks.verdict import measure
 from slimrec.errors import InputError
 from slimrec.verdict import certify
 from slimrec.verdict.certify import compare, influence, rows_for, rows_needed, smallest_margin, verdict
+from slimrec.verdict.evidence import Clusters
 
 
 def world(seed, rows=400, lift=1.0, noise=0.5, ties=True):
@@ -224,6 +225,7 @@ def test_one_class_is_inconclusive_and_never_certified(only):
     found = compare(np.full(50, only), np.arange(50.0), np.arange(50.0))
     outcome, reason = verdict(found, 0.4)
     assert outcome == "inconclusive" and "AUC undefined" in reason
+    assert (found.trainings, found.seed_error, found.unseen, found.rows) == (1, 0.0, None, 50)
 
 
 def test_few_positive_groups_are_inconclusive_however_good_the_scores():
@@ -433,6 +435,13 @@ def test_a_group_that_holds_nearly_all_of_a_class_leaves_bounds_that_are_finite(
     label, weight = np.arange(60) % 2, np.where(np.arange(60) == 1, 1.0, 1e-18)
     found = compare(label, np.arange(60.0), np.arange(60.0) % 7, np.where(label == 1, weight, 1.0))
     assert np.isfinite(found.error) and -1 <= found.low < found.difference < found.high <= 1
+
+
+def test_what_a_cluster_adds_grows_with_its_share_of_its_class_up_to_a_thousand_millionfold():
+    share = {True: np.array([1.0, 0, 0, 0]), False: np.array([0, 0, 0.5, 0.5])}
+    found = Clusters(np.arange(4), 4, 0, share, {True: 2, False: 2}, {})
+    told = certify._sums(np.array([0.1, 0.2, 0.3, 0.4]), np.arange(4) < 2, found)
+    assert told == pytest.approx(np.array([1e8, 0.2, 0.6, 0.8]) * np.sqrt(1 / 2))
 
 
 def test_the_message_names_what_came_and_the_model_that_gave_it():

@@ -173,3 +173,26 @@ def test_groups_are_told_apart_whatever_they_are_and_rows_without_one_stand_alon
     assert groups(np.array([3, 3, 5])).tolist() == [3, 3, 5]
     assert groups(np.array(["b", None, "a", "b", None], object)).tolist() == [0, 2, 1, 0, 3]
     assert groups(np.array([np.nan, 2.5, np.nan, 2.5])).tolist() == [1, 0, 2, 0]
+
+
+def test_rows_of_a_group_that_score_alike_are_worth_one_and_those_apart_one_each():
+    label, group, even = [1, 1, 0, 0, 0], list("aabcd"), [0.1, 0.1, 0.3, 0.4, 0.5]
+    for scores, worth in (([even, even], 1), ([even, [0.1, 0.2, 0, 0, 0]], 2), ([[0.1, 0.2, 0, 0, 0], even], 2)):
+        told = found(label, scores=np.column_stack(scores), group=group)
+        assert told.worth == pytest.approx({True: worth, False: 3}) and told.present[True] == 1
+    assert found([1, 1, 0], scores=np.full((3, 2), 0.5), group=list("abc")).worth == pytest.approx({True: 2, False: 1})
+
+
+def test_labels_that_mix_by_the_full_model_s_score_as_seldom_as_they_do_are_no_sign_of_copies():
+    random = np.random.default_rng(8)
+    line = random.integers(0, 200, 800)
+    scores = np.column_stack([line, random.permutation(200)[line]]) / 3.0
+    assert found(line < 100, scores=scores).copies == 0  # nearly none mixes where the score tells the label
+    assert found(line < 100, scores=scores[:, ::-1]).copies == 800 - len(np.unique(line))
+
+
+def test_the_least_difference_of_scores_tells_rows_apart():
+    label, scores, _ = lines()
+    scores[:, 0] = 1e-20 * np.arange(120)
+    assert found(label, scores=scores).copies == 0
+    assert found([]).count == 0 and found([1]).count == 1 and found([1]).worth == {True: 1, False: 0}

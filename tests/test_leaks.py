@@ -58,8 +58,14 @@ def test_a_field_that_ranks_as_the_label_does_is_named_whatever_its_kind(tmp_pat
     table, fields = planted(word=noisy.astype(str), size=label * 3 + random.random(ROWS))
     table = table.append_column("many", pa.array(list(random.normal(size=(ROWS, 4)) + np.outer(noisy, [0, 4, -4, 2]))))
     more = [{"name": "word", "kind": "category"}, {"name": "size", "kind": "number"}]
-    found, figures = ingested(tmp_path, table, fields, *more, {"name": "many", "kind": "vector", "width": 4})
-    assert {name for _, name in found} == {"word", "size", "many"}
+    more.append({"name": "many", "kind": "vector", "width": 4})
+    _, figures = ingested(tmp_path, table, fields, *more, trusted=("word",))
+    found = leaks.read(tmp_path / "dataset")
+    assert [(leak.name, leak.trusted) for leak in found] == [("size", False), ("many", False), ("word", True)]
+    held = np.concatenate([Dataset.open(tmp_path / "dataset").split(name).row for name in ("gate", "valid")])
+    auc = roc_auc_score(label[held], noisy[held])
+    assert found[-1].figure == pytest.approx(auc) and found[1].figure == pytest.approx(auc, abs=0.02)
+    assert found[-1].said == f"field 'word' alone has an AUC of {auc:.3f}" and found[0].kind == "alone"
     assert any("looks like a leak" in remark for remark in figures["remarks"])
 
 
@@ -248,7 +254,7 @@ def side(label, weight=None, group=None, time=None, **fields):
     """Rows by hand."""
     label = np.asarray(label, bool)
     weight = np.ones(len(label)) if weight is None else np.asarray(weight, float)
-    return signs._Rows(fields=fields, label=label, weight=weight, group=group, time=time)
+    return signs._Rows(fields, label, weight, np.zeros(len(label)) if group is None else group, time)
 
 
 CATEGORY = Field(name="dwell", kind="category")
@@ -310,6 +316,9 @@ def test_a_time_is_not_later_at_the_limits_of_how_many_rows_say_so_and_how_surel
     assert later(np.where(np.arange(200) < 50, time + 64, np.nan), time) is not None
     assert later(np.where(np.arange(200) < 49, time + 64, np.nan), time) is None
     assert later(time[at] + 30_000, time) is None  # later, and of no row
+    for by, told in ((3000, True), (4200, False)):  # correlations of 0.93 and 0.86
+        raw = time + 30_000 + by * np.random.default_rng(1).normal(size=200)
+        assert (later(raw, time) is not None) == told == (np.corrcoef(raw, time)[0, 1] > 0.9)
     assert later(np.full(200, time[-1] + 1), time) is None and later(time - np.median(time), time) is None
     assert later(time + 64, np.full(200, time[0])) is None and later(time + 64, None) is None
     for other in ({"scale": "log"}, {"discretise": "quantile"}, {"kind": "category"}, {"statistics": None}):
@@ -360,6 +369,12 @@ def test_a_field_alone_is_a_bijection_only_where_each_row_holds_one_value_of_one
     assert alone(ids, ids).figure == pytest.approx(1 - (8 / 60) ** 2 / 2)
     most = np.where(np.arange(60) < 36, values, 6)
     assert alone(most, most) is None  # 0.92
+    one = np.append(values[:-2], [5, 5])  # a positive row that holds what negative ones do: 0.983
+    assert alone(values, one).kind == "alone" and alone(values, values[:0], label[:0]) is None
+    edge = np.where(np.arange(60) < 4, np.where(label, 5, 4), values)  # two of thirty each the wrong way round
+    assert alone(values, edge).figure == pytest.approx(28 / 30) and alone(values, edge).kind == "alone"
+    edge[4] = 5
+    assert alone(values, edge) is None  # 0.9167
     vector, wide = np.column_stack([label * 1.0 + 5, np.ones(60)]), Field(name="dwell", kind="vector", width=2)
     assert alone(vector, vector, field=wide).kind == "alone"
 
@@ -376,18 +391,58 @@ def test_a_group_on_both_sides_counts_from_one_held_out_row_in_fifty_on():
         "100 % of the held"
     )
     assert signs._group(schema, train, side(np.arange(100) % 2 == 0, group=np.arange(100) % 2)) is None
-    assert signs._group(schema, train, side(np.arange(100) % 2)) is None
+    assert signs._group(schema.model_copy(update={"group": None}), train, train) is None
 
 
 def test_lines_are_alike_that_hold_the_same_at_the_same_time_and_labels_are_told_apart():
     ids, size = np.array([3, 3, 3, 4], np.int32), np.array([0.0, -0.0, 0.0, 0.0], np.float32)
-    key, labelled, _ = signs._hashes(side([1, 0, 1, 1], time=np.array([5, 5, 6, 5]), ids=ids, size=size))
+    key, labelled = signs._hashes(side([1, 0, 1, 1], time=np.array([5, 5, 6, 5]), ids=ids, size=size))
     assert key[0] == key[1] and len(set(key)) == 3 and len(set(labelled)) == 4
-    key, labelled, label = signs._hashes(side([1, 0, 1, 1], ids=ids, size=size))
-    assert len(set(key)) == 2 and labelled[0] == labelled[2] and label.tolist() == [True, False, True, True]
-    assert len({*signs._labelled(key, ~label), *labelled}) == 4
+    key, labelled = signs._hashes(side([1, 0, 1, 1], ids=ids, size=size))
+    assert len(set(key)) == 2 and labelled[0] == labelled[2]
+    assert len({*signs._labelled(key, np.array([0, 1, 0, 0]) == 1), *labelled}) == 4
+    assert len(set(signs._hashes(side([1, 1], size=np.array([1e-9, 2e-9], np.float32)))[0])) == 2
     both = np.array([[1, 2], [2, 1]], np.int32)
     assert len(set(signs._hashes(side([1, 1], bag=both))[0])) == 2
+
+
+def lines_of(ids, label):
+    return side(label, ids=np.asarray(ids, np.int32))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_lines_are_copies_where_those_of_the_rare_label_come_again_with_it_more_often_than_chance_has_it(turned):
+    """2000 lines in train, each with an id; one in four has the rare label. Held out are lines of these, and new ones."""
+    rare = np.arange(2000) % 4 == 0
+
+    def found(shared, new, flipped=0, among=rare):
+        place = np.arange(2000)[shared]
+        label = among[place] ^ (np.arange(len(place)) < flipped)
+        ids, label = np.append(place, 5000 + np.arange(len(new))), np.append(label, new)
+        return signs._copies(lines_of(range(2000), among ^ turned), lines_of(ids, label ^ turned))
+
+    new = np.arange(1000) % 4 == 0
+    told = found(slice(1000), new)
+    assert told == Leak(kind="copies", name="copies", figure=0.5, said="50 % of the held-out lines stand in train too")
+    assert (
+        found(slice(100), np.zeros(0, bool)).figure == 1 and found(slice(100), new[1:2]) is None
+    )  # 25 rare ones, and fewer
+    assert found(slice(104), np.arange(5096) % 4 == 0) is not None  # one line in fifty
+    assert found(slice(104), np.arange(5097) % 4 == 0) is None
+    assert found(slice(1050), new[:0], flipped=50) is not None  # one in twenty with the other label
+    assert found(slice(1050), new[:0], flipped=51) is None
+    often = np.arange(2000) % 20 == 0  # five in a hundred of those that come again, a quarter of all or less
+    assert found(slice(1000), np.arange(1000) < 150, among=often) is not None  # half as many as of all
+    assert found(slice(1000), np.arange(1000) < 151, among=often) is None
+
+
+def test_where_half_the_labels_are_positive_the_positive_ones_are_the_rare_ones():
+    train, held = np.arange(2000) < 300, np.append(np.arange(1000) < 300, np.arange(1000) < 700)
+    ids = np.append(np.arange(1000), 5000 + np.arange(1000))
+    assert signs._copies(lines_of(range(2000), train), lines_of(ids, held)) is not None  # 0.3 of 0.5
+    assert signs._copies(lines_of(range(2000), ~train), lines_of(ids, ~held)) is not None
+    train[200:300], held[200:300], held[-100:] = False, False, True
+    assert signs._copies(lines_of(range(2000), train), lines_of(ids, held)) is None  # 0.2 of 0.5
 
 
 def test_auc_counts_rows_with_weight_and_is_none_where_one_class_has_none():
@@ -407,6 +462,6 @@ def test_a_leak_says_of_which_task_it_is_and_whether_it_is_trusted():
     assert trusted.remark == f"trusted, though it looks like a leak: {found.said}"
     other = found.model_copy(update={"name": "age", "said": "x"})
     assert leaks.suspicion([trusted]) == "" == leaks.suspicion([])
-    assert leaks.suspicion([trusted, other, found, other]) == (
+    assert leaks.suspicion([trusted, other, found, other, found]) == (
         "looks like a leak: x; if it is known when the model serves, say `ingest.trusted: [age, price]`"
     )

@@ -13,7 +13,7 @@ from slimrec.errors import ConfigError
 from slimrec.metrics import probability
 from slimrec.stages.settle import settle
 from slimrec.verdict.evidence import clusters
-from slimrec.verdict.losses import Loss, Moments, Rows, _ratio, conclude, gather, ndcg, veto, within
+from slimrec.verdict.losses import Loss, Moments, Rows, _ratio, conclude, gather, ndcg, titled, veto, within
 
 
 def rows_of(users=300, seed=0, shift=0.0, noise=0.3):
@@ -254,7 +254,8 @@ def test_moments_of_a_ratio_are_those_of_leaving_out_one_cluster_after_another()
     assert (
         _ratio([above], np.eye(12)[0], 0.7, found) == () and len(_ratio([above], np.eye(12)[:2].sum(0), 1, found)) == 1
     )
-    assert np.isfinite(_ratio([above], np.append(1.0, np.full(11, 1e-20)), 0.7, found)[0].powers).all()
+    (told,) = _ratio([above], np.append(1.0, np.full(11, 1e-20)), 0.7, found)  # a cluster is all there is
+    assert told.powers[0] == pytest.approx(((above.sum() - above[0]) / 1e-9) ** 2 * 11 / 12)
 
 
 def test_the_worst_that_a_row_may_cost_is_read_from_both_models_and_trainings_are_told_one_by_one():
@@ -286,8 +287,13 @@ def test_what_exceeds_its_limit_by_the_largest_factor_is_named_and_what_is_certa
     assert veto([far, told("calibration of x", "rejected", 1e-6, allowed=0.0)], "veto").said.startswith(
         "calibration of x"
     )
+    for least, name in ((0.8e-3, "loss"), (1.2e-3, "ndcg")):  # of nothing allowed, a thousand millionth is
+        both = [told("loss", "rejected", 1e-12, allowed=0.0), told("ndcg", "rejected", least, allowed=1.0)]
+        assert veto(both, "veto").said.startswith(titled(name))
     said = "AUC within groups may be worse by 0.25000, and 0.10000 is allowed"
-    assert veto([scarce, open_], "remark") == ("inconclusive", said)
+    last = told("log_loss", "open", most=0.5, allowed=0.3)
+    assert veto([scarce, open_, last], "remark") == ("inconclusive", said)
+    assert veto([scarce, told("log_loss", "scarce")], "veto").said.startswith("NDCG has")
     said = "NDCG has too little evidence in the certification slice"
     assert veto([told("calibration of x", "scarce"), scarce], "remark") == ("inconclusive", said)
     assert veto([told("calibration of x", "scarce")], "remark") == ("", "")
@@ -304,3 +310,53 @@ def test_ndcg_over_any_number_of_places_is_that_of_scikit_learn(at):
         for m in mine
     ]
     assert told == pytest.approx(np.array(wanted), nan_ok=True) and not np.isnan(told).all()
+
+
+def test_the_auc_of_a_group_counts_weights_and_ties_as_scikit_learn_does():
+    rows = rows_of(users=60, seed=9)
+    told = within(rows.group.astype(int), rows.label == 1, rows.full, rows.weight)
+    for user, found in enumerate(told):
+        y, score, weight = (column[rows.group == user] for column in (rows.label, rows.full, rows.weight))
+        wanted = metrics.roc_auc_score(y, score, sample_weight=weight) if 0 < y.sum() < len(y) else np.nan
+        assert found == pytest.approx(wanted, nan_ok=True)
+    assert np.isnan(told).any() and not np.isnan(told).all()
+
+
+KEPT = {
+    "value": 0.0,
+    "clusters": 2,
+    "present": 2,
+    "powers": (0, 0, 0),
+    "worst": 0,
+    "worth": 1,
+    "effective": 1,
+    "values": (),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "below"),
+    [("clusters", 0, -1), ("present", 2, 1), ("worst", 0, -1e-9), ("worth", 1e-9, 0), ("effective", 1e-9, 0), ("allowed", 0, -1e-9), ("among", 1, 0)],
+)  # fmt: skip
+def test_what_a_loss_keeps_is_in_its_range_and_of_one_ratio_or_of_four(name, least, below):
+    def kept(value, count=1):
+        moments = (KEPT | {name: value} if name in KEPT else KEPT,) * count
+        whole = {"name": "ndcg", "full": 0.5, "slim": 0.5, "allowed": 0.5, "among": 1, "moments": moments}
+        return Loss.model_validate(whole if name in KEPT else whole | {name: value})
+
+    with pytest.raises(ValueError, match=rf"{name}\n.*greater than"):
+        kept(below)
+    for count in (0, 1, 4):
+        kept(least, count)
+    for count in (2, 3, 5):
+        with pytest.raises(ValueError, match="one ratio, or four of calibration"):
+            kept(least, count)
+
+
+def test_calibration_keeps_the_ratios_of_both_signs_of_both_models_in_order():
+    rows = rows_of()
+    (found,) = (each for each in gather(rows, {}, 3, ()) if each.name == "calibration")
+    off = [np.average(probability(score), weights=rows.weight) / np.average(rows.label, weights=rows.weight) - 1
+           for score in (rows.full, rows.slim)]  # fmt: skip
+    signs = [(1, 1), (1, -1), (-1, 1), (-1, -1)]
+    assert [each.value for each in found.moments] == pytest.approx([s * off[1] - t * off[0] for s, t in signs])

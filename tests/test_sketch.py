@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from slimrec.config import EvaluateConfig, SliceConfig
 from slimrec.errors import SecurityError
-from slimrec.verdict import case, evidence, losses, signs, sketch
+from slimrec.verdict import case, certify, evidence, fairness, losses, pilot, reaudit, signs, sketch
 from slimrec.verdict.certify import compare, conclude, gather
 from slimrec.verdict.losses import Rows
 from slimrec.verdict.sketch import FOLDS, read
@@ -60,6 +60,11 @@ def test_rows_of_one_class_and_no_rows_at_all_have_a_sketch_without_an_interval(
         label, score = np.ones(rows, np.uint8), np.arange(rows, dtype=float)
         again = read(json.loads(json.dumps(gather(label, score, score).folded().plain())))
         assert conclude(again, 0.95) == compare(label, score, score)
+        assert again.effective == pytest.approx({True: rows, False: 0}) and again.mixed == 0
+        assert again.largest_share == (0.2 if rows else 0)
+        for name in ("full_auc", "slim_auc"):
+            with pytest.raises(SecurityError, match="one model has an AUC and the other none"):
+                read(again.plain() | {name: 0.5})
 
 
 @pytest.mark.parametrize(
@@ -70,6 +75,28 @@ def test_a_sketch_whose_parts_do_not_add_up_is_refused(name, change):
     plain = gather(*world(3)).folded().plain()
     plain["folds"][name][7] += change
     with pytest.raises(SecurityError, match="contradicts itself"):
+        read(plain)
+
+
+@pytest.mark.parametrize("name", ["positive_share", "negative_share", "positive_full", "negative_slim"])
+def test_a_sum_may_be_off_by_a_thousand_millionth_as_rounding_may_make_it(name):
+    plain = gather(*world(3)).folded().plain()
+    plain["folds"][name][7] += 0.8e-9
+    read(plain)
+    plain["folds"][name][7] += 0.7e-9
+    with pytest.raises(SecurityError, match="do not sum to"):
+        read(plain)
+
+
+@pytest.mark.parametrize("name", ["second", "third", "fourth"])
+def test_a_power_may_be_off_by_a_thousand_millionth_of_itself(name):
+    plain = gather(*world(3)).folded().plain()
+    kept = plain["folds"][name][7]
+    for off in (0.8e-9, -0.8e-9):
+        plain["folds"][name][7] = kept * (1 + off)
+        read(plain)
+    plain["folds"][name][7] = kept * (1 + 1.5e-9)
+    with pytest.raises(SecurityError, match=f"the {name} powers of single clusters"):
         read(plain)
 
 
@@ -102,6 +129,9 @@ def test_trainings_whose_mean_is_not_the_difference_are_refused_to_the_last_digi
     first, *others = plain["differences"]
     plain["differences"] = (first + 3e-8, *others)
     assert abs(sum(plain["differences"])) > 0.02  # beside which it is nothing
+    read(plain | {"differences": (first + 1.6e-9, *others)})
+    with pytest.raises(SecurityError, match="one training, and figures of several"):
+        read(plain | {"differences": (first,)})
     with pytest.raises(SecurityError, match="mean over trainings"):
         read(plain)
 
@@ -114,7 +144,11 @@ def test_a_file_holds_four_thousand_and_ninety_six_sums_of_a_kind_at_most():
         read(found.folded(4097).plain())
 
 
-@pytest.mark.parametrize("module", [case, evidence, losses, signs, sketch], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module",
+    [case, certify, evidence, fairness, losses, pilot, reaudit, signs, sketch],
+    ids=lambda module: module.__name__,
+)
 def test_what_a_verdict_rests_on_cannot_be_changed_and_holds_nothing_else_and_no_infinity(module):
     own = [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == module.__name__]
     shapes = [each for each in own if dataclasses.is_dataclass(each) or issubclass(each, BaseModel)]
@@ -124,8 +158,7 @@ def test_what_a_verdict_rests_on_cannot_be_changed_and_holds_nothing_else_and_no
             assert shape.__dataclass_params__.frozen, shape
         else:
             assert shape.model_config["frozen"], shape
-            if shape.__name__ != "_Rows":  # which no file holds
-                assert shape.model_config["extra"] == "forbid" and shape.model_config["allow_inf_nan"] is False, shape
+            assert shape.model_config["extra"] == "forbid" and shape.model_config["allow_inf_nan"] is False, shape
 
 
 @pytest.mark.parametrize(

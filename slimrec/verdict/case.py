@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from slimrec.config import EvaluateConfig, SliceConfig
 from slimrec.errors import SecurityError
+from slimrec.schema import Frozen
 from slimrec.verdict import certify, losses, sketch, slices
 from slimrec.verdict.certify import Comparison
 from slimrec.verdict.decision import Veto, heed
@@ -56,7 +57,7 @@ class Case:
     def plain(self) -> dict[str, Any]:
         """As JSON holds it."""
         parts = [{"name": name, "allowed": allowed, "sketch": part.plain()} for name, part, allowed in self.slices]
-        kept = [loss.model_dump(mode="json") for loss in self.losses]
+        kept = [loss.model_dump() for loss in self.losses]
         return {"whole": self.whole.plain(), "slices": parts, "losses": kept, "unproven_slices": self.unproven}
 
 
@@ -84,18 +85,14 @@ def read_all(plain: dict[str, Any]) -> dict[str, Case]:
     return {str(name): read(each) for name, each in plain["tasks"].items()}
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
+class _Part(Frozen):
     name: str
     allowed: float = Field(ge=0)
     sketch: dict[str, Any]
 
 
-class _Written(BaseModel):
+class _Written(Frozen):
     """sketch.json."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     whole: dict[str, Any]
     slices: tuple[_Part, ...]

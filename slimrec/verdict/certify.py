@@ -177,7 +177,7 @@ def influence(label: np.ndarray, score: np.ndarray, weight: np.ndarray) -> tuple
     order = np.argsort(score)
     level = np.cumsum(np.append(False, np.diff(score[order]) > 0))  # of equal scores, in order
     mine = label[order]
-    positive, negative = (np.bincount(level, np.where(mine == own, weight[order], 0.0)) for own in (True, False))
+    positive, negative = (np.bincount(level, np.where(mine == own, weight[order], 0)) for own in (True, False))
     positives, negatives = positive.sum(), negative.sum()
     above, below = positives - np.cumsum(positive) + positive / 2, np.cumsum(negative) - negative / 2
     auc_of_row = np.empty(len(score))  # share of the other class's weight that the row is on the right side of

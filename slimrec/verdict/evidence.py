@@ -49,11 +49,11 @@ def clusters(
     where None.
     """
     rows = np.arange(len(label))
-    of_row = rows if group is None else np.unique(group, return_inverse=True)[1].reshape(-1)
-    single = np.ones(len(label), bool) if group is None else np.bincount(of_row)[of_row] == 1
+    of_row = rows if group is None else np.unique(group, return_inverse=True)[1]
+    single = np.bincount(of_row)[of_row] == 1
     first, copies = _copies(label, weight, scores, single, content)
     if copies:
-        of_row = np.unique(of_row[first], return_inverse=True)[1].reshape(-1)
+        of_row = np.unique(of_row[first], return_inverse=True)[1]
     count = int(of_row.max()) + 1 if len(of_row) else 0
     showing = first if group is None else _alike_in_clusters(of_row, scores)
     share, present, worth = {}, {}, {}
@@ -67,7 +67,7 @@ def clusters(
 
 def _alike_in_clusters(of_row: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """A number for each row, the same for rows of one cluster that score alike."""
-    order = np.lexsort((scores[:, 0], scores[:, 1], of_row))
+    order = np.lexsort((*scores.T, of_row))
     keys = np.column_stack([of_row, scores])[order]
     numbers = np.empty(len(order), np.int64)
     numbers[order] = np.cumsum(np.append(False, (keys[1:] != keys[:-1]).any(1)))
@@ -76,7 +76,7 @@ def _alike_in_clusters(of_row: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 def _even(mass: np.ndarray) -> float:
     """How many even parts would tell as much as these (n,): 1 / sum of squared shares; 0 of nothing."""
-    return float(mass.sum() ** 2 / np.square(mass).sum()) if mass.any() else 0.0
+    return float(mass.sum() ** 2 / np.square(mass).sum() if mass.any() else 0)
 
 
 def _copies(
@@ -89,11 +89,9 @@ def _copies(
     """
     rows = np.arange(len(label))
     among = rows[single]
-    if len(among) < 2:
-        return rows, 0
     key = np.zeros(len(among), np.uint64)
     for part in (weight, *(scores.T if content is None else [content])):
-        number = part[among] if part.dtype == np.uint64 else (part[among] + 0.0).view(np.uint64)  # -0 becomes 0
+        number = part[among] if part.dtype == np.uint64 else (part[among] + 0).view(np.uint64)  # -0 becomes 0
         key = splitmix64(key ^ number)
     key = key & ~np.uint64(1) | label[among].astype(np.uint64)  # one hash a row: one sort, the labels in its last bit
     order = np.argsort(key)
@@ -117,7 +115,7 @@ def _repeated(label: np.ndarray, score: np.ndarray, alike: np.ndarray, sizes: np
     if several.sum() < _SETS:
         return False
     positives = np.bincount(alike, label)
-    expected = float(_mixing(positives, sizes, score[np.flatnonzero(np.diff(alike, prepend=-1))])[several].sum())
+    expected = float(_mixing(positives, sizes, score[np.unique(alike, return_index=True)[1]])[several].sum())
     mixed = int(((positives > 0) & (positives < sizes))[several].sum())
     if expected >= _TELLING and mixed >= expected / 2:
         return False

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from slimrec.config import TrainConfig
 from slimrec.errors import SecurityError
+from slimrec.schema import Frozen
 from slimrec.written import parse
 
 SAME = 0.02  # by which share passes may differ and still count as equal: the last batch, a rounded subset
 
 
-class Phase(BaseModel):
+class Phase(Frozen):
     """One uninterrupted training: what it was allowed, and what it took of that."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rows: int  # of one epoch
     epochs: int  # trained

@@ -19,9 +19,10 @@ from itertools import product
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, field_validator
 
 from slimrec.metrics import probability
+from slimrec.schema import Frozen
 from slimrec.verdict import seeds
 from slimrec.verdict.certify import reach
 from slimrec.verdict.decision import Veto
@@ -29,6 +30,7 @@ from slimrec.verdict.evidence import FEWEST, Clusters, clusters
 
 Facts = dict[str, Any]
 TITLES = {"log_loss": "log-loss", "calibration": "calibration", "grouped_auc": "AUC within groups", "ndcg": "NDCG"}
+_SIGNS = tuple(product((1, -1), (1, -1)))
 
 
 class Rows(NamedTuple):
@@ -61,11 +63,7 @@ class Rows(NamedTuple):
         return clusters(self.label, self.weight.astype(np.float64), scores, self.group, self.content)
 
 
-class _Kept(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Moments(_Kept):
+class Moments(Frozen):
     """What the bounds of a ratio of sums over clusters are concluded from."""
 
     value: float
@@ -78,7 +76,7 @@ class Moments(_Kept):
     values: tuple[float, ...]  # of each training where there were several, see `slimrec.verdict.seeds`
 
 
-class Loss(_Kept):
+class Loss(Frozen):
     """One loss of both models, and all that its bounds take."""
 
     name: str
@@ -87,6 +85,13 @@ class Loss(_Kept):
     allowed: float | None = Field(ge=0)  # None: not binding
     among: int = Field(ge=1)  # bounds that hold all at once, this being one
     moments: tuple[Moments, ...]  # one of a ratio, four of calibration (see `_calibrated`), none where nothing is told
+
+    @field_validator("moments")
+    @classmethod
+    def _of_one_kind(cls, moments: tuple[Moments, ...]) -> tuple[Moments, ...]:
+        if len(moments) not in (0, 1, len(_SIGNS)):
+            raise ValueError("a loss has one ratio, or four of calibration")
+        return moments
 
 
 class Bounds(NamedTuple):
@@ -142,16 +147,13 @@ def _bounds(moments: Sequence[Moments], confidence: float) -> Bounds:
     return Bounds(m.value, m.value - max(down, unseen), m.value + max(up, unseen), m.effective)
 
 
-_SIGNS = tuple(product((1, -1), (1, -1)))
-
-
 def _calibrated(moments: Sequence[Moments], confidence: float) -> Bounds:
     """Bounds of |b| - |a| from those of s b - t a, for all `_SIGNS` (s, t), which are smooth where either is near 0.
 
     It is the larger of b and -b less |a|, and each of these is at most what is left of it by a and by -a.
     """
     level = 1 - (1 - confidence) / 2  # two bounds have a say in each
-    known = {sign: _bounds((each,), level) for sign, each in zip(_SIGNS, moments, strict=True)}
+    known = {sign: _bounds((each,), level) for sign, each in zip(_SIGNS, moments)}
     most = max(min(known[s, t].most for t in (1, -1)) for s in (1, -1))
     least = min(max(known[s, t].least for s in (1, -1)) for t in (1, -1))
     sides = [(moments[0].value - moments[1].value) / 2, (moments[0].value + moments[1].value) / 2]  # a with its sign, b
@@ -166,7 +168,7 @@ def _whole(rows: Rows, at: int) -> Iterator[tuple[str, Told]]:
     yield "log_loss", _log_loss(rows, found)
     yield "calibration", _calibration(rows, found)
     if rows.group is not None and len(rows.group):
-        groups = np.unique(rows.group, return_inverse=True)[1].reshape(-1)
+        groups = np.unique(rows.group, return_inverse=True)[1]
         mass = np.bincount(groups, rows.weight)
         values = [[within(groups, rows.label, score, rows.weight) for score in side] for side in rows.scores()]
         yield "grouped_auc", _by_group(values, mass, found)
@@ -241,14 +243,15 @@ def within(groups: np.ndarray, label: np.ndarray, score: np.ndarray, weight: np.
     """Weighted AUC of each group (g,), numbered from 0 in `groups` (n,); NaN where it has one class. Ties count one half."""
     order = np.lexsort((score, groups))
     of, mine, mass = groups[order], label[order], weight[order]
-    level = np.cumsum(np.append(False, (np.diff(of) != 0) | (np.diff(score[order]) != 0)))  # equal scores of a group
-    positive, negative = (np.bincount(level, np.where(mine == own, mass, 0.0)) for own in (True, False))
-    owner = of[np.flatnonzero(np.diff(level, prepend=-1))]
+    new = np.append(True, (np.diff(of) != 0) | (np.diff(score[order]) != 0))
+    level = np.cumsum(new) - 1  # of equal scores of a group
+    positive, negative = (np.bincount(level, np.where(mine == own, mass, 0)) for own in (True, False))
+    owner = of[new]
     positives, negatives = (np.bincount(owner, part) for part in (positive, negative))
     before = np.cumsum(negative) - negative / 2 - (np.cumsum(negatives) - negatives)[owner]
     right = np.bincount(owner, positive * before)
     told = (positives > 0) & (negatives > 0)
-    return np.where(told, right / np.where(told, positives * negatives, 1.0), np.nan)
+    return right / np.where(told, positives * negatives, np.nan)
 
 
 def ndcg(groups: np.ndarray, label: np.ndarray, score: np.ndarray, at: int) -> np.ndarray:
@@ -257,14 +260,14 @@ def ndcg(groups: np.ndarray, label: np.ndarray, score: np.ndarray, at: int) -> n
     of, mine = groups[order], label[order]
     sizes = np.bincount(groups)
     place = np.arange(len(of)) - (np.cumsum(sizes) - sizes)[of]
-    discount = np.where(place < at, 1 / np.log2(place + 2), 0.0)
+    discount = np.where(place < at, 1 / np.log2(place + 2), 0)
     level = np.cumsum(np.append(False, (np.diff(of) != 0) | (np.diff(score[order]) != 0)))
     shared = (np.bincount(level, discount) / np.bincount(level))[level]
-    best = np.cumsum(np.append(0.0, 1 / np.log2(np.arange(at) + 2)))
+    best = np.cumsum(np.append(0, 1 / np.log2(np.arange(at) + 2)))
     positives = np.bincount(of, mine).astype(np.int64)
     told = (positives > 0) & (positives < sizes)
     ideal = best[np.minimum(positives, at)]
-    return np.where(told, np.bincount(of, mine * shared) / np.where(told, ideal, 1.0), np.nan)
+    return np.bincount(of, mine * shared) / np.where(told, ideal, np.nan)
 
 
 def veto(found: Sequence[Facts], unproven: Literal["veto", "remark"]) -> Veto:

@@ -155,7 +155,7 @@ def axis(facts: Facts) -> dict[str, float] | None:
     auc = facts["auc"]
     if auc["low"] is None:
         return None
-    marks = {"zero": 0.0, "allowed": -facts["allowed_auc_loss"], **{k: auc[k] for k in ("low", "high", "difference")}}
+    marks = {"zero": 0, "allowed": -facts["allowed_auc_loss"], **{k: auc[k] for k in ("low", "high", "difference")}}
     left, right = min(marks.values()), max(marks.values())
     room = (right - left or 1e-6) / 10
     return {name: 100 * (value - left + room) / (right - left + 2 * room) for name, value in marks.items()}

@@ -5,8 +5,7 @@ from __future__ import annotations
 from statistics import median
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from slimrec.schema import Frozen
 from slimrec.selection import Decision, Selection
 
 NOISE = 3.0  # times its noise that a score has to move before a turn counts as more than chance
@@ -14,10 +13,8 @@ NOISE = 3.0  # times its noise that a score has to move before a turn counts as 
 Fate = Literal["kept", "dropped", ""]  # "" where the audit did not know the field
 
 
-class Change(BaseModel):
+class Change(Frozen):
     """What became of one field between two audits."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     what: Literal["died", "revived", "born", "gone", "unstable"]
     before: Fate
@@ -28,10 +25,8 @@ class Change(BaseModel):
     noise: float | None  # by how much the score moves for no reason; None where that is not known
 
 
-class Diff(BaseModel):
+class Diff(Frozen):
     """diff.json: the changes by field, in order of name; fields that are not named kept their fate."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     method_before: str
     method_after: str

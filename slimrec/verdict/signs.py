@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 from pydantic import Field as Option
 
 from slimrec.data.hashing import splitmix64
 from slimrec.data.shards import GROUP, LABEL, TIME, WEIGHT, field_column, matrix, read_shards
-from slimrec.schema import MISSING, RESERVED_ROWS, Field, Schema
+from slimrec.schema import MISSING, RESERVED_ROWS, Field, Frozen, Schema
 from slimrec.verdict import tasks
 
 COPIES = "copies"  # what `trusted` calls rows that stand on both sides
@@ -32,10 +31,8 @@ _BINS = 200
 Kind = Literal["alone", "bijection", "missing", "later", "copies", "group"]
 
 
-class Leak(BaseModel):
+class Leak(Frozen):
     """One suspicion."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Kind
     name: str  # field, group column, or `copies`: what `ingest.trusted` lets through
@@ -54,15 +51,13 @@ class Leak(BaseModel):
         return f"{'trusted, though it' if self.trusted else 'this'} looks like a leak: {self.said}"
 
 
-class _Rows(BaseModel):
+class _Rows(NamedTuple):
     """Rows of one side as numpy arrays."""
-
-    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
     fields: dict[str, np.ndarray]  # ids or numbers, (n,) or (n, width)
     label: np.ndarray  # bool (n,)
     weight: np.ndarray
-    group: np.ndarray | None
+    group: np.ndarray  # zeros where the log has none
     time: np.ndarray | None
 
 
@@ -88,13 +83,16 @@ def _look(folder: Path, schema: Schema, task: int | None) -> list[Leak]:
         values = (train.fields[field.name], held.fields[field.name])
         found += filter(None, (_alone(field, *values, train, held), _missing(field, *values, train, held)))
         found += filter(None, [_later(field, train)])
-    return [*found, *filter(None, (_group(schema, train, held), _copies(folder, schema, task)))]
+    found += filter(None, [_group(schema, train, held)])
+    train = _read(folder, schema, ("train",), _COMPARED, task)
+    held = _read(folder, schema, ("valid", "test"), _ROWS["held"], task)
+    return [*found, *filter(None, [_copies(train, held)])]
 
 
 def _alone(field: Field, seen: np.ndarray, asked: np.ndarray, train: _Rows, held: _Rows) -> Leak | None:
     """Whether the field by itself ranks held-out rows nearly as the label does."""
     if field.kind == "vector":
-        weights, *_ = np.linalg.lstsq(_ones(seen), train.label.astype(float), rcond=None)
+        weights, *_ = np.linalg.lstsq(_ones(seen), train.label.astype(float))
         score, exact = _ones(asked) @ weights, False
     else:
         codes = _codes(field, seen, asked)
@@ -117,9 +115,7 @@ def _missing(field: Field, seen: np.ndarray, asked: np.ndarray, train: _Rows, he
     base = label.mean()
     for where, words in ((empty, "is missing"), (~empty, "holds a value")):
         count, positives = int(where.sum()), int(label[where].sum())
-        if not 0 < count < len(label) or positives not in (0, count):
-            continue
-        if count * (1 - base if positives else base) >= _CERTAIN:
+        if positives in (0, count) and count * (1 - base if positives else base) >= _CERTAIN:
             share = count / len(label)
             said = f"wherever field '{field.name}' {words}, in {100 * share:.2g} % of the rows, the label is {int(positives > 0)}"
             return Leak(kind="missing", name=field.name, figure=1.0, said=said)
@@ -133,17 +129,18 @@ def _later(field: Field, train: _Rows) -> Leak | None:
         return None
     values = train.fields[field.name].astype(np.float64)
     there = values != 0  # what is missing stands at the mean
-    if there.sum() < 50 or np.ptp(train.time) == 0:
+    if there.sum() < 50:
         return None
     raw = values[there] * statistics.deviation[0] + statistics.mean[0]
     time = train.time[there].astype(np.float64)
     middle = np.median(raw)
     for unit in (1.0, 1e3, 1e6, 1e9, 1e-3, 1e-6, 1e-9):
-        if not middle or abs(np.median(time) / (middle * unit) - 1) > 0.05 or np.ptp(raw) == 0:
+        if not middle or abs(np.median(time) / (middle * unit) - 1) > 0.05:
             continue
         slack = 1e-6 * np.ptp(time)  # what float32 lost
         after, before = np.mean(raw * unit > time + slack), np.mean(raw * unit < time - slack)
-        if after > 0.5 and before < 0.01 and np.corrcoef(raw, time)[0, 1] > 0.9:
+        of_raw, both, _, of_time = np.cov(raw, time).flat
+        if after > 0.5 and before < 0.01 and both > 0.9 * np.sqrt(of_raw * of_time):  # the correlation
             said = (
                 f"field '{field.name}' holds a time after the row's own in {100 * after:.0f} % of the rows that have it"
             )
@@ -153,7 +150,7 @@ def _later(field: Field, train: _Rows) -> Leak | None:
 
 def _group(schema: Schema, train: _Rows, held: _Rows) -> Leak | None:
     """Whether groups stand on both sides of the split with labels that tell each other."""
-    if train.group is None or held.group is None or schema.group is None:
+    if schema.group is None:
         return None
     names, codes = np.unique(np.append(train.group, held.group), return_inverse=True)
     codes = codes.reshape(-1)
@@ -171,18 +168,16 @@ def _group(schema: Schema, train: _Rows, held: _Rows) -> Leak | None:
     return Leak(kind="group", name=schema.group, figure=auc, said=said)
 
 
-def _copies(folder: Path, schema: Schema, task: int | None) -> Leak | None:
-    """Whether lines of valid and test stand in train too, label included, beyond what alike rows do by chance."""
-    train = _hashes(_read(folder, schema, ("train",), _COMPARED, task))
-    held = _hashes(_read(folder, schema, ("valid", "test"), _ROWS["held"], task))
-    there = np.unique(train[0])
-    known = np.isin(held[0], there)
-    same = np.isin(held[1], train[1]) & known
-    if known.mean() < _SHARE:
+def _copies(train: _Rows, held: _Rows) -> Leak | None:
+    """Whether held-out lines stand in train too, label included, beyond what alike rows do by chance."""
+    keys, lines = _hashes(train)
+    held_keys, held_lines = _hashes(held)
+    if np.isin(held_keys, keys).mean() < _SHARE:
         return None
+    same = np.isin(held_lines, lines)
     # rows that hold the same by chance have the other label at times, or are of the frequent class nearly all
-    other = np.isin(_labelled(held[0], ~held[2]), train[1]) & known
-    rare = held[2] if held[2].mean() <= 0.5 else ~held[2]
+    other = np.isin(_labelled(held_keys, ~held.label), lines)
+    rare = held.label if held.label.mean() <= 0.5 else ~held.label
     if other.sum() > 0.05 * same.sum() or same.sum() * rare.mean() < _CERTAIN or rare[same].mean() < 0.5 * rare.mean():
         return None
     share = float(same.mean())
@@ -191,8 +186,8 @@ def _copies(folder: Path, schema: Schema, task: int | None) -> Leak | None:
     )
 
 
-def _hashes(rows: _Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """uint64 (n,) of what rows hold, the same with the label, and the labels."""
+def _hashes(rows: _Rows) -> tuple[np.ndarray, np.ndarray]:
+    """uint64 (n,) of what rows hold, and of that and the label."""
     key = np.zeros(len(rows.label), np.uint64)
     for values in rows.fields.values():
         for column in values.reshape(len(values), -1).T:
@@ -200,11 +195,11 @@ def _hashes(rows: _Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             key = splitmix64(key ^ bits.copy().view(np.uint32))
     if rows.time is not None:
         key = splitmix64(key ^ rows.time.view(np.uint64))
-    return key, _labelled(key, rows.label), rows.label
+    return key, _labelled(key, rows.label)
 
 
 def _labelled(key: np.ndarray, label: np.ndarray) -> np.ndarray:
-    return splitmix64(key ^ (label.astype(np.uint64) + np.uint64(1)))
+    return splitmix64(key ^ label.astype(np.uint64))
 
 
 def _read(folder: Path, schema: Schema, splits: tuple[str, ...], most: int, task: int | None) -> _Rows:
@@ -228,7 +223,7 @@ def _read(folder: Path, schema: Schema, splits: tuple[str, ...], most: int, task
         fields={field.name: column(field_column(field.name)) for field in schema.fields},
         label=label,
         weight=column(WEIGHT).astype(np.float64) if schema.weight else np.ones(len(label)),
-        group=column(GROUP) if schema.group else None,
+        group=column(GROUP) if schema.group else np.zeros(len(label)),
         time=column(TIME) if schema.time else None,
     )
 

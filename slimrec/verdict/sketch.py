@@ -11,9 +11,10 @@ from functools import cached_property
 from typing import Annotated, Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from slimrec.errors import SecurityError
+from slimrec.schema import Frozen
 from slimrec.verdict.evidence import Clusters
 from slimrec.written import parse
 
@@ -61,12 +62,12 @@ class Sketch:
     def effective(self) -> dict[bool, float]:
         """By class: 1 / sum of squared shares, the number of even clusters that would tell as much; 0 of nothing."""
         squares = {own: float(self.folds[f"{side}_squared"].sum()) for own, side in SIDES.items()}
-        return {own: 1 / square if square else 0.0 for own, square in squares.items()}
+        return {own: float(1 / square if square else 0) for own, square in squares.items()}
 
     @cached_property
     def largest_share(self) -> float:
         """Of either class's weight, in one cluster."""
-        return float(max(self.folds[f"{side}_largest"].max(initial=0.0) for side in SIDES.values()))
+        return float(max(self.folds[f"{side}_largest"].max(initial=0) for side in SIDES.values()))
 
     @cached_property
     def powers(self) -> tuple[float, float, float]:
@@ -77,8 +78,6 @@ class Sketch:
     def folded(self, most: int = MOST_FOLDS) -> Sketch:
         """The same in `most` folds at most; one whose folds are single clusters yet is put into a stable order."""
         size = len(self.folds["clusters"])
-        if not size:
-            return self
         order = np.lexsort([self.folds[name] for name in reversed(_ORDER)])
         starts = np.unique(np.linspace(0, size, min(most, size), endpoint=False).astype(np.int64))
         joined = {
@@ -93,10 +92,8 @@ class Sketch:
         return {name: getattr(self, name) for name in _Written.model_fields if name != "folds"} | {"folds": folds}
 
 
-class _Written(BaseModel):
+class _Written(Frozen, strict=True):
     """sketch.json."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
     rows: int = Field(ge=0)
     copies: int = Field(ge=0)
@@ -129,6 +126,8 @@ def read(plain: Any) -> Sketch:
 def _contradiction(found: Sketch) -> str:
     """What does not add up, "" where all does."""
     folds = found.folds
+    if (found.full_auc is None) != (found.slim_auc is None):
+        return "one model has an AUC and the other none"
     for side in SIDES.values() if found.full_auc is not None else ():
         if not np.isclose(folds[f"{side}_share"].sum(), 1, rtol=0, atol=SAME):
             return f"the shares of the {side} class do not sum to 1"
