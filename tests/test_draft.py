@@ -12,6 +12,7 @@ import pytest
 from slimrec.config import IngestConfig, parse, read_schema
 from slimrec.data import planted
 from slimrec.data.draft import draft
+from slimrec.data.source import open_source
 from slimrec.errors import ConfigError, InputError
 from slimrec.schema import Schema
 from slimrec.stages import ingest
@@ -287,6 +288,17 @@ def test_files_that_are_no_one_log_are_named(tmp_path):
     log().drop(columns="price").to_parquet(tmp_path / "b.parquet")
     with pytest.raises(InputError, match="'price' stands in .*a.parquet and not in .*b.parquet"):
         draft(str(tmp_path))
+
+
+@pytest.mark.parametrize("line", ["0,5,a", "0,0,a"])
+def test_the_one_file_of_several_without_a_header_is_named_by_draft_and_ingest(tmp_path, line):
+    (tmp_path / "a.csv").write_text("click,price,site\n" + "0,5,a\n1,6,b\n" * 9, encoding="utf-8")
+    (tmp_path / "b.csv").write_text(f"{line}\n" + "1,6,b\n" * 9, encoding="utf-8")
+    schema = {"label": "click", "fields": [{"name": "price", "kind": "number"}]}
+    config = IngestConfig(source=str(tmp_path), fields=schema)
+    for look in (lambda: draft(str(tmp_path)), lambda: open_source(config)):
+        with pytest.raises(InputError, match=rf"b\.csv.*first line.*\({line.replace(',', ', ')}\) looks like data"):
+            look()
 
 
 VIEWS = (pa.string_view(), pa.binary_view(), pa.binary(), pa.large_string(), pa.dictionary(pa.int8(), pa.string()))

@@ -248,7 +248,7 @@ def damage(name: str, data: pd.DataFrame) -> pd.DataFrame | pa.Table:
         ("numbers for a bag", "field 'tags' is a bag"),
         ("vector too short", "field 'shape' has 1 numbers.*width 2"),
         ("time missing", "row 8: the time column 'hour' is empty"),
-        ("time in words", "time column 'hour' cannot be put in order"),
+        ("time in words", "row 1: the time column 'hour' holds 'noon', .*ISO 8601"),
         ("no rows", "raw.parquet has no rows"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import itertools
+import re
 from decimal import Decimal
 
 import numpy as np
@@ -84,9 +85,22 @@ def test_dates_times_of_day_and_durations_have_an_order():
     assert times(dt.timedelta(seconds=1), dt.timedelta(seconds=2)) == [1_000_000, 2_000_000]
 
 
-@pytest.mark.parametrize("values", [["noon"], ["2026-01-01", "5"], ["5", "2026-01-01"], [float("nan")], [2**63 - 1]])
-def test_what_has_no_order_is_refused_by_name(values):
-    with pytest.raises(InputError, match="row 1 or after: the time column 'ts' cannot be put in order"):
+@pytest.mark.parametrize(
+    ("values", "row", "shown"),
+    [
+        (["noon"], 1, "'noon'"),
+        (["2026-01-01", "5"], 2, "'5'"),
+        (["5", "6", "2026-01-01"], 3, "'2026-01-01'"),
+        ([1.0, float("nan"), 2.0], 2, "nan"),
+        ([1, 2**63 - 1], 2, "9223372036854775807"),
+        (["2026-01-31", "31.01.2026", "01/31/2026"], 2, "'31.01.2026'"),
+        (["2026-02-28", "2026-02-30"], 2, "'2026-02-30'"),
+        (["31/Jan/2026:15:00:00 +0000"], 1, "'31/Jan/2026:15:00:00 +0000'"),
+        (["2026-01-31T00:00:00.000000001", "15:00"], 2, "'15:00'"),
+    ],
+)
+def test_what_has_no_order_is_shown_with_its_row_and_with_what_has_one(values, row, shown):
+    with pytest.raises(InputError, match=re.escape(f"row {row}: the time column 'ts' holds {shown}, ") + ".*ISO 8601"):
         times(*values)
 
 

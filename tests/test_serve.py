@@ -190,8 +190,9 @@ def test_csv_cells_mean_what_they_meant_in_training(tmp_path):
 def test_files_without_a_needed_column_leave_nothing_behind(world, rows, tmp_path):
     pq.write_table(rows.drop_columns(["price"]), tmp_path / "rows.parquet")
     (tmp_path / "rows.csv").write_text("device,tags\nphone 1,3\n")
-    for name in ("rows.parquet", "rows.csv"):
-        with pytest.raises(InputError, match="the rows lack"):
+    (tmp_path / "bare.csv").write_text("phone 1,3\nphone 2,4\n")
+    for name, looks in (("rows.parquet", ""), ("rows.csv", ""), ("bare.csv", "looks like data")):
+        with pytest.raises(InputError, match=f"the rows of .*{name} lack .*price.*{looks}"):
             predict_file(world.slim, tmp_path / name, tmp_path / "out.csv")
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "rows.parquet").read_bytes()[:500])
     with pytest.raises(InputError, match="cut.parquet"):

@@ -13,7 +13,7 @@ from slimrec.data import text
 from slimrec.data.storage import check_content, of_path, reading_error
 from slimrec.data.values import csv_schema
 from slimrec.errors import InputError
-from slimrec.schema import CsvFormat, Schema
+from slimrec.schema import CsvFormat, Schema, repeated
 
 PARQUET = (".parquet", ".pq", ".parq")
 TEXT = text.ENDINGS
@@ -42,6 +42,18 @@ def inspect(system: fs.FileSystem, file: str, schema: Schema | CsvFormat = _USUA
         raise reading_error(file, error) from error
     known = {field.name for field in stored}
     return pa.schema([*stored, *_typed(schema, [name for name in of_path(file) if name not in known])]), rows
+
+
+def check_names(names: list[str], file: str, form: CsvFormat) -> None:
+    """Raise InputError for a column that a file has twice."""
+    if twice := sorted(repeated(names)):
+        remedy = looks(names, file, form) or "; give every column a name of its own"
+        raise InputError(f"{file} has the column '{twice[0]}' twice{remedy}")
+
+
+def looks(names: list[str], file: str, form: CsvFormat) -> str:
+    """What its columns tell of a CSV that is not as it was said to be, as the tail of a sentence."""
+    return "" if is_parquet(file) else text.hint(names, form)
 
 
 def _footer(system: fs.FileSystem, file: str) -> tuple[list[pa.Field], int]:

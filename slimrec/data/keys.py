@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -198,14 +199,25 @@ def read_time(name: str, column: pa.Array, where: Where) -> np.ndarray:
     if column.null_count:
         row = int(np.argmin(column.is_valid().to_numpy(zero_copy_only=False)))
         raise InputError(f"{where(row)}: the time column '{name}' is empty; every row needs a time")
+    times = _in_order(column)
+    if times is None:
+        row = bisect.bisect_left(
+            range(len(column)), True, key=lambda last: _in_order(column.slice(0, last + 1)) is None
+        )
+        raise InputError(
+            f"{where(row)}: the time column '{name}' holds {_shown(column[row].as_py())}, which is read as no time, or as none "
+            "like the first one; write all as ISO 8601 (2024-01-31, 2024-01-31 15:04:05+01:00), or all as numbers up to 5e18 "
+            "(20240131, seconds since 1970)"
+        )
+    return times
+
+
+def _in_order(column: pa.Array) -> np.ndarray | None:
+    """Times as int64 that stand in their order; None where one of them tells none."""
     try:
         return _moments(column) if time_form(column) == "date" else _ordered(column)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"{where(0)} or after: the time column '{name}' cannot be put in order: {reason}; "
-            "give integers, floats, dates or timestamps, the same in all rows"
-        ) from None
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return None
 
 
 def time_form(column: pa.Array) -> str:
@@ -254,7 +266,7 @@ def _ordered(column: pa.Array) -> np.ndarray:
         rest = pc.subtract(column, low).cast(pa.float64()).to_numpy()
         part = np.floor(rest * _MILLION).astype(np.int64)
     if len(whole) and (whole.max() > _FAR or whole.min() < -_FAR):
-        raise pa.ArrowInvalid(f"{whole[np.argmax(np.abs(whole.astype(np.float64)))]} is too large for a time")
+        raise pa.ArrowInvalid("too large for a time")
     near = np.clip(whole, -_FINE, _FINE)
     return near * _MILLION + (whole - near) + np.where(near == whole, part, 0)
 

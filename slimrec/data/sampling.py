@@ -34,11 +34,10 @@ def take(system: fs.FileSystem, names: list[str], form: CsvFormat, rows: int) ->
         if first and name not in chosen:
             break  # others are looked at only where the chosen ones are empty
         schema, count = files.inspect(system, name, form)
-        if len(set(schema.names)) < len(schema.names):
-            raise InputError(f"{name} has a column name twice; give every column a name of its own")
+        files.check_names(schema.names, name, form)
         if count == 0:
             continue
-        _check_alike(schema, name, kinds)
+        _check_alike(schema, name, kinds, form)
         for batch in files.read(system, name, schema, 10_000, form):
             thin.add(batch)
         first = first or name
@@ -47,15 +46,14 @@ def take(system: fs.FileSystem, names: list[str], form: CsvFormat, rows: int) ->
     return Sample(thin.table(), thin.seen, len(chosen), len(names), first)
 
 
-def _check_alike(schema: pa.Schema, name: str, kinds: dict[str, tuple[str, str]]) -> None:
+def _check_alike(schema: pa.Schema, name: str, kinds: dict[str, tuple[str, str]], form: CsvFormat) -> None:
     if kinds and set(schema.names) != set(kinds):
         odd = min(set(schema.names) ^ set(kinds))
         there, lacks = (name, kinds) if odd in schema.names else (next(iter(kinds.values()))[1], schema.names)
         other = next(iter(kinds.values()))[1] if lacks is kinds else name
-        raise InputError(
-            f"column '{odd}' stands in {there} and not in {other}; the files of one log have the same columns, name the "
-            "one file or folder that is meant"
-        )
+        remedy = "; the files of one log have the same columns, name the one file or folder that is meant"
+        remedy = files.looks(schema.names, name, form).replace("its first line", f"the first line of {name}") or remedy
+        raise InputError(f"column '{odd}' stands in {there} and not in {other}{remedy}")
     for field in schema:
         here = family(field.type)
         kind, file = kinds.setdefault(field.name, (here, name))

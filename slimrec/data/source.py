@@ -14,12 +14,12 @@ from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
 from slimrec.config import IngestConfig
-from slimrec.data import files, planted, text
+from slimrec.data import files, planted
 from slimrec.data.keys import check_key_types
 from slimrec.data.storage import filesystem, list_files
 from slimrec.data.values import check_type, family
 from slimrec.errors import ConfigError, InputError, did_you_mean
-from slimrec.schema import Schema, repeated
+from slimrec.schema import Schema
 from slimrec.written import read_schema
 
 
@@ -202,12 +202,10 @@ def columns_of(schema: Schema) -> list[str]:
 
 def check_columns(schema: Schema, needed: list[str], found: pa.Schema, file: str) -> None:
     """Raise InputError for a column that a file lacks, has twice, or has with a type that cannot serve."""
-    twice = sorted(repeated(found.names))
-    if twice:
-        raise InputError(f"{file} has the column '{twice[0]}' twice; give every column a name of its own")
+    files.check_names(found.names, file, schema.csv)
     for column in needed:
         if column not in found.names:
-            looks = "" if files.is_parquet(file) else text.hint(found.names, schema.csv)
+            looks = files.looks(found.names, file, schema.csv)
             raise InputError(f"{file} has no column '{column}'; {did_you_mean(column, found.names)}{looks}")
     for field in schema.fields:
         for column in field.columns:

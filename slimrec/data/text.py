@@ -102,8 +102,8 @@ def hint(names: list[str], form: CsvFormat) -> str:
     if form.columns is None and any(is_number(name) for name in names):
         line = ", ".join(names)[:60]
         return (
-            f"; its first line ({line}) looks like data: put a line with the names of the columns there, or name them in "
-            "the schema: `csv: {columns: [...]}`"
+            f"; its first line ({line}) looks like data: put a line with the names of the columns there, or, where "
+            "no file has one, name them in the schema: `csv: {columns: [...]}`"
         )
     return ""
 

@@ -75,14 +75,14 @@ class Predictor:
         told = f"scored {rows:,} rows; values new to the model: {some or 'none'}"
         return [told, *(f"mind: {sentence}" for sentence in self.novelty.far(self.encoder.schema).values())]
 
-    def check(self, names: list[str]) -> None:
-        """Refuse rows whose columns `names` lack what the model needs, or have it twice."""
+    def check(self, names: list[str], what: str = "the rows", looks: str = "") -> None:
+        """Refuse rows whose columns `names` lack what the model needs, or have it twice; `looks` ends the sentence."""
         missing = [column for column in self.columns if column not in names]
         if missing:
-            raise InputError(f"the rows lack {_quoted(missing)}; the model needs {_quoted(self.columns)}")
+            raise InputError(f"{what} lack {_quoted(missing)}; the model needs {_quoted(self.columns)}{looks}")
         twice = [column for column in self.columns if names.count(column) > 1]
         if twice:
-            raise InputError(f"the rows have {_quoted(twice)} more than once; send each column once")
+            raise InputError(f"{what} have {_quoted(twice)} more than once; send each column once{looks}")
 
     def _needed(self, rows: pa.Table | pd.DataFrame) -> pa.Table:
         if not isinstance(rows, pd.DataFrame):
@@ -214,7 +214,7 @@ def _scored(predictor: Predictor, path: str, keys: tuple[str, ...]) -> tuple[pa.
         found, rows = files.inspect(system, name, schema)
         if rows == 0:
             continue
-        predictor.check(found.names)
+        predictor.check(found.names, f"the rows of {name}", files.looks(found.names, name, schema.csv))
         for key in keys:
             if found.names.count(key) != 1:
                 raise InputError(f"{name} has no one column '{key}' to take as a key; {did_you_mean(key, found.names)}")
