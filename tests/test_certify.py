@@ -427,6 +427,8 @@ def test_parts_that_are_nothing_have_no_error_and_one_part_alone_has_a_degree_of
     bounds = reach(np.array([1.0, -1.0]), 9)  # excess 1/2 + 1/2: two degrees
     assert bounds == pytest.approx((np.sqrt(2), *[stats.t.ppf(0.95, 2) * np.sqrt(2)] * 2))
     assert reach(np.array([1e-9, 1.0, -1.0, 1e-9]), 0.5)[1] == pytest.approx(stats.t.ppf(0.95, 1) * np.sqrt(2))
+    normal = certify.reach(4, (12.0, 0.0, 12.0), 7, 0.95)  # four parts, as far from even as the normal law: no excess
+    assert normal[1:] == pytest.approx([stats.t.ppf(0.95, 7) * np.sqrt(12)] * 2)
     even = reach(np.tile([1.0, -1.0], 10_000), 40)
     assert even[1] == pytest.approx(stats.t.ppf(0.95, 40) * np.sqrt(20_000))
 

@@ -158,3 +158,8 @@ def test_latency_is_told_in_milliseconds_of_a_row_and_of_4096_however_few_there_
     for entry in found["latency"]:
         assert (entry["full_ms"], entry["slim_ms"]) == pytest.approx((2, 0.5))
     assert all(found["size"][name].items() > cost.size(each).items() for name, each in models.items())
+    whole = next(tests["full"].batches(len(tests["full"]), shuffle="none"))
+    for rows in (10, 2 * len(tests["full"]) + 3):  # the first, and again from the first on
+        place = np.arange(rows) % len(tests["full"])
+        ids, dense = cost._one_batch(tests["full"], rows)
+        assert ids.equal(whole.ids[place]) and dense.equal(whole.dense[place])

@@ -93,10 +93,11 @@ def test_size_counts_every_weight_once():
     assert found["bytes"] == found["embedding_bytes"] + found["dense_bytes"]
 
 
-def test_multiply_adds_are_those_of_the_matrix_products():
+def test_multiply_adds_are_those_of_the_matrix_products_and_the_screen_stays_empty(capsys):
     tower = 9 * 8 + 8 * 4 + 4 * 1
     bag = 2 * 4  # the average over two slots
     assert [cost.multiply_adds(model(), batch(count)) for count in (1, 64)] == [tower + bag] * 2
+    assert capsys.readouterr().out == ""
 
 
 def test_a_larger_model_takes_longer_in_a_paired_timing():

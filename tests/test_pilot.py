@@ -117,6 +117,22 @@ def test_the_error_is_that_of_both_classes_with_a_twentieth_of_what_groups_share
     assert (together.error / alone.error) ** 2 == pytest.approx((positive + negative) / (14 / 36 + 8 / 36))
 
 
+def test_sums_of_weights_are_kept_in_double_precision():
+    weight = np.array([2**24 - 1, 2, 1, 1], np.float32)  # the next of this type is a whole one away
+    planned = pilot.plan(np.array([1, 1, 0, 0]), weight, None)
+    assert planned.unseen == pytest.approx(-np.log(0.05) * ((2**24 - 1) ** 2 + 4) / (2**24 + 1) ** 2, rel=1e-12)
+
+
+def test_of_many_groups_those_with_the_lowest_hashes_are_looked_at_and_stand_for_all(monkeypatch):
+    group = (np.array([0, 1, 1, 2, 3, 3, 3, 3], np.uint64) << np.uint64(62)).astype(np.uint64)
+    positive, weight = np.array([1, 1, 1, 1, 0, 0, 0, 0]) == 1, np.arange(1.0, 9)
+    for looked_at, squares in ((8, 1 + 25 + 16), (9, 42), (4, (1 + 25) * 2), (6, (1 + 25 + 16) / 0.75), (2, 4)):
+        monkeypatch.setattr(pilot, "LOOKED_AT", looked_at)
+        assert pilot._of_groups(positive, weight, group)[True] == pytest.approx(squares)
+    monkeypatch.setattr(pilot, "LOOKED_AT", 8)
+    assert pilot._of_groups(positive, weight, group) == {True: 42, False: 26**2}
+
+
 def test_a_row_varies_as_an_integral_over_the_binormal_law_says():
     apart = np.sqrt(2) * stats.norm.ppf(0.75)
 

@@ -291,6 +291,75 @@ def test_the_path_goes_from_the_field_worth_least_to_the_one_worth_most_and_tell
     assert path(facts()) is None and "<h2>Path</h2>" not in html(facts())
 
 
+def test_places_on_the_path_are_those_of_a_logarithm_from_a_fifth_of_the_bar_to_twice_it_or_the_best():
+    fields = [{"name": name, "score": score, "kept": score > 0.01, "note": name * 2}
+              for name, score in (("b", 0.02), ("a", 0.02), ("c", 0.004), ("d", 0.001))]  # fmt: skip
+    evidence = {"least_nats": 0.01, "error/c": 0.001, "beyond/c": 1.0}
+
+    def place(nats):
+        return pytest.approx(100 * math.log(nats / 0.002) / math.log(0.02 / 0.002))
+
+    def row(name, fate, nats, low, high):
+        return {"name": name, "fate": fate, "nats": nats, "note": name * 2, "from": place(low), "to": place(high)}
+
+    assert path({"made": {"evidence": evidence}, "fields": fields}) == {
+        "fields": [
+            row("d", "dropped", "0.001", 0.002, 0.002),
+            row("c", "dropped", "at least 0.004", 0.002, 0.006),
+            row("a", "kept", "0.02", 0.02, 0.02),
+            row("b", "kept", "0.02", 0.02, 0.02),
+        ],
+        "bar": place(0.01),
+        "nats": "0.01",
+    }
+    small = [{**field, "score": field["score"] / 4} for field in fields]
+    assert path({"made": {"evidence": evidence}, "fields": small})["bar"] == place(0.01)  # twice the bar is beyond all
+
+
+def test_several_tasks_and_their_slices_stand_in_tables_of_this_text():
+    told = facts(2)
+    part = {"name": "site = a|b", "allowed": 0.01, "verdict": "open", "rows": 5012, "difference": 0.0, "low": -0.02,
+            "high": None, "rows_needed": None, "full": 0.8, "slim": 0.8, "clusters": 9}  # fmt: skip
+    loss = {
+        "name": "ndcg",
+        "full": 0.2,
+        "slim": -0.1,
+        "worse": 0.3,
+        "least": None,
+        "most": 0.4,
+        "allowed": None,
+        "verdict": "",
+    }
+    keys = ("auc", "quality", "retrains", "rows", "verdict", "allowed_auc_loss", "self_test")
+    tasks = [
+        {**{key: told[key] for key in keys}, "task": name, "slices": [part], "losses": [loss]} for name in ("a*", "b")
+    ]
+    text = markdown({**told, "tasks": tasks, "task": "b"})
+    row = "| certified | 100\u202f021 | 0.79431 | 0.79461 | +0.00030 | \u22120.00042 | +0.00101 | \u22120.00100 |"
+    table = ["| task | verdict | rows | full | slim | change | not below | not above | allowed |"]
+    table += [
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+        f"| a\\* {row}",
+        f"| b {row}",
+        "",
+        "Self-test of a\\*: passed",
+    ]
+    assert "\n## Tasks\n\n" + "\n".join(table) in text
+    for name in ("a\\*", "b"):
+        table = [f"## Protected slices, task {name}", ""]
+        table += [
+            "| slice | verdict | rows | change | not below | not above | allowed |",
+            "|---|---|---:|---:|---:|---:|---:|",
+        ]
+        table += ["| site = a\\|b | open | 5\u202f012 | 0 | \u22120.02000 | unknown | \u22120.01000 |"]
+        table += ["", f"## Other losses, task {name}", ""]
+        table += ["| loss | full | slim | slim is worse by | at least | at most | allowed | |"]
+        table += ["|---|---:|---:|---:|---:|---:|---:|---|"]
+        table += ["| NDCG | 0.20000 | \u22120.10000 | +0.30000 | unknown | +0.40000 |  |  |", ""]
+        assert "\n".join(table) in text
+    assert "Other losses" not in markdown(told) and "## Tasks" not in markdown(told)
+
+
 def sliced(*kinds):
     """Facts with a slice of each of these verdicts."""
     told = facts()

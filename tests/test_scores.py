@@ -13,7 +13,7 @@ from slimrec import certify
 from slimrec.cli import app
 from slimrec.errors import ConfigError, InputError
 from slimrec.verdict.losses import Rows
-from slimrec.verdict.scores import _as_logits, _by_range, _by_value, judge
+from slimrec.verdict.scores import _as_logits, _by_range, _by_value, html, judge, told
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +183,51 @@ def test_ranges_hold_as_many_rows_each_none_where_one_value_is_the_largest_of_ma
     assert ranges(*range(1, 9)) == {"c up to 2": 2, "c above 2, up to 4": 2, "c above 4, up to 6": 2, "c above 6": 2}
     assert ranges(1, 2, 7, 7, 7, 7, 7, 7) == {"c up to 2": 2, "c above 2": 6}
     assert ranges(np.nan, np.nan)["c missing"] == 2
+
+
+def test_values_as_frequent_as_others_are_taken_by_name_and_holes_are_a_slice_from_one_row_in_a_hundred_on():
+    values = np.array([f"{i:02}" for i in np.random.default_rng(0).permutation(40)] * 3, object)
+    told = [(name, int(rows.sum())) for name, rows, _ in _by_value("c", values)]
+    assert told == [*((f"c = {i:02}", 3) for i in range(4)), ("c, other values", 108)]
+    for holes, told in ((2, True), (1, False)):
+        names = [name for name, *_ in _by_range("c", np.append(np.arange(200.0 - holes), [np.nan] * holes))]
+        assert ("c missing" in names) == told and len(names) == 4 + told
+    assert [name for name, *_ in _by_value("c", np.array([""] * 2 + ["a"] * 198, object))] == ["c = a", "c missing"]
+
+
+def test_what_nobody_says_is_one_in_a_thousand_at_95_percent_of_ranks(table):
+    found = judge(str(table[0]), "y", "a", "b")
+    assert found["allowed_loss"] == 0.001 and found["comparison"]["confidence"] == 0.95 and found["slices"] == []
+    assert found["losses"] == [] and found["columns"]["group"] is None and len(found["pilot"]) == 1
+    assert "groups" not in html(found) and "8\u202f000 rows tell as much" in html(found)
+
+
+def test_the_screen_says_the_verdict_its_evidence_and_what_slices_and_losses_come_to_line_by_line():
+    comparison = {"difference": -0.01, "full_auc": 0.8, "slim_auc": 0.79, "rows": 5000, "copies": 1200,
+                  "positive_effective": 1000.4, "negative_effective": 3999.6}  # fmt: skip
+    parts = [
+        {"name": "a = b", "verdict": "open", "difference": 0.02},
+        {"name": "c", "verdict": "scarce", "difference": None},
+    ]
+    losses = [
+        {"name": "ndcg", "verdict": "", "worse": 0.25},
+        {"name": "log_loss", "verdict": "rejected", "worse": None},
+    ]
+    facts = {"verdict": "rejected", "reason": "it loses", "comparison": comparison, "slices": parts, "losses": losses}
+    assert told(facts | {"rows_needed": 61_000}).splitlines() == [
+        "rejected: it loses",
+        "AUC        0.80000 -> 0.79000, \u22120.01000",
+        "evidence   5\u202f000 rows tell as much as 1\u202f000 positive and 4\u202f000 negative independent observations",
+        "copies     1\u202f200 rows repeat another one and do not count again",
+        "slice      a = b: open, +0.02000",
+        "slice      c: scarce, unknown",
+        "loss       NDCG: worse by +0.25000",
+        "loss       log-loss: rejected, worse by unknown",
+        "pilot      about 61\u202f000 such rows end with a verdict, nine times in ten",
+    ]
+    bare = comparison | {"difference": None, "copies": 0}
+    lines = told(facts | {"comparison": bare, "slices": [], "losses": [], "rows_needed": None}).splitlines()
+    assert [line.split()[0] for line in lines] == ["rejected:", "evidence"]
 
 
 def test_other_losses_bind_where_scores_are_said_to_be_what_they_ask_for(sliced):

@@ -180,3 +180,25 @@ def test_a_figure_of_a_sketch_stands_in_its_range_the_ends_included(name, least,
             told(end)
         with pytest.raises(SecurityError, match=f"{name}.*(greater|less) than or equal to {end}"):
             told(end + beyond if name in ("rows", "copies") else end + beyond * 1e-6)
+
+
+def test_the_cases_of_several_tasks_are_written_by_name_and_read_again_as_that_of_one_label_is():
+    rows = Rows(*world(5), None)
+    one, other = (case.gather(rows, EvaluateConfig(confidence=c, unproven_slices="remark")) for c in (0.9, 0.95))
+    assert one.slices == () and len(one.losses) == 4 and one.unproven == "remark"
+    kept = json.loads(json.dumps(case.plain({"": one})))
+    assert sorted(kept) == ["losses", "slices", "unproven_slices", "whole"] and list(case.read_all(kept)) == [""]
+    several = json.loads(json.dumps(case.plain({"buy": one, "click": other})))
+    assert list(several) == ["tasks"] and list(case.read_all(several)) == ["buy", "click"]
+    for again in (case.read_all(kept)[""], case.read_all(several)["buy"]):
+        assert case.plain({"": again}) == case.plain({"": one}) and again.unproven == "remark"
+    parts = [("most", np.arange(3000) < 2900, SliceConfig(of="x", allowed_auc_loss=0.2))]
+    ((name, part, allowed),) = case.gather(rows, EvaluateConfig(), parts).slices
+    assert (name, allowed, len(part.folds["clusters"])) == ("most", 0.2, 256)
+
+
+def test_what_a_sketch_is_made_of_are_numbers_as_json_has_them_and_no_text():
+    plain = gather(*world(3)).folded(9).plain()
+    with pytest.raises(SecurityError, match="mixed.*valid number"):
+        read(plain | {"mixed": "0.5"})
+    assert read(plain | {"differences": []}).differences == ()

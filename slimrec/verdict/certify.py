@@ -165,7 +165,7 @@ def reach(count: int, powers: tuple[float, ...], most: float, confidence: float)
     excess = fourths / squares**2 - (count - 3) / (count * max(count - 1, 1))
     quantile = float(stats.t.ppf(confidence, max(1.0, min(most, 2 / excess)) if excess > 0 else most))
     error, event = math.sqrt(squares), cubes / squares
-    down, up = (max(size, 0.0) * stats.norm.ppf(confidence) ** 2 / 2 for size in (-event, event))
+    down, up = (max(size, 0) * stats.norm.ppf(confidence) ** 2 / 2 for size in (-event, event))
     return error, *(half + math.hypot(half, quantile * error) for half in (down, up))
 
 
@@ -258,7 +258,7 @@ def rows_needed(comparison: Comparison, allowed_loss: float) -> int | None:
     left = margin**2 - smallest_margin(c.seed_error, 0.0, c.confidence) ** 2  # for the rows' part
     if left <= 0:
         return None
-    error = math.sqrt(max(c.error**2 - c.seed_error**2, 0.0))
+    error = math.sqrt(max(c.error**2 - c.seed_error**2, 0))
     return rows_for(c.rows, error, c.unseen, math.sqrt(left), c.confidence)
 
 

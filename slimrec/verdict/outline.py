@@ -157,7 +157,7 @@ def axis(facts: Facts) -> dict[str, float] | None:
         return None
     marks = {"zero": 0, "allowed": -facts["allowed_auc_loss"], **{k: auc[k] for k in ("low", "high", "difference")}}
     left, right = min(marks.values()), max(marks.values())
-    room = (right - left or 1e-6) / 10
+    room = (right - left or 1) / 10
     return {name: 100 * (value - left + room) / (right - left + 2 * room) for name, value in marks.items()}
 
 

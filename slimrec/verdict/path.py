@@ -18,7 +18,7 @@ def path(facts: dict[str, Any]) -> dict[str, Any] | None:
         return None
     rows = sorted(facts["fields"], key=lambda field: (field["score"], field["name"]))
     low, high = bar / 5, max(2 * bar, *(field["score"] for field in rows))
-    doubt = {field["name"]: 2 * evidence.get(f"error/{field['name']}", 0.0) for field in rows}
+    doubt = {field["name"]: 2 * evidence.get(f"error/{field['name']}", 0) for field in rows}
 
     def place(nats: float) -> float:
         return 100 * math.log(min(max(nats, low), high) / low) / math.log(high / low)
@@ -28,7 +28,7 @@ def path(facts: dict[str, Any]) -> dict[str, Any] | None:
             "name": field["name"],
             "fate": "kept" if field["kept"] else "dropped",
             "nats": ("at least " if f"beyond/{field['name']}" in evidence else "")
-            + f"{field['score'] + 0.0:.2g}",  # nothing is written 0 and not -0
+            + f"{field['score'] + 0:.2g}",  # nothing is written 0 and not -0
             "note": field["note"],
             "from": place(field["score"] - doubt[field["name"]]),
             "to": place(field["score"] + doubt[field["name"]]),

@@ -71,7 +71,7 @@ def of(test: Split, confidence: float) -> Pilot:
 def plan(label: np.ndarray, weight: np.ndarray, group: np.ndarray | None, confidence: float = 0.95) -> Pilot:
     """The pilot of a slice of rows (n,), with labels 0 or 1, weights of any scale and groups as uint64 hashes."""
     used = weight > 0
-    positive, weight = np.asarray(label)[used] == 1, np.asarray(weight)[used]
+    positive, weight = np.asarray(label)[used].astype(bool), np.asarray(weight)[used]
     if not positive.any() or positive.all():
         return Pilot(len(weight), confidence, None, None)
     rows = {own: _squares(weight[positive == own]) for own in (True, False)}

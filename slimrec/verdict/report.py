@@ -49,7 +49,7 @@ def html(facts: Facts) -> str:
         ranked=ranked(facts),
         probed=probed(facts),
         path=path(facts),
-        top_score=max(1.0 if path(facts) is None else 0.0, *(field["score"] for field in facts["fields"])) or 1.0,
+        top_score=max(1 if path(facts) is None else 0, *(field["score"] for field in facts["fields"])) or 1,
         axis=axis(facts),
         against_champion=against_champion(facts),
         changes=changes(facts),

@@ -167,7 +167,7 @@ def _by_range(column: str, values: np.ndarray) -> Iterator[tuple[str, np.ndarray
     of, held = SliceConfig(of=column), values[~np.isnan(values)]
     inner = np.quantile(held, np.arange(1, of.parts) / of.parts, method="inverted_cdf") if len(held) else held
     edges = np.unique(inner[inner < held.max(initial=-np.inf)])
-    place = np.where(np.isnan(values), -1, np.searchsorted(edges, values, side="left"))
+    place = np.where(np.isnan(values), -1, np.searchsorted(edges, values))
     for number, (low, high) in enumerate(zip([None, *edges.tolist()], [*edges.tolist(), None])):
         start, end = ("" if low is None else f" above {low:.4g}"), ("" if high is None else f" up to {high:.4g}")
         yield f"{column}{start}{',' if start and end else ''}{end}", place == number, of

@@ -48,8 +48,8 @@ def judge(parts: Sequence[tuple[str, Sketch, float]], confidence: float) -> list
     for i, (name, _, allowed) in enumerate(parts):
         outcome = _doubtful(first[i], last[i], allowed) if i in left else "certified"
         low = last[i].low if i in left else -allowed
-        if not left:
-            low = max(-allowed, first[i].low or 0.0)
+        if not left and (sure := first[i].low) is not None:
+            low = max(-allowed, sure)
         found.append(_facts(name, allowed, outcome, replace(last[i], low=low, high=first[i].high)))
     return found
 
