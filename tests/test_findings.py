@@ -81,7 +81,7 @@ def shuffled(batch, names, rows):
 def test_what_is_found_is_what_whole_forward_passes_over_shuffled_rows_show(
     method, backbone, options, passes, monkeypatch
 ):
-    for module in ("findings", "removal"):
+    for module in ("findings", "asking"):
         monkeypatch.setattr(f"slimrec.pruning.{module}.PIECE", 100)
     model = build(mixed_schema(), ModelConfig(backbone=backbone, embedding_dim=4, embedding_std=0.5), seed=1)
     model = with_gate(model, method, options, seed=1).eval()
@@ -239,7 +239,8 @@ def test_the_few_rows_where_a_field_is_present_are_counted_and_weighed_by_hand()
     fields = [Field(name=name, kind="number", statistics=Statistics(low=(0,), high=(1,))) for name in "abc"]
     values = {"a": np.arange(10.0)[:, None], "b": np.array([[1.0], [2.0], *[[0.0]] * 8]), "c": np.zeros((10, 1))}
     changes = {name: DOUBLE(np.arange(10) * factor) for name, factor in {"a": 3, "b": 1, "c": 2}.items()}
-    found = _presence(fields, values, changes, seen, lambda difference, where: change(difference, where, weight))
+    absent = {field.name: usual(field, values[field.name]) for field in fields}
+    found = _presence(absent, changes, seen, lambda difference, where: change(difference, where, weight))
     b, c = found.pop("b"), found.pop("c")
     assert found == {}  # no value of `a` is usual
     first = torch.arange(10) < 2

@@ -82,7 +82,7 @@ def test_a_cost_is_certain_above_three_errors_and_a_gain_below_the_95_percent_bo
 )
 def test_a_constant_costs_what_the_mean_and_a_new_intercept_leave_of_the_loss(method, backbone, monkeypatch):
     """Against a network run whole on the changed blocks and SciPy's search for the intercept."""
-    monkeypatch.setattr("slimrec.pruning.removal.PIECE", 100)
+    monkeypatch.setattr("slimrec.pruning.asking.PIECE", 100)
     model = gated(method, backbone, options={"grain": "field"} if method == "optfeature" else {}).eval()
     ids, dense = inputs(model.schema, rows=330)
     with torch.no_grad():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -17,8 +17,9 @@ from slimrec.batch import Batch, total
 from slimrec.data.dataset import Split
 from slimrec.model import Model
 from slimrec.probes import is_probe
+from slimrec.pruning.asking import PIECE, ask
 from slimrec.pruning.change import NOTHING, Change, change
-from slimrec.pruning.removal import PIECE, removed
+from slimrec.pruning.removal import removed
 from slimrec.pruning.twins import codes, twins
 from slimrec.schema import MISSING, RESERVED_ROWS, UNSEEN, Field, Frozen, Schema, Statistics
 
@@ -105,12 +106,16 @@ def look(
         return _judge(model, _shuffle(model.schema, names, batch, order), device).loss - seen.loss
 
     everywhere = torch.ones(len(batch.label), dtype=torch.bool)
+    absent = {field.name: usual(field, values[field.name]) for field in fields}
+    seldom = [name for name, where in absent.items() if where is not None]
     if model.gate.weighs_pairs:  # such gates look at ids again
         changes = {field.name: shuffled((field.name,)) for field in fields}
-    else:
-        changes = _shuffled_alone(model, values, batch, order, device, seen)
+    else:  # in eval mode a gate is an affine map of the columns, so a field may be shuffled behind it
+        alone = [(field.name,) for field in fields]
+        rises = ask(model, batch, alone, lambda x, i: x[order[i].to(device)], cluster, device, seldom)
+        changes = {name: rise for (name,), rise in zip(alone, rises)}
     names = [(field.name,) for field in model.schema.fields]
-    gone = removed(model, batch, [*names, *groups], cluster, device)
+    gone = removed(model, batch, [*names, *groups], cluster, device, seldom)
 
     def changed(difference: Tensor, where: Tensor) -> Change:
         return change(difference, where, batch.row_weight, cluster)
@@ -118,7 +123,7 @@ def look(
     return Findings(
         importance={name: changed(difference, everywhere) for name, difference in changes.items()},
         removed={name: found for (name,), found in zip(names, gone)},
-        presence=_presence(fields, values, changes, seen, changed),
+        presence=_presence(absent, changes, seen, changed),
         twins=tuple(
             Twins(fields=group, together=changed(shuffled(group), everywhere), removed=found)
             for group, found in zip(groups, gone[len(names) :])
@@ -157,22 +162,20 @@ def _most(fields: int) -> int:
 
 
 def _presence(
-    fields: list[Field],
-    values: dict[str, np.ndarray],
+    absences: dict[str, np.ndarray | None],
     changes: dict[str, Tensor],
     seen: _Slice,
     changed: Callable[[Tensor, Tensor], Change],
 ) -> dict[str, Presence]:
     found = {}
-    for field in fields:
-        absent = usual(field, values[field.name])
+    for name, absent in absences.items():
         if absent is None:
             continue
         present, weight = torch.from_numpy(~absent), seen.rows.weight.double()
         spread = float((seen.variance[present] * weight[present]).sum())
-        found[field.name] = Presence(
+        found[name] = Presence(
             share=float(np.mean(~absent)),
-            shuffled=changed(changes[field.name], present),
+            shuffled=changed(changes[name], present),
             missed=_missed(seen, present, seen.rows.weight),
             information=float(seen.variance[present].sum()) ** 2 / spread if spread > 0 else 0,
         )
@@ -215,26 +218,6 @@ def _varies(field: Field) -> bool:
     else:  # scaled, a missing one is the mean
         several = known.low != known.high or (missing and not known.mean and any(known.low))
     return several and known.missing_share < 1 and known.varies is not False
-
-
-@torch.no_grad()
-def _shuffled_alone(
-    model: Model, names: Collection[str], batch: Batch, order: list[Tensor], device: torch.device, seen: _Slice
-) -> dict[str, Tensor]:
-    """What the loss of each row (n,) rises by when one field is shuffled, as far as possible without a whole forward pass.
-
-    A gate in eval mode is an affine map of the columns, so a field may be shuffled behind it.
-    """
-    logits: dict[str, list[Tensor]] = {name: [] for name in names}
-    for ids, dense, rows in zip(batch.ids.split(PIECE), batch.dense.split(PIECE), order):
-        x, start = model.gated(ids.to(device), dense.to(device))[0], 0
-        replaced = model.backbone.replacing(x)
-        for block in model.blocks:
-            if block.name in logits:
-                columns = x[:, start : start + block.width].index_select(0, rows.to(device))
-                logits[block.name].append(replaced(start, columns).float().cpu())
-            start += block.width
-    return {name: _losses(torch.cat(parts).double(), batch) - seen.loss for name, parts in logits.items()}
 
 
 def _shuffle(schema: Schema, names: tuple[str, ...], batch: Batch, order: list[Tensor]) -> Batch:
