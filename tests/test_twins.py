@@ -179,7 +179,7 @@ def test_more_differing_pairs_of_256_than_bernstein_allows_are_too_many_for_a_tw
 
 def test_a_pair_of_rows_shares_the_value_of_the_field_whatever_the_order_of_the_rows():
     rows = np.arange(1024 + 3)
-    given = Coded.of(np.where(rows < 1024, rows % 256, rows))  # four rows each, and three values that come once
+    given = Coded.of(np.where(rows < 1024, rows % 256, -rows))  # four rows each, behind three values that come once
     place = rows // 256
     halves, ends = place // 2, np.isin(place, (0, 3))
     others, chance = np.stack([halves, ends], 1), np.full(2, 0.5)

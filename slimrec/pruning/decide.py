@@ -134,9 +134,9 @@ def _settle(
     bar, certain = gate.bar(), {n for n, change in cost.items() if change.certain and not is_probe(n)}
     together = {name: group.together for group in findings.twins for name in group.fields}
     shuffled = {name: together.get(name, alone) for name, alone in findings.importance.items()}
-    doubt = {n: max(each[n].doubt for each in (cost, shuffled) if n in each) for n in own if n in cost or n in shuffled}
+    doubt = {n: max(cost[n].doubt, shuffled[n].doubt) for n in own if n in cost}
     doubtful = {n for n in doubt if bar is not None and scores[n] < bar + doubt[n]}
-    clear, vague = set(own) - doubtful | certain, doubtful - certain - harmful - set(few)
+    clear = set(own) - doubtful | certain
     own = {n for n in (*own, *certain, *few) if n not in harmful}
     budget = selection.budget
     if budget.ranks or budget.false_discovery is not None:
@@ -148,7 +148,7 @@ def _settle(
     fields = {name: d.model_copy(update={"score": scores[name]}) for name, d in revised.fields.items()}
     revised = revised.model_copy(update={"fields": fields})
     if budget == Budget():
-        for name in sorted(vague - chosen):
+        for name in sorted(doubtful - harmful - chosen):
             note = f"not told from noise on these rows: its worth is in doubt by {doubt[name]:.2g} nats a row"
             revised = revised.noted([name], note)
     for name in few:
