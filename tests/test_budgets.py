@@ -10,7 +10,7 @@ from slimrec.backbones.base import Backbone
 from slimrec.config import ModelConfig
 from slimrec.errors import ConfigError
 from slimrec.gates.base import Gate
-from slimrec.model import build
+from slimrec.model import build, with_gate
 from slimrec.model.arena import Arena
 from slimrec.plugins import BACKBONES
 from slimrec.probes import is_probe, with_probes
@@ -41,28 +41,81 @@ def test_columns_are_those_that_the_network_reads_whatever_the_kind_of_the_field
     assert charges(gated("random"), Budget(keep=0.5)) is None
 
 
-def test_a_wide_field_takes_longer_than_a_narrow_one():
-    fields = [
-        Field(name="wide", kind="vector", width=2048, statistics=Statistics()),
-        Field(name="narrow", kind="vector", width=2, statistics=Statistics()),
-        Field(name="user", kind="category", statistics=Statistics(rows=50)),
-    ]
-    found = charges(gated("random", "mlp", schema=Schema(label="click", fields=fields)), TIME)
-    assert all(microseconds > 0 for microseconds in found.values()) and found["wide"] > 3 * found["narrow"]
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still but where a field is read and in the network: it goes by what `takes` says of each."""
 
+    class Clock:
+        takes = staticmethod(lambda module: 1.0 if isinstance(module, Arena) else module.width)
 
-def test_time_is_that_of_a_row_for_reading_the_field_and_for_each_column_in_the_network(monkeypatch):
-    now = 0.0  # by a clock that stands still but where a field is read, a second, and in the network, one a column
+        def __init__(self):
+            self.now, self.seen = 0.0, []
 
-    def pass_on(module, *_):
-        nonlocal now
-        now += 1.0 if isinstance(module, Arena) else module.width if isinstance(module, Backbone) else 0.0
+    one = Clock()
 
-    monkeypatch.setattr("time.perf_counter", lambda: now)
+    def pass_on(module, inputs, _):
+        if isinstance(module, Arena | Backbone):
+            one.seen.append((module, inputs))
+            one.now += one.takes(module)
+
+    monkeypatch.setattr("time.perf_counter", lambda: one.now)
     with register_module_forward_hook(pass_on):
-        found = charges(gated("random", "mlp"), TIME)
-    columns = charges(gated("random", "mlp"), DIMS)
-    assert found == {name: pytest.approx((1 + columns[name]) * 1e6 / 1024) for name in columns}
+        yield one
+
+
+def microseconds(columns, seconds=1.0, column=1.0):
+    """Of a row of 1,024 that take so many seconds to read, and so many a column in the network."""
+    return {name: pytest.approx((seconds + column * width) * 1e6 / 1024, rel=1e-9) for name, width in columns.items()}
+
+
+WIDTHS = {"genres": 4, "item": 4, "noise": 4, "price": 1, "user": 4, "vector": 6}
+
+
+def test_time_is_that_of_a_row_for_reading_the_field_and_for_each_column_in_the_network(clock):
+    assert charges(gated("random", "mlp"), TIME) == microseconds(WIDTHS)
+    assert all(len(part) == 1024 for _, inputs in clock.seen for part in inputs)
+
+
+def test_of_fifteen_turns_behind_three_that_warm_up_the_median_counts(clock):
+    """The k-th turn of each takes k times as long: of the turns 4 to 18 the median is 11."""
+    clock.takes = lambda module: sum(module is other for other, _ in clock.seen) * type(clock).takes(module)
+    assert charges(gated("random", "mlp"), TIME) == microseconds(WIDTHS, 11, 11)
+
+
+def test_a_network_that_is_no_slower_for_more_columns_charges_none(clock):
+    clock.takes = lambda module: 1.0 if isinstance(module, Arena) else 1 / module.width
+    assert charges(gated("random", "mlp"), TIME) == microseconds(WIDTHS, 1, 0)
+
+
+def test_columns_are_timed_by_the_whole_network_and_one_of_the_first_half_of_the_fields_without_probes(clock):
+    for schema in (mixed_schema(), with_probes(mixed_schema(), 1.0, 0)):
+        model = gated("random", "mlp", schema=schema)
+        clock.seen.clear()
+        charged = charges(model, TIME)
+        assert {network.width for network, _ in clock.seen if isinstance(network, Backbone)} == {23, 4 + 4 + 4}
+        assert set(charged) == set(schema.names)
+
+
+def test_a_field_is_read_in_rows_of_all_its_values_the_same_ones_each_time_and_from_nobodys_stream(clock):
+    state, read = torch.get_rng_state(), []
+    for _ in range(2):
+        clock.seen.clear()
+        charges(gated("random", "mlp"), TIME)
+        read.append({arena.schema.names[0]: inputs for arena, inputs in clock.seen if isinstance(arena, Arena)})
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, (ids, dense) in read[0].items():
+        assert torch.equal(ids, read[1][name][0]) and ids.dtype == torch.int32
+        field = mixed_schema()[name]
+        assert ids.shape == (1024, field.slots) and dense.shape == (1024, field.dense_width)
+        assert not field.embedded or ids.max() < field.rows < 1.1 * len(ids.unique())
+
+
+def test_the_only_field_is_charged_what_is_its_own_and_nothing_of_the_network(clock):
+    for kind, bytes_ in (("category", 16 * 9), ("number", 8)):
+        only = Field(name="only", kind=kind, statistics=Statistics(rows=9 if kind == "category" else 0))
+        model = build(Schema(label="y", fields=(only,)), ModelConfig(backbone="mlp", embedding_dim=4), seed=0)
+        model = with_gate(model, "random", {}, seed=0)
+        assert charges(model, BYTES) == {"only": bytes_} and charges(model, TIME) == microseconds({"only": 0})
 
 
 @EVERY_GATE
@@ -208,10 +261,3 @@ def test_a_copy_takes_no_place_that_is_left_over_where_the_method_tells_noise():
     assert selection.kept == ("item", "price") and "its twin stays" in selection.fields["user"].note
     assert decide(gate, pair, Budget(fields=4), False, seed=0, twins_once=False).kept == ("item", "price", "user")
     assert decide(gate, pair, Budget(), False, seed=0).kept == ("item", "price", "user")
-
-
-def test_the_network_takes_no_time_for_further_columns_where_there_is_one_field():
-    schema = Schema(label="y", fields=(Field(name="only", kind="number", statistics=Statistics()),))
-    model = build(schema, ModelConfig(backbone="mlp", embedding_dim=2), seed=0)
-    (charged,) = charges(model, TIME).values()
-    assert charged > 0

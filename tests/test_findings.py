@@ -159,6 +159,7 @@ def test_the_rows_looked_at_stand_in_an_order_that_hangs_on_the_seed_alone_and_e
         assert torch.equal(part, whole[order])
     assert torch.equal(user, torch.from_numpy(np.unique(slice_.group, return_inverse=True)[1])[order])
     assert user.max() == len(set(slice_.group.tolist())) - 1 > 0
+    assert drawn(slice_.some(1, 0), 3)[1] is None  # of one user alone nothing is known
     slice_ = slice_.some(50, 0)
     slice_.schema = slice_.schema.model_copy(update={"group": None})
     assert drawn(slice_, 3)[1] is None
@@ -283,6 +284,7 @@ def test_a_field_is_usually_absent_where_one_value_or_none_holds_three_quarters_
         Field(name="n", kind="number"),
     )
     assert told(bag, [[1, 0]] * 8 + [[4, 5]] * 2) == [True] * 8 + [False] * 2
+    assert told(bag, [[5, 0], [6, 0], [7, 0], [8, 0]]) is None
     assert told(category, [[7]] * 8 + [[1], [3]]) == [True] * 9 + [False]
     assert told(category, [[7], [8], [9], [10]]) is None and told(category, [[7]] * 4) is None
     assert told(category, [[7], [7], [7], [8]]) == [True] * 3 + [False]
