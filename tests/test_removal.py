@@ -11,10 +11,11 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from slimrec.backbones.base import Backbone
 from slimrec.batch import Batch
+from slimrec.pruning.asking import _intercept, _losses
 from slimrec.pruning.change import Change, change
 from slimrec.pruning.decide import decide
 from slimrec.pruning.findings import Presence, Twins
-from slimrec.pruning.removal import _refitted, removed
+from slimrec.pruning.removal import removed
 from slimrec.selection import Budget
 
 CPU = torch.device("cpu")
@@ -86,26 +87,31 @@ def answered(label, weight=None):
     return Batch(None, None, label, torch.ones_like(label) if weight is None else torch.tensor(weight))
 
 
+def refitted(logits, batch):
+    """Losses with the best constant."""
+    return _losses(logits + _intercept((logits, batch, 1)), batch)
+
+
 def test_the_best_constant_leaves_the_entropy_of_the_label_for_each_task_that_is_asked():
     label, weight = [1.0, 0.0, 0.0, 1.0], [1.0, 2.0, 1.0, 1.0]  # a share of 2 / 5
-    losses = _refitted(torch.full((4,), -0.7, dtype=torch.double), answered(label, weight))
+    losses = refitted(torch.full((4,), -0.7, dtype=torch.double), answered(label, weight))
     assert losses.tolist() == pytest.approx([-np.log(0.4), -2 * np.log(0.6), -np.log(0.6), -np.log(0.4)], rel=1e-12)
     both = answered([[value, 1 - value] for value in label], [[w, 1.0] for w in weight])
-    found = _refitted(torch.tensor([[-0.7, 3.0]] * 4, dtype=torch.double), both)
+    found = refitted(torch.tensor([[-0.7, 3.0]] * 4, dtype=torch.double), both)
     assert found.tolist() == pytest.approx((losses - np.log(0.5)).tolist(), rel=1e-12)
     unasked = answered([[value, 0.0] for value in label], [[w, 0.0] for w in weight])
-    found = _refitted(torch.tensor([[-0.7, 3.0]] * 4, dtype=torch.double), unasked)
+    found = refitted(torch.tensor([[-0.7, 3.0]] * 4, dtype=torch.double), unasked)
     assert found.tolist() == pytest.approx(losses.tolist(), rel=1e-12)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_constant_moves_by_two_at_most_eight_times(sign):
-    found = _refitted(torch.full((2,), sign * 30, dtype=torch.double), answered([0.0, 1.0]))
+    found = refitted(torch.full((2,), sign * 30, dtype=torch.double), answered([0.0, 1.0]))
     assert found.tolist() == pytest.approx([np.logaddexp(0, sign * 14), np.logaddexp(0, -sign * 14)], rel=1e-9)
 
 
 def test_a_field_alone_is_replaced_without_a_whole_forward_pass(monkeypatch):
-    monkeypatch.setattr("slimrec.pruning.removal.PIECE", 100)
+    monkeypatch.setattr("slimrec.pruning.asking.PIECE", 100)
     model, ran = gated("random", "mlp").eval(), []
     batch = Batch(*inputs(model.schema, rows=330), torch.ones(330), torch.ones(330))
     with register_module_forward_hook(lambda module, *_: ran.append(1) if isinstance(module, Backbone) else None):
