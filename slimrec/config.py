@@ -232,7 +232,7 @@ class EvaluateConfig(_Config):
     ] = {}  # by how much which other loss may be worse, see `verdict.losses`
     ndcg_at: int = Option(10, ge=1)  # places of the list that a group is shown
     retrains: int = Option(0, ge=0, le=100)  # of both models from other seeds, see `slimrec.verdict.seeds`
-    latency_repeats: int = Option(50, ge=1)
+    latency_repeats: int = Option(50, ge=1)  # turns, at most: after a second eleven are enough
     champion: str = ""  # registered model whose champion the slim model is compared with too; "" for none
 
     def allowed(self, of: SliceConfig) -> float:

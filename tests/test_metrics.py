@@ -143,3 +143,14 @@ def test_works_are_timed_in_turns_by_their_medians_after_three_turns_that_warm_u
     one, other = clock.work("one", 50, 50, 50, 3, 1, 8), clock.work("other", 50, 50, 50, 0.25)
     assert cost.timed(one, other, repeats=3) == [3, 0.25]
     assert clock.turns == {"one": 5, "other": 5}
+
+
+@pytest.mark.parametrize(("seconds", "turns"), [(0.5, 11), (1.375, 11), (1.376, 12), (2.75, 22), (60.0, 50)])
+def test_works_that_take_long_are_timed_in_eleven_turns_or_for_so_many_seconds(seconds, turns, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("time.perf_counter", lambda: clock.now)
+    one, other = clock.work("one", 9, 9, 9, 0.0625), clock.work("other", 9, 9, 9, 0.0625)
+    assert cost.timed(one, other, repeats=50, seconds=seconds) == [0.0625, 0.0625]
+    assert clock.turns == {"one": turns + 2, "other": turns + 2}  # counted from 0, and three warm up
+    assert cost.timed(one, other, repeats=7, seconds=seconds) == [0.0625, 0.0625]
+    assert clock.turns["one"] == turns + 12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from slimrec.data.dataset import Split
 from slimrec.model import Model
 
 LATENCY_BATCHES = (1, 4096)
+_SECONDS = 1.0  # of turns, after which a latency is known well enough
+_FEWEST = 11  # turns, however long they take
 
 
 def measure(models: dict[str, Model], tests: dict[str, Split], repeats: int) -> dict[str, Any]:
@@ -64,20 +67,25 @@ def multiply_adds(model: Model, batch: tuple[Tensor, Tensor]) -> int:
 def compare_latency(
     full: Model, full_batch: tuple[Tensor, Tensor], slim: Model, slim_batch: tuple[Tensor, Tensor], repeats: int
 ) -> tuple[float, float]:
-    """Median milliseconds of one forward pass of each model."""
+    """Median milliseconds of one forward pass of each model, over at most so many turns."""
     full, slim = full.eval(), slim.eval()
-    seconds = timed(lambda: full(*full_batch), lambda: slim(*slim_batch), repeats=repeats)
+    seconds = timed(lambda: full(*full_batch), lambda: slim(*slim_batch), repeats=repeats, seconds=_SECONDS)
     return 1000 * seconds[0], 1000 * seconds[1]
 
 
 @torch.inference_mode()
-def timed(*works: Callable[[], object], repeats: int) -> list[float]:
-    """Median seconds of each, taken in turns so that a busy machine slows all; three turns before them warm up."""
-    seconds: list[list[float]] = [[] for _ in works]
+def timed(*works: Callable[[], object], repeats: int, seconds: float = math.inf) -> list[float]:
+    """Median seconds of each, taken in turns so that a busy machine slows all; three turns before them warm up.
+
+    Once they have taken so many `seconds` no further turn begins, but for the first eleven of `repeats`.
+    """
+    found: list[list[float]] = [[] for _ in works]
     for repeat in range(repeats + 3):
-        for work, own in zip(works, seconds):
+        if repeat >= _FEWEST + 3 and sum(map(sum, found)) >= seconds:
+            break
+        for work, own in zip(works, found):
             start = time.perf_counter()
             work()
             if repeat >= 3:
                 own.append(time.perf_counter() - start)
-    return [statistics.median(own) for own in seconds]
+    return [statistics.median(own) for own in found]
