@@ -18,7 +18,7 @@ from slimrec.cli import app
 from slimrec.config import RegisterConfig
 from slimrec.errors import ConfigError, ConflictError, InputError, SecurityError, SlimrecError
 from slimrec.registry import champion, promotion, registration, versions
-from slimrec.registry.ledger import Ledger
+from slimrec.registry.ledger import Judged, Ledger
 from slimrec.registry.versions import CHAMPION, DIGEST, JUDGED, NONE
 
 
@@ -60,10 +60,11 @@ def shelve(name: str, slim: Path) -> None:
         client.copy_model_version(f"models:/shelf/{version}", name)
 
 
-def rejudge(client, name, version, champion):
-    client.set_model_version_tag(name, version, JUDGED, champion or NONE)
-    against = versions.content(client, name, champion) if champion else NONE
-    client.set_model_version_tag(name, version, versions.JUDGED_DIGEST, against)
+def rejudge(client, name, version, champion, **changed):
+    """As by another audit of the same model."""
+    content = versions.content(client, name, champion) if champion else NONE
+    told = {"against": champion, "content": content, "verdict": "certified", **changed}
+    Ledger(client, name).judge(version, Judged(**told))
 
 
 def champion_of(client, name) -> str:
@@ -126,8 +127,11 @@ def test_a_version_judged_against_a_former_champion_is_not_promoted(client, slim
 
 
 def test_a_version_from_elsewhere_that_was_never_judged_is_not_promoted(client, slims):
-    version = register("foreign", slims[0])
-    client.delete_model_version_tag("foreign", version, JUDGED)
+    register("elsewhere", slims[0])
+    client.create_registered_model("foreign")
+    client.copy_model_version("models:/elsewhere/1", "foreign")
+    client.delete_model_version_tag("foreign", "1", JUDGED)
+    client.set_registered_model_alias("foreign", "challenger", "1")
     with pytest.raises(ConflictError, match="does not say what it was judged against"):
         promotion.promote("foreign")
     assert champion_of(client, "foreign") == "" and kinds(client, "foreign") == []
@@ -367,6 +371,32 @@ def test_a_rejected_version_is_promoted_only_by_force_and_the_reason_is_kept(cli
         assert "the old one must go" in place and "was rejected against version 1" in place
 
 
+def test_tags_that_somebody_changed_make_no_other_judgement(client, slims):
+    register("whitewashed", slims[0], approval="automatic")
+    rejected("whitewashed", slims[1], "1")
+    client.set_model_version_tag("whitewashed", "2", versions.JUDGEMENT, "certified")
+    with pytest.raises(ConflictError, match="was rejected against version 1"):
+        promotion.promote("whitewashed", "2")
+    register("whitewashed", slims[2], "1")
+    client.set_registered_model_alias("whitewashed", CHAMPION, "2")
+    for tag, value in ((JUDGED, "2"), (versions.JUDGED_DIGEST, digest(slims[1]))):
+        client.set_model_version_tag("whitewashed", "3", tag, value)
+    with pytest.raises(ConflictError, match="judged against version 1, but the champion is version 2"):
+        promotion.promote("whitewashed", "3")
+
+
+def test_of_several_judgements_on_a_version_the_last_one_counts(client, slims):
+    register("several", slims[0], approval="automatic")
+    register("several", slims[1], "1")
+    for verdict, objection in (("rejected", "was rejected"), ("certified", ""), ("rejected", "was rejected")):
+        rejudge(client, "several", "2", "1", verdict=verdict)
+        rejudge(client, "several", "2", "1", verdict=verdict)  # a retry
+        found = promotion._objection(client, Ledger(client, "several"), "2", "1")
+        assert objection in found and bool(found) == bool(objection)
+    run = client.get_run(client.get_experiment_by_name(Ledger(client, "several")._place()).tags["slimrec.ledger"])
+    assert sorted(key for key in run.data.params if "judged-2-" in key) == [f"judged-2-{n:08d}" for n in (1, 2, 3, 4)]
+
+
 def test_force_does_not_promote_what_is_not_what_was_registered(client, slims):
     register("damaged-forced", slims[0], approval="automatic")
     register("damaged-forced", slims[1], "1", own_files=True)
@@ -379,7 +409,7 @@ def test_force_does_not_promote_what_is_not_what_was_registered(client, slims):
 def test_a_version_judged_against_other_content_under_the_same_number_is_not_promoted(client, slims):
     register("content", slims[0], approval="automatic")
     register("content", slims[1], "1")
-    client.set_model_version_tag("content", "2", versions.JUDGED_DIGEST, digest(slims[3]))
+    rejudge(client, "content", "2", "1", content=digest(slims[3]))
     with pytest.raises(ConflictError, match="judged against another model than the one that is version 1 now"):
         promotion.promote("content", "2")
 
@@ -404,7 +434,7 @@ def test_tags_of_the_champion_that_somebody_removed_stop_no_promotion(client, sl
     """Else every audit to come would be told to run again."""
     register("untagged", slims[0], approval="automatic")
     register("untagged", slims[1], "1")
-    client.set_model_version_tag("untagged", "2", versions.JUDGED_DIGEST, digest(slims[0]))
+    rejudge(client, "untagged", "2", "1")
     for tag in client.get_model_version("untagged", "1").tags:
         client.delete_model_version_tag("untagged", "1", tag)
     assert promotion.was_champion(client, "untagged", "1")

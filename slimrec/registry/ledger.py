@@ -6,7 +6,7 @@ is settled the same way, by an experiment whose name can be taken once and that 
 
 A registered model is known by the moment at which MLflow made it and not by its name: one that was deleted and made
 again under the same name begins a ledger of its own, one that was renamed keeps its. Beside the entries stands, once
-for each version, the content that it was registered with.
+for each version, the content that it was registered with, and what came of it whenever it was judged.
 """
 
 from __future__ import annotations
@@ -59,6 +59,16 @@ class Registered(BaseModel):
     code: str  # digest of the code that it brings, "" where it brings none
 
 
+class Judged(BaseModel):
+    """What came of judging a version against the champion."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    against: str  # version that was champion, "" for none
+    content: str  # digest of that version, "" where it is not known
+    verdict: str
+
+
 class Ledger:
     """The entries of one registered model; the run is made with the first thing that is written."""
 
@@ -95,6 +105,19 @@ class Ledger:
         self._write_once(_key(version), told)
         if self.registered(version) != told:
             raise SecurityError(f"version {version} of '{self.name}' was registered with another content or other code")
+
+    def judged(self, version: str) -> Judged | None:
+        """What came of judging a version the last time; None for one that was registered otherwise, or by 0.1.0."""
+        told = self._judgements(version)
+        return _read(Judged, self.name, told[-1]) if told else None
+
+    def judge(self, version: str, told: Judged) -> None:
+        """Write down what came of judging a version, behind what came of it before."""
+        while self.judged(version) != told:
+            self._write_once(f"judged-{version}-{len(self._judgements(version)) + 1:08d}", told)
+
+    def _judgements(self, version: str) -> list[str]:
+        return [text for key, text in sorted(self._params().items()) if key.startswith(f"judged-{version}-")]
 
     def _params(self) -> dict[str, str]:
         if not self._run:

@@ -167,20 +167,21 @@ def _objection(server: Server, ledger: Ledger, version: str, champion: str) -> s
     """Why the judgement on a version does not let it follow the present champion; "" where it does."""
     name = ledger.name
     record = versions.read(server, name, version)
-    judged, content = versions.judged_against(record), record.tags.get(versions.JUDGED_DIGEST)
+    judged = ledger.judged(version) or versions.judgement(record)
     if judged is None:
         return f"version {version} of '{name}' does not say what it was judged against: audit again"
-    if judged != champion:
+    if judged.against != champion:
         return (
-            f"version {version} of '{name}' was judged against {_called(judged)}, but the champion is "
+            f"version {version} of '{name}' was judged against {_called(judged.against)}, but the champion is "
             f"{_called(champion)}: run the audit again, it then judges against that one"
         )
-    if champion and content and content != versions.content(server, name, champion, ledger.registered(champion)):
+    registered = ledger.registered(champion)
+    if champion and judged.content not in ("", versions.content(server, name, champion, registered)):
         return (
             f"version {version} of '{name}' was judged against another model than the one that is version {champion} "
             f"now: run the audit again, it then judges against that one"
         )
-    if record.tags.get(versions.JUDGEMENT) == "rejected":
+    if judged.verdict == "rejected":
         return f"version {version} of '{name}' was rejected against {_called(champion)}: {record.description}"
     return ""
 

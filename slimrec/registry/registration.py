@@ -15,7 +15,7 @@ import slimrec
 from slimrec.artifacts import digest
 from slimrec.errors import ConfigError
 from slimrec.registry import apart, brought, promotion
-from slimrec.registry.ledger import Ledger
+from slimrec.registry.ledger import Judged, Ledger
 from slimrec.registry.versions import (
     CHALLENGER,
     CHAMPION,
@@ -66,7 +66,10 @@ def register(
                 check_round_trip(model.model_uri, slim)
             found = _create_version(server, name, model, run_id, {DIGEST: content, CODE: brought.digest(code)})
         _note(server, name, found)
-        for key, value in _tags(decision, found).items():
+        judged = _judged(decision["champion"], found, decision["verdict"])
+        if judged:
+            Ledger(server, name).judge(found, judged)
+        for key, value in _tags(decision, judged).items():
             server.set_model_version_tag(name, found, key, value)
         server.update_model_version(name, found, description=decision["reason"])
         server.set_registered_model_alias(name, CHALLENGER, found)
@@ -198,18 +201,19 @@ def _create_version(server: Server, name: str, model: ModelInfo, run_id: str, ta
     return oldest
 
 
-def _tags(decision: dict[str, Any], version: str) -> dict[str, str]:
+def _judged(champion: dict[str, Any] | None, version: str, verdict: str) -> Judged | None:
+    """What came of judging a version; None for the champion found again, which is not judged against itself."""
+    if not champion:
+        return Judged(against="", content=NONE, verdict=verdict)
+    if champion["version"] == version:
+        return None
+    return Judged(against=champion["version"], content=champion.get("digest", ""), verdict=champion["verdict"])
+
+
+def _tags(decision: dict[str, Any], judged: Judged | None) -> dict[str, str]:
     """What a person wants to know of a version at a glance, and what it was judged against."""
-    auc, size, champion = decision["auc"], decision["size"], decision["champion"]
-    judged = {JUDGED: NONE, JUDGED_DIGEST: NONE, JUDGEMENT: decision["verdict"]}
-    if champion:
-        judged = {
-            JUDGED: champion["version"],
-            JUDGED_DIGEST: champion.get("digest", ""),
-            JUDGEMENT: champion["verdict"],
-        }
-    if champion and champion["version"] == version:
-        judged = {}  # the champion found again is not judged against itself
+    auc, size = decision["auc"], decision["size"]
+    told = {JUDGED: judged.against or NONE, JUDGED_DIGEST: judged.content, JUDGEMENT: judged.verdict} if judged else {}
     kept = sum(field["kept"] for field in decision["fields"])
     several = [each["task"] for each in decision.get("tasks", ())]
     return {
@@ -220,5 +224,5 @@ def _tags(decision: dict[str, Any], version: str) -> dict[str, str]:
         "slimrec.fields": f"{kept} of {len(decision['fields'])}",
         "slimrec.bytes": f"{size['slim']['bytes']} of {size['full']['bytes']}",
         "slimrec.dataset": decision["dataset"],
-        **judged,
+        **told,
     }

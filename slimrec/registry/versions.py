@@ -13,7 +13,7 @@ from typing import TypeVar
 from slimrec.artifacts import digest, verify
 from slimrec.errors import ConfigError, ConflictError, InputError, SecurityError, did_you_mean
 from slimrec.registry import apart, brought
-from slimrec.registry.ledger import Registered
+from slimrec.registry.ledger import Judged, Registered
 from slimrec.track import Server, Version, client, enabled, reaching
 
 CHALLENGER, CHAMPION = "challenger", "champion"  # aliases
@@ -86,6 +86,14 @@ def judged_against(record: Version) -> str | None:
     """The version that was champion when this one was judged, "" for none; None where the version does not say."""
     said = record.tags.get(JUDGED)
     return "" if said == NONE else said
+
+
+def judgement(record: Version) -> Judged | None:
+    """What the tags of a version, which anybody can change, say came of judging it; None where they do not."""
+    against, tags = judged_against(record), record.tags
+    if against is None:
+        return None
+    return Judged(against=against, content=tags.get(JUDGED_DIGEST, ""), verdict=tags.get(JUDGEMENT, ""))
 
 
 def check(server: Server, name: str, version: str, registered: Registered | None) -> str:
