@@ -127,15 +127,14 @@ def _repeated(label: np.ndarray, score: np.ndarray, alike: np.ndarray, sizes: np
 
 
 def _mixing(positives: np.ndarray, sizes: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """How likely each set (m,) mixes its labels, if these come as in sets of similar score."""
+    """How likely each of ten sets (m,) or more mixes its labels, if these come as in sets of similar score."""
     order = np.argsort(score, kind="stable")
     share = (positives / sizes)[order]
     width = int(np.clip(len(share) // 20, 10, _NEIGHBOURS))
     total = np.concatenate([[0.0], np.cumsum(share)])
-    low = np.clip(np.arange(len(share)) - width // 2, 0, max(len(share) - width, 0))
-    high = np.minimum(low + width, len(share))
+    low = np.clip(np.arange(len(share)) - width // 2, 0, len(share) - width)
     rate = np.empty(len(share))
-    rate[order] = np.clip((total[high] - total[low] - share) / (high - low - 1), 0, 1)  # without the set itself
+    rate[order] = np.clip((total[low + width] - total[low] - share) / (width - 1), 0, 1)  # without the set itself
     return 1 - rate**sizes - (1 - rate) ** sizes
 
 
