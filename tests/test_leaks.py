@@ -282,6 +282,14 @@ def test_one_label_wherever_nothing_is_held_tells_from_twenty_five_on_that_chanc
         assert signs._missing(CATEGORY, values[:600], values[600:], side(label[:600]), side(label[600:])) is None
 
 
+def test_how_many_rows_lack_a_value_is_said_in_percent():
+    label, values = np.arange(100) < 15, np.where(np.arange(100) < 15, 7, 1)
+    found = signs._missing(
+        CATEGORY, np.tile(values, 2), np.tile(values, 2), side(np.tile(label, 2)), side(np.tile(label, 2))
+    )
+    assert found.said == "wherever field 'dwell' is missing, in 85 % of the rows, the label is 0"
+
+
 def later(raw, time, **more):
     """What is said of a number field that holds these, NaN where missing."""
     raw = np.asarray(raw, float)
@@ -386,6 +394,12 @@ def test_a_group_on_both_sides_counts_from_one_held_out_row_in_fifty_on():
         group = np.where(np.arange(100) < shared, np.arange(100) % 2, 1000 + np.arange(100))
         found = signs._group(schema, train, side(np.arange(100) % 2, group=group))
         assert (found is not None) == told
+    group = np.where(np.arange(100) < 90, np.arange(100) % 2, 1000)
+    said = signs._group(schema, train, side(np.arange(100) % 2, group=group)).said
+    assert said == (
+        "90 % of the held-out rows are of a group 'person' that train has too, whose label there tells theirs: set "
+        "ingest.split.by to group"
+    )
     found = signs._group(schema, train, side(np.arange(100) % 2, group=np.arange(100) % 2))
     assert (found.kind, found.name, found.figure) == ("group", "person", 1.0) and found.said.startswith(
         "100 % of the held"
@@ -422,8 +436,10 @@ def test_lines_are_copies_where_those_of_the_rare_label_come_again_with_it_more_
         return signs._copies(lines_of(range(2000), among ^ turned), lines_of(ids, label ^ turned))
 
     new = np.arange(1000) % 4 == 0
-    told = found(slice(1000), new)
-    assert told == Leak(kind="copies", name="copies", figure=0.5, said="50 % of the held-out lines stand in train too")
+    told = found(slice(1000), new[:300])
+    assert told == Leak(
+        kind="copies", name="copies", figure=1000 / 1300, said="77 % of the held-out lines stand in train too"
+    )
     assert (
         found(slice(100), np.zeros(0, bool)).figure == 1 and found(slice(100), new[1:2]) is None
     )  # 25 rare ones, and fewer

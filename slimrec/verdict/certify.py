@@ -175,8 +175,8 @@ def influence(label: np.ndarray, score: np.ndarray, weight: np.ndarray) -> tuple
     `label` is boolean with both classes present. Ties count one half.
     """
     order = np.argsort(score)
-    level = np.cumsum(np.append(False, np.diff(score[order]) > 0))  # of equal scores, in order
-    mine = label[order]
+    mine, ranked = label[order], score[order]
+    level = np.cumsum(np.diff(ranked, prepend=ranked[:1]) > 0)  # of equal scores, in order
     positive, negative = (np.bincount(level, np.where(mine == own, weight[order], 0)) for own in (True, False))
     positives, negatives = positive.sum(), negative.sum()
     above, below = positives - np.cumsum(positive) + positive / 2, np.cumsum(negative) - negative / 2

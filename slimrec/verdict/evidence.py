@@ -70,7 +70,7 @@ def _alike_in_clusters(of_row: np.ndarray, scores: np.ndarray) -> np.ndarray:
     order = np.lexsort((*scores.T, of_row))
     keys = np.column_stack([of_row, scores])[order]
     numbers = np.empty(len(order), np.int64)
-    numbers[order] = np.cumsum(np.append(False, (keys[1:] != keys[:-1]).any(1)))
+    numbers[order] = np.cumsum(np.diff(keys, axis=0, prepend=keys[:1]).any(1))
     return numbers
 
 

@@ -243,15 +243,20 @@ def within(groups: np.ndarray, label: np.ndarray, score: np.ndarray, weight: np.
     """Weighted AUC of each group (g,), numbered from 0 in `groups` (n,); NaN where it has one class. Ties count one half."""
     order = np.lexsort((score, groups))
     of, mine, mass = groups[order], label[order], weight[order]
-    new = np.append(True, (np.diff(of) != 0) | (np.diff(score[order]) != 0))
-    level = np.cumsum(new) - 1  # of equal scores of a group
+    level = _levels(of, score[order])
     positive, negative = (np.bincount(level, np.where(mine == own, mass, 0)) for own in (True, False))
-    owner = of[new]
+    owner = of[np.unique(level, return_index=True)[1]]
     positives, negatives = (np.bincount(owner, part) for part in (positive, negative))
     before = np.cumsum(negative) - negative / 2 - (np.cumsum(negatives) - negatives)[owner]
     right = np.bincount(owner, positive * before)
     told = (positives > 0) & (negatives > 0)
     return right / np.where(told, positives * negatives, np.nan)
+
+
+def _levels(groups: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """A number for each row (n,), in the order of groups and of scores in them, the same for equal scores of a group."""
+    first = np.diff(groups, prepend=groups[:1]) != 0
+    return np.cumsum(first | (np.diff(score, prepend=score[:1]) != 0))
 
 
 def ndcg(groups: np.ndarray, label: np.ndarray, score: np.ndarray, at: int) -> np.ndarray:
@@ -261,7 +266,7 @@ def ndcg(groups: np.ndarray, label: np.ndarray, score: np.ndarray, at: int) -> n
     sizes = np.bincount(groups)
     place = np.arange(len(of)) - (np.cumsum(sizes) - sizes)[of]
     discount = np.where(place < at, 1 / np.log2(place + 2), 0)
-    level = np.cumsum(np.append(False, (np.diff(of) != 0) | (np.diff(score[order]) != 0)))
+    level = _levels(of, score[order])
     shared = (np.bincount(level, discount) / np.bincount(level))[level]
     best = np.cumsum(np.append(0, 1 / np.log2(np.arange(at) + 2)))
     positives = np.bincount(of, mine).astype(np.int64)
