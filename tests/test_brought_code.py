@@ -11,6 +11,7 @@ import services
 import small
 from mlflow import MlflowClient
 
+import slimrec
 from slimrec import track
 from slimrec.artifacts import digest, publish, verify, write_json
 from slimrec.config import EvaluateConfig, ModelConfig, RegisterConfig
@@ -21,7 +22,7 @@ from slimrec.model import build
 from slimrec.model.files import load_model, save_model
 from slimrec.model.scoring import score
 from slimrec.registry import apart, brought, promotion, registration, versions
-from slimrec.registry.champion import judge, read_scores, reigning
+from slimrec.registry.champion import Champion, judge, read_scores, reigning
 
 NETWORK = """
 import os
@@ -64,9 +65,12 @@ def registered(world, store, tmp_path_factory):
         model = build(load_model(world.slim).schema, ModelConfig(backbone=f"{name}:Net"), seed=1)
         with publish(path / "slim", "slim") as scratch:
             save_model(model, scratch, Encoder.load(world.slim))
+        tried, run = [], apart.run
+        patch.setattr(apart, "run", lambda *words: (tried.append(words), run(*words)))
         with track.run("register", RegisterConfig(name=name)) as tracker:
             decision = small.decision(name=name)
             registration.register(name, path / "slim", path / "slim", decision, "automatic", tracker.run_id)
+        assert [words[:2] for words in tried][:1] == [((), versions.check_round_trip)]  # by what was stored, and apart
         test = Dataset.open(world.dataset, fields=model.schema.names).split("test")
         yield name, file, score(model, test), test
 
@@ -189,6 +193,32 @@ def test_a_process_apart_finds_the_code_that_it_is_given_and_neither_ours_nor_th
     with pytest.raises(ConfigError, match="does not load by itself: No module named 'shopnet'; put all of it into one"):
         apart.run([], import_module, "shopnet")
     apart.run([given], import_module, "shopnet")
+    package = given.parent / "shop_package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    apart.run([given, package], import_module, "shop_package")
+
+
+def test_a_process_apart_finds_the_library_first_and_then_what_it_is_given(tmp_path, monkeypatch):
+    (tmp_path / "tells_path.py").write_text(
+        "import os, pathlib\ndef tell(file):\n    pathlib.Path(file).write_text(os.environ['PYTHONPATH'])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    apart.run([tmp_path / "tells_path.py"], import_module("tells_path").tell, tmp_path / "told")
+    library, given = (tmp_path / "told").read_text().split(":")
+    assert Path(library) == Path(slimrec.__file__).parent.parent and Path(given) != tmp_path
+
+
+def test_the_main_of_a_process_apart_says_on_stderr_what_went_wrong_and_ends_by_its_class(tmp_path, capsys):
+    for words, code, said in (
+        (("slimrec.artifacts", "verify", str(tmp_path)), 10, f"slimrec: no artifact at {tmp_path}: "),
+        (("importlib", "import_module", "no_such_net"), 20, "slimrec: the network's code does not load by itself: "),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            apart.main(list(words))
+        told = capsys.readouterr()
+        assert ended.value.code == code and told.err.startswith(said) and told.out == ""
+    apart.main(["importlib", "import_module", "json"])
 
 
 def test_what_a_process_apart_met_last_is_raised_here(tmp_path):
@@ -197,7 +227,7 @@ def test_what_a_process_apart_met_last_is_raised_here(tmp_path):
     with pytest.raises(InputError) as there:
         apart.run([], verify, tmp_path / "none")
     assert str(there.value) == str(here.value)
-    (tmp_path / "talks.py").write_text("import sys\nprint('I load', file=sys.stderr)\nimport no_such_part\n")
+    (tmp_path / "talks.py").write_text("import sys\nprint('I load\\nstill', file=sys.stderr)\nimport no_such_part\n")
     with pytest.raises(ConfigError, match="no_such_part"):
         apart.run([tmp_path / "talks.py"], import_module, "talks")
 
@@ -266,6 +296,43 @@ def test_a_network_of_a_package_is_wanted_in_its_release_by_whoever_serves_or_ju
     told = judge(EvaluateConfig(), champion, world.dataset, test, logits)
     assert told["verdict"] == "inconclusive"
     assert "it came with ranknet==1.5, installed here is ranknet==2.0: audit where that is installed" in told["reason"]
+
+
+def test_where_a_module_lies_and_what_a_model_brings_beside_the_library(tmp_path, monkeypatch):
+    (tmp_path / "net_package").mkdir()
+    (tmp_path / "net_package" / "__init__.py").touch()
+    (tmp_path / "net_file.py").touch()
+    (tmp_path / "net_parts").mkdir()  # without __init__.py
+    monkeypatch.syspath_prepend(tmp_path)
+    invalidate_caches()
+    found = brought.on_the_path(["net_file", "nowhere_net", "net_package", "net_parts"])
+    assert found == [tmp_path / "net_file.py", tmp_path / "net_package", tmp_path / "net_parts"]
+    for name in ("slimrec", "__pycache__", "net_package", "a_net"):
+        (tmp_path / "code" / name).mkdir(parents=True)
+    assert brought.stored(tmp_path) == [tmp_path / "code" / "a_net", tmp_path / "code" / "net_package"]
+
+
+def test_a_champion_of_an_installed_package_is_judged_where_that_is_installed_in_its_release(
+    world, tmp_path, monkeypatch
+):
+    (tmp_path / "ranknet.py").write_text(NETWORK.replace("SIGN", "1.0"), encoding="utf-8")
+    (about := tmp_path / "ranknet-1.5.dist-info").mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: ranknet\nVersion: 1.5\n", encoding="utf-8")
+    (about / "top_level.txt").write_text("ranknet\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "ranknet", raising=False)
+    invalidate_caches()
+    model = build(load_model(world.slim).schema, ModelConfig(backbone="ranknet:Net"), seed=1)
+    with publish(tmp_path / "slim", "slim") as scratch:
+        save_model(model, scratch, Encoder.load(world.slim))
+    test = Dataset.open(world.dataset, fields=model.schema.names).split("test")
+    champion = Champion("packed", "1", tmp_path / "slim", tmp_path, None, None)
+    for release, judged in (("1.5", True), ("1.4", False)):
+        (tmp_path / "requirements.txt").write_text(f"numpy==1\nranknet=={release}\n", encoding="utf-8")
+        found = judge(EvaluateConfig(), champion, world.dataset, test, score(model, test))
+        assert (found["auc"] is not None) is judged
+    assert "it came with ranknet==1.4, installed here is ranknet==1.5: audit where that is" in found["reason"]
+    assert registration._own_code(tmp_path / "slim") == []
 
 
 def test_a_network_from_a_package_needs_the_release_that_it_came_with(tmp_path):

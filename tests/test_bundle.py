@@ -13,6 +13,7 @@ import small
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from pydantic import ValidationError
 from services import HANG
 from test_house import run_without
 from typer.testing import CliRunner
@@ -129,7 +130,8 @@ def test_another_spelling_of_the_same_json_or_base64_is_refused(signed, keys, tm
 def test_the_wrong_key_no_key_and_no_signature_are_refused(signed, unsigned, keys):
     with pytest.raises(SecurityError, match="is signed by the key"):
         bundle.verify(signed, keys["strange"][1])
-    with pytest.raises(SecurityError, match="give its public half"):
+    who = json.loads(signed.read_text())["signatures"][0]["keyid"]
+    with pytest.raises(SecurityError, match=f"is signed by the key {who[:16]}: give its public half"):
         bundle.verify(signed)
     with pytest.raises(SecurityError, match="signed by nobody; --unsigned"):
         bundle.verify(unsigned)
@@ -210,11 +212,31 @@ def spoil_files(audit):
     next(iter(audit["manifests"]["slim"]["files"].values()))["sha256"] = "0" * 64
 
 
+def spoil_ledger(audit):
+    audit["registry"]["content"] = {"digest": "0" * 64, "code": ""}
+
+
+def spoil_more(audit):
+    audit["more"] = 1
+
+
+def spoil_decision(audit):
+    audit["report"]["decision"] = "accept"
+
+
+def spoil_outcome(audit):
+    audit["report"]["verdict"] = "inconclusive"
+
+
+def spoil_keys(audit):
+    audit["report"]["slices"][0]["more"] = 1
+
+
 def spoil_shape(audit):
     audit["report"]["auc"] = None
 
 
-@pytest.mark.parametrize("spoil", [spoil_low, spoil_verdict, spoil_sketch, spoil_slice, spoil_loss, spoil_limit, spoil_model, spoil_selection, spoil_registry,
+@pytest.mark.parametrize("spoil", [spoil_low, spoil_verdict, spoil_sketch, spoil_slice, spoil_loss, spoil_limit, spoil_model, spoil_selection, spoil_registry, spoil_ledger, spoil_more,
                                    spoil_files, spoil_shape])  # fmt: skip
 def test_what_contradicts_itself_is_refused_even_where_it_is_signed(spoil, signed, keys, tmp_path, monkeypatch):
     monkeypatch.setenv(KEY_FILE, str(keys["ours"][0]))
@@ -225,29 +247,109 @@ def test_what_contradicts_itself_is_refused_even_where_it_is_signed(spoil, signe
         bundle.verify(lying, keys["ours"][1])
 
 
-@pytest.mark.parametrize(
-    "name, words",
-    [
-        ("low", "the figure 'low'"),
-        ("slice", "the slices of"),
-        ("loss", "the losses of 'log_loss'"),
-        ("verdict", "the verdict"),
-    ],
-)
-def test_a_verdict_that_the_figures_do_not_give_is_refused_though_every_digest_fits(
-    name, words, signed, keys, tmp_path, monkeypatch
-):
-    monkeypatch.setenv(KEY_FILE, str(keys["ours"][0]))
-    statement, lying = copy.deepcopy(unseal(signed, None)[0]), tmp_path / "lying.json"
+def bound_again(statement):
+    """Every digest made to fit what the audit says now."""
     audit = statement["predicate"]
-    {"low": spoil_low, "slice": spoil_slice, "loss": spoil_loss, "verdict": spoil_verdict}[name](audit)
     bound = hashlib.sha256((json.dumps(audit["report"], indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
     audit["manifests"]["report"]["files"]["report.json"]["sha256"] = bound.hexdigest()
     for subject, value in zip(statement["subject"], bundle._digests(audit).values(), strict=True):
         subject["digest"]["sha256"] = value
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (spoil_low, "the figure 'low'"),
+        (spoil_slice, "the slices of"),
+        (spoil_keys, "the slices of"),
+        (spoil_loss, "the losses of 'log_loss'"),
+        (spoil_verdict, "the verdict"),
+        (spoil_decision, "the verdict"),
+        (spoil_outcome, "the verdict"),
+    ],
+)
+def test_a_verdict_that_the_figures_do_not_give_is_refused_though_every_digest_fits(
+    spoil, words, signed, keys, tmp_path, monkeypatch
+):
+    monkeypatch.setenv(KEY_FILE, str(keys["ours"][0]))
+    statement, lying = copy.deepcopy(unseal(signed, None)[0]), tmp_path / "lying.json"
+    spoil(statement["predicate"])
+    bound_again(statement)
     lying.write_bytes(seal(statement, own_key()))
     with pytest.raises(SecurityError, match=f"contradicts itself about {words}"):
         bundle.verify(lying, keys["ours"][1])
+
+
+LEAK = {"kind": "alone", "name": "device", "figure": 0.9999, "said": "field 'device' gives the label away"}
+
+
+def test_a_leak_counts_for_the_label_that_it_gives_away(unsigned):
+    statement = unseal(unsigned, None)[0]
+    for task, counts in (("", True), ("another", False)):
+        statement["predicate"]["report"]["leaks"] = [{**LEAK, "task": task}]
+        bound_again(statement)
+        assert (LEAK["said"] in bundle._replay(statement, "").reason) == counts
+
+
+def test_a_statement_with_a_word_more_is_refused_and_what_was_replayed_cannot_be_changed(unsigned):
+    statement = unseal(unsigned, None)[0]
+    replay = bundle._replay(statement, "")
+    with pytest.raises(SecurityError, match="Statement has no 'more'"):
+        bundle._replay({**statement, "more": 1}, "")
+    for told, name in ((replay, "signer"), (replay.audit, "code"), (bundle.Statement(**statement), "subject")):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(told, name, "another")
+
+
+@pytest.mark.parametrize(
+    ("found", "told", "same"),
+    [
+        (0.0, 1e-12, True),
+        (0.0, -1e-12, True),
+        (0.0, 1.5e-12, False),
+        (0.5, 0.5 + 0.9e-12, True),
+        (0.5, 0.5 + 1.2e-12, False),
+        (1e6, 1e6 + 0.9e-6, True),
+        (1e6, 1e6 + 1.2e-6, False),
+        (-1e6, -1e6 - 0.9e-6, True),
+        (1.0, 1, True),
+        (0.5, None, False),
+        (None, 0.5, False),
+        (None, None, True),
+        (3, 3.0000000000001, False),
+        (3, 3, True),
+        ("a", "b", False),
+    ],
+)
+def test_figures_are_the_same_within_a_trillionth_and_words_and_counts_to_the_letter(found, told, same):
+    assert bundle._same(found, told) is same
+
+
+def test_a_person_reads_what_was_signed_replayed_and_registered(unsigned):
+    replay = bundle.verify(unsigned, unsigned=True)
+    report = replay.audit.report
+    parts = len(replay.audit.software["components"])
+    wanted = [
+        "signature not checked: anybody may have written this",
+        f"replayed  rejected: {report['reason']}",
+        "registry  nothing registered",
+        *(f"{name}{' ' * (10 - len(name))}{value}" for name, value in replay.digests.items()),
+        f"code      slimrec {replay.audit.code}, replayed by {replay.audit.code}",
+        "image     none",
+        f"software  {parts} components",
+    ]
+    assert bundle.told(replay) == wanted and parts > 10
+    place = {"model": "ctr", "version": "3", "registered": True}
+    audit = replay.audit.model_copy(update={"registry": place, "image": "slimrec@sha256:1"})
+    told = bundle.told(replay.model_copy(update={"signer": "f" * 64, "audit": audit}))
+    assert told[0] == f"signature by the key {'f' * 64}" and told[2] == "registry  ctr version 3"
+    assert told[-2] == "image     slimrec@sha256:1"
+
+
+def test_the_manifest_of_a_bundle_says_of_which_model_it_is_and_whether_it_is_signed(world, signed, unsigned):
+    for file, said in ((signed, True), (unsigned, False)):
+        manifest = read_json(file.with_name("manifest.json"))
+        assert (manifest["kind"], manifest["slim"], manifest["signed"]) == ("bundle", digest(world["slim"]), said)
 
 
 def test_verify_takes_neither_torch_nor_mlflow_nor_kfp(signed, keys):

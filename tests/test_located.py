@@ -17,7 +17,7 @@ from slimrec.artifacts import digest, remote
 from slimrec.cli import app
 from slimrec.config import RegisterConfig
 from slimrec.errors import ConfigError, InputError, SecurityError
-from slimrec.registry import registration, versions
+from slimrec.registry import registration, store, versions
 from slimrec.registry.located import located
 
 
@@ -68,6 +68,27 @@ def test_the_registry_is_that_of_the_folder_where_no_other_is_named(world, monke
     with located("models:/shop/1") as folder:
         assert digest(folder) == digest(world.slim)
     assert os.environ["MLFLOW_TRACKING_URI"].endswith("runs/mlflow/mlflow.db")
+
+
+def test_a_registry_that_is_not_there_is_named_and_none_is_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    with pytest.raises(ConfigError, match="no registry is named and runs/mlflow/mlflow.db, .* is not here"):
+        store.find()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/typo/mlflow.db")
+    with pytest.raises(ConfigError, match="typo/mlflow.db, and there is no such folder"):
+        store.find()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "address", ["sqlite:///mlflow.db", "sqlite://", "file:///no/such/runs", "http://no-such-host:1"]
+)
+def test_an_address_of_another_kind_or_in_this_folder_is_left_to_mlflow(address, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    store.find()
+    assert os.environ["MLFLOW_TRACKING_URI"] == address
 
 
 def test_a_model_in_an_object_store_scores_as_its_folder_and_leaves_no_copy(world, tmp_path, monkeypatch):

@@ -1,16 +1,19 @@
 """The rules of the ledger and of who may follow whom, on versions without files: what these rules decide needs none."""
 
 import json
+import re
 import time
 
 import pytest
 import services
 from mlflow import MlflowClient
+from pydantic import ValidationError
 
+from slimrec.artifacts import digest, publish
 from slimrec.errors import ConfigError, ConflictError, InputError, SecurityError
 from slimrec.registry import ledger as ledgers
-from slimrec.registry import promotion, registration, versions
-from slimrec.registry.ledger import LONGEST_REASON, Entry, Ledger, Registered
+from slimrec.registry import promotion, registration, rejudgement, versions
+from slimrec.registry.ledger import Entry, Ledger, Registered
 from slimrec.registry.versions import CHAMPION, DIGEST, JUDGED, JUDGED_DIGEST, JUDGEMENT, NONE
 
 
@@ -197,8 +200,9 @@ def test_entries_stand_in_the_order_of_their_numbers_and_each_number_is_taken_on
 
 def test_a_reason_is_cut_to_what_fits_and_the_rest_of_the_entry_is_whole(client):
     ledger = model(client, "long")
-    written = write(ledger, "commit", "", "1", why="x" * (LONGEST_REASON + 5))
-    assert written == ledger.entries()[0] and written.why == "x" * LONGEST_REASON
+    written = write(ledger, "commit", "", "1", why="x" * 2005)
+    assert write(ledger, "commit", "1", "2", why="y" * 2000).why == "y" * 2000
+    assert written == ledger.entries()[0] and written.why == "x" * 2000
 
 
 def test_a_ledger_with_a_hole_or_with_what_is_no_entry_is_not_believed(client):
@@ -233,6 +237,109 @@ def test_what_the_ledger_says_of_a_version_is_not_believed_with_a_key_that_nobod
     client.log_param(ledger._run, ledgers._key("2"), json.dumps({"digest": "content 2", "code": "", "signed": "bob"}))
     with pytest.raises(SecurityError, match="Registered has no .signed."):
         ledger.registered("2")
+
+
+def test_an_entry_holds_what_it_should_to_the_second_and_cannot_be_changed(client):
+    ledger = model(client, "frozen")
+    written = write(ledger, "commit", "", "1")
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", written.at)
+    for told, name in ((written, "after"), (Registered(digest="d", code=""), "digest")):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(told, name, "9")
+    client.log_param(ledger._run, "00000002", json.dumps({**written.model_dump(), "number": 2, "signed": "bob"}))
+    with pytest.raises(SecurityError, match="Entry has no 'signed'"):
+        ledger.entries()
+
+
+def test_an_entry_that_mlflow_refuses_is_not_taken_for_one_that_another_wrote(client):
+    ledger = model(client, "refused")
+    write(ledger, "commit", "", "1")
+    client.delete_run(ledger._run)
+    with pytest.raises(InputError, match="must be in the 'active' state"):
+        ledger.append(2, kind="commit", action="promote", before="1", after="2", digest="", why="")
+
+
+def test_a_ledger_that_cannot_be_begun_is_not_taken_for_one_that_another_began(client):
+    ledger = model(client, "x" * 490)  # the name of its experiment is too long
+    with pytest.raises(ConfigError, match="exceeds the maximum length of 500 characters"):
+        write(ledger, "commit", "", "1")
+
+
+def test_a_ledger_by_name_alone_may_be_as_old_as_its_model_and_no_older(client):
+    ledger = model(client, "as-old")
+    client.create_experiment("slimrec-ledger-as-old", tags={ledgers.RUN: "r"})
+    ledger._born = client.get_experiment_by_name("slimrec-ledger-as-old").creation_time
+    assert ledger._find() == "r"
+    ledger._born += 1
+    assert ledger._find() == ""
+
+
+def test_of_two_ledgers_that_a_renamed_model_may_have_begun_none_is_taken(client):
+    ledger = model(client, "unsure")
+    for i, found in ((1, "r1"), (2, "")):
+        client.create_experiment(f"slimrec-ledger-{ledger._born}-elsewhere-{i}", tags={ledgers.RUN: f"r{i}"})
+        assert ledger._find() == found
+
+
+def test_what_the_ledger_tells_of_a_version_is_its_content_and_what_made_it_champion(client):
+    ledger = model(client, "tells", 2)
+    assert registration.told("tells", "1") == {"content": None, "entries": []}
+    ledger.note("1", "content 1", "code")
+    for version in "12":
+        write(ledger, "commit", "", version)
+    first, second = (entry.model_dump() for entry in ledger.entries())
+    assert registration.told("tells", "1") == {"content": {"digest": "content 1", "code": "code"}, "entries": [first]}
+    assert registration.told("tells", "2") == {"content": None, "entries": [second]}
+
+
+def test_what_was_forced_is_said_on_the_version_below_what_it_said_before(client):
+    model(client, "marked", 2)
+    client.update_model_version("marked", "1", description="it is worse")
+    promotion._mark_forced(client, "marked", "1", "forced: because")
+    promotion._mark_forced(client, "marked", "2", "forced: " + "x" * 2000)
+    first, second = (client.get_model_version("marked", version) for version in "12")
+    assert (first.description, first.tags["slimrec.forced"]) == (
+        "it is worse\n\nPromoted, forced: because",
+        "forced: because",
+    )
+    assert second.description == f"Promoted, forced: {'x' * 2000}"
+    assert second.tags["slimrec.forced"] == f"forced: {'x' * 1992}"
+
+
+@pytest.mark.parametrize(
+    ("champion", "judged", "overtaken"),
+    [
+        ("", None, False),
+        ("1", None, True),
+        ("1", {"version": "1", "digest": "content 1"}, False),
+        ("1", {"version": "1", "digest": "another"}, True),
+        ("1", {"version": "1"}, False),  # by 0.1.0, which told no digest
+        ("1", {"version": "2", "digest": "content 1"}, True),
+        ("1", {"version": "2"}, True),
+        ("", {"version": "1", "digest": "content 1"}, True),
+        ("2", None, False),  # this one itself
+        ("2", {"version": "1", "digest": "content 1"}, False),
+        ("2", {"version": "2", "digest": "another"}, False),
+    ],
+)
+def test_a_judgement_is_overtaken_by_another_champion_than_it_was_made_against_and_not_by_its_own_model(
+    client, champion, judged, overtaken, tmp_path
+):
+    name = tmp_path.name  # one that no other has
+    with publish(tmp_path / "slim", "slim"):
+        pass
+    model(client, name, 2, champion)
+    client.set_model_version_tag(name, "2", DIGEST, digest(tmp_path / "slim"))
+    assert rejudgement.overtaken(name, tmp_path / "slim", {"champion": judged}) is overtaken
+
+
+def test_a_model_that_is_its_champion_by_tag_but_not_by_ledger_is_overtaken(client, tmp_path):
+    with publish(tmp_path / "slim", "slim"):
+        pass
+    ledger = model(client, "by-ledger", 1, "1")
+    client.set_model_version_tag("by-ledger", "1", DIGEST, digest(tmp_path / "slim"))
+    ledger.note("1", "content 1", "")
+    assert rejudgement.overtaken("by-ledger", tmp_path / "slim", {"champion": None})
 
 
 def test_the_run_that_is_a_ledger_says_of_which_model(client):
@@ -302,7 +409,10 @@ def test_what_is_not_in_the_registry_is_nothing_and_what_is_there_says_what_it_i
     assert versions.version_at(client, "here", CHAMPION) == "1" and versions.version_at(client, "here", "other") == ""
     assert versions.born(client, "here") == str(client.get_registered_model("here").creation_timestamp)
     assert versions.exists(client, "here", "1") and not versions.exists(client, "here", "2")
-    assert versions.content(client, "here", "1") == "content 1" and versions.content(client, "here", "2") == ""
+    assert (
+        versions.content(client, "here", "1", None) == "content 1" and versions.content(client, "here", "2", None) == ""
+    )
+    assert versions.content(client, "here", "1", Registered(digest="as noted", code="")) == "as noted"
     assert versions.judged_against(versions.read(client, "here", "1")) is None
     for told, meant in ((NONE, ""), ("3", "3")):
         client.set_model_version_tag("here", "1", JUDGED, told)

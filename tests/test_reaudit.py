@@ -343,6 +343,8 @@ def test_each_look_at_a_champion_with_another_model_pays_for_those_before(window
     test = Dataset.open(second["dataset"]).split("test")
     slim = np.random.default_rng(0).normal(size=len(test))
     config, judged = EvaluateConfig(champion="drifting", confidence=0.9), []
+    untracked = champion.challenge(config, track.Tracker(), second["dataset"], test, slim, "a")[0]["look"]
+    assert untracked == {"number": None, "asked": 0.9, "confidence": pytest.approx(0.95)}
     for model in ("a", "b"):
         with track.run("evaluate", config) as tracker:
             judged.append(champion.challenge(config, tracker, second["dataset"], test, slim, model)[0])
@@ -400,6 +402,8 @@ def test_a_window_whose_version_became_champion_or_that_was_audited_again_is_aud
     assert audit_windows.audited("shop", "twice") == ""
     again = ended("twice", "", "2")
     assert again in audit_windows.audited("shop", "twice")
+    ended("twice", "", "2")
+    assert again in audit_windows.audited("shop", "twice")  # the first that holds
 
 
 def test_a_window_whose_version_was_deleted_is_audited_again(shop):
@@ -415,6 +419,8 @@ def test_a_window_of_a_dead_model_of_the_same_name_is_audited_again(shop):
     assert audit_windows.audited("shop", "dead") == ""
     shop.set_tag(run, audit_windows.MODEL, "")  # there was none yet when it was judged
     assert run in audit_windows.audited("shop", "dead")
+    shop.set_tag(run, audit_windows.MODEL, "1")
+    assert ended("dead", "", "1") in audit_windows.audited("shop", "dead")
 
 
 def test_an_audit_is_named_by_the_run_that_holds_all_of_its_steps(shop):
@@ -425,6 +431,16 @@ def test_an_audit_is_named_by_the_run_that_holds_all_of_its_steps(shop):
 
 def test_an_audit_of_no_day_is_not_written_down(shop):
     assert audit_windows.KEY not in shop.get_run(ended("", "", "1")).data.tags
+    assert (
+        audit_windows.record("", "shop", "untracked", "1", "") is None
+    )  # a step without tracking has no run to note it on
+
+
+def test_without_a_registry_or_a_run_no_window_was_audited(shop, monkeypatch):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "of-tomorrow")
+    assert audit_windows.audited("shop", "any") == ""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    assert audit_windows.audited("shop", "any") == ""
 
 
 def test_a_window_is_data_day_and_recipe():
@@ -433,6 +449,8 @@ def test_a_window_is_data_day_and_recipe():
     others = [("g", "2026-01-01", {"a": 1, "b": 2}), ("f", "2026-01-02", {"a": 1, "b": 2}), ("f", "2026-01-01", {})]
     assert same not in {audit_windows.key(*other) for other in others}
     assert audit_windows.key("f", "", {}) == ""
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        audit_windows.key("f", "2026-01-01", {"a": float("nan")})
 
 
 def test_in_how_many_parts_a_log_is_read_is_no_part_of_its_window():

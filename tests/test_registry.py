@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from importlib.metadata import version as installed
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 import services
 import small
+import yaml
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 from pydantic import BaseModel
 
 import slimrec
@@ -21,10 +26,12 @@ from slimrec import track
 from slimrec.artifacts import digest, publish, read_json, write_json
 from slimrec.config import EvaluateConfig, ModelConfig, RegisterConfig
 from slimrec.data.encode import Encoder
-from slimrec.errors import ConfigError, ConflictError, InputError, Preempted, TransientError
+from slimrec.errors import ConfigError, ConflictError, InputError, Preempted, SecurityError, TransientError
 from slimrec.model import build
 from slimrec.model.files import load_model, save_model
-from slimrec.registry import bundle, promotion, registration, versions
+from slimrec.registry import apart, bundle, promotion, registration, rejudgement, versions
+from slimrec.registry.versions import NONE
+from slimrec.schema import Schema
 from slimrec.serving.predictor import Predictor, example_rows
 from slimrec.stages import evaluate, register
 from slimrec.track import Tracker
@@ -73,9 +80,15 @@ def step(world, reports, name, approval="automatic", decision="accept", dataset=
     return found, tracker.run_id
 
 
+def nowhere_else(*words):
+    """A model without code of its own is tried here: a process for it takes seconds."""
+    raise AssertionError(words)
+
+
 @pytest.fixture(scope="module")
 def registered(world, reports):
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(apart, "run", nowhere_else)
         patch.setattr(sys, "dont_write_bytecode", False)  # as where nobody set PYTHONDONTWRITEBYTECODE
         return step(world, reports, "ctr")
 
@@ -92,6 +105,75 @@ def test_an_accepted_model_becomes_version_one_with_both_aliases(client, world, 
     auc = read_json(reports["accept"] / "report.json")["auc"]
     assert auc["low"] < auc["high"]
     assert version.tags["slimrec.auc_interval"] == f"{auc['low']:+.6f} to {auc['high']:+.6f}"
+    (logged,) = client.get_run(version.run_id).outputs.model_outputs
+    assert client.get_logged_model(logged.model_id).name == "slim"
+    stored = Path(client.get_model_version_download_uri("ctr", "1").removeprefix("file://"))
+    pinned = (stored / "requirements.txt").read_text(encoding="utf-8").split()
+    assert sorted(pinned) == sorted(f"{package}=={installed(package)}" for package in registration.SERVING)
+    assert (stored / "serving_input_example.json").is_file()
+    inputs = yaml.safe_load((stored / "MLmodel").read_text(encoding="utf-8"))["signature"]["inputs"]
+    assert {told["type"] for told in json.loads(inputs)} == {"any"}  # it takes lists
+
+
+FIELDS = {
+    "price": {"name": "price", "kind": "number"},
+    "site": {"name": "site", "kind": "category"},
+    "tags": {"name": "tags", "kind": "bag", "max_length": 3, "separator": ","},
+    "lists": {"name": "lists", "kind": "bag", "max_length": 3},
+    "vector": {"name": "vector", "kind": "vector", "width": 3},
+    "cross": {"name": "cross", "kind": "category", "cross": ["price", "site"], "discretised": ["price"]},
+}
+
+
+@pytest.mark.parametrize(
+    ("fields", "types"),
+    [
+        (["price", "site", "tags"], "price double, site string, tags string"),
+        (["site", "tags"], "site string, tags string"),
+        (["cross"], "price double, site string"),
+        (["price", "site", "lists"], "price any, site any, lists any"),
+        (["price", "vector"], "price any, vector any"),
+    ],
+)
+def test_a_model_takes_numbers_as_numbers_all_else_as_text_and_anything_where_a_field_takes_lists(fields, types):
+    wanted = [tuple(each.split()) for each in types.split(", ")]
+    for told, scores in (
+        ({"label": "click"}, ["probability"]),
+        ({"tasks": ["a", "b"]}, ["probability_a", "probability_b"]),
+    ):
+        schema = Schema.model_validate({**told, "fields": [FIELDS[name] for name in fields]})
+        found = registration._signature(schema, [name for name, _ in wanted]).to_dict()
+        assert [(each["name"], each["type"]) for each in json.loads(found["inputs"])] == wanted
+        assert [(each["name"], each["type"]) for each in json.loads(found["outputs"])] == [
+            (s, "double") for s in scores
+        ]
+
+
+@pytest.mark.parametrize(
+    ("changed", "version", "judged"),
+    [
+        ({}, "1", (NONE, NONE, "certified")),
+        ({"champion": {"version": "2", "digest": "d2", "verdict": "rejected"}}, "3", ("2", "d2", "rejected")),
+        ({"champion": {"version": "2", "verdict": "inconclusive"}}, "3", ("2", "", "inconclusive")),
+        ({"champion": {"version": "2", "digest": "d2", "verdict": "certified"}}, "2", None),  # itself, found again
+    ],
+)
+def test_a_version_says_at_a_glance_what_was_decided_and_against_whom(changed, version, judged):
+    auc = {"difference": -0.00012345, "low": -0.0005, "high": 0.00025}
+    decision = small.decision(auc=auc, fields=[{"kept": True}, {"kept": False}, {"kept": True}]) | changed
+    told = {
+        "slimrec.verdict": "certified",
+        "slimrec.auc_difference": "-0.000123",
+        "slimrec.auc_interval": "-0.000500 to +0.000250",
+        "slimrec.fields": "2 of 3",
+        "slimrec.bytes": "1 of 2",
+        "slimrec.dataset": "d" * 64,
+    }
+    if judged:
+        told |= dict(zip(("slimrec.judged_against", "slimrec.judged_digest", "slimrec.judgement"), judged, strict=True))
+    assert registration._tags(decision, version) == told
+    several = {**decision, "tasks": [{"task": "click"}, {"task": "buy"}], "task": "buy"}
+    assert registration._tags(several, version) == {**told, "slimrec.tasks": "click, buy", "slimrec.task": "buy"}
 
 
 def test_report_and_selection_lie_with_the_run(client, registered):
@@ -187,12 +269,14 @@ def test_a_step_that_runs_again_makes_no_second_version_and_stores_no_second_mod
     assert list(map(len, stored)) == [1, 0] and again["reason"] == registered[0]["reason"]
 
 
-def test_a_version_that_scores_otherwise_through_mlflow_than_by_itself_does_not_serve(client, registered):
+def test_a_version_that_scores_otherwise_through_mlflow_than_by_itself_does_not_serve(client, registered, monkeypatch):
+    monkeypatch.setattr(apart, "run", nowhere_else)
     file = Path(client.get_model_version_download_uri("ctr", "1").removeprefix("file://"), "pyfunc.py")
     served = file.read_text(encoding="utf-8")
-    assert versions.check(client, "ctr", "1", None)
-    file.write_text(served.replace("DataFrame(found.", "DataFrame(2e-6 + found."), encoding="utf-8")
     try:
+        file.write_text(served.replace("DataFrame(found.", "DataFrame(0.9e-6 + found."), encoding="utf-8")
+        assert versions.check(client, "ctr", "1", None)  # as far as rounding goes
+        file.write_text(served.replace("DataFrame(found.", "DataFrame(1.1e-6 + found."), encoding="utf-8")
         with pytest.raises(ConflictError, match="scores otherwise than .*: it must not serve"):
             versions.check(client, "ctr", "1", None)
     finally:
@@ -231,7 +315,11 @@ def test_a_model_whose_champion_changed_after_the_report_is_judged_again_and_the
     assert f"judged again against version {other}" in found["reason"]
     tags = client.get_model_version("overtaken", "2").tags
     assert tags[versions.JUDGED] == other and tags[versions.JUDGEMENT] == "certified"
-    assert tags[versions.JUDGED_DIGEST] == versions.content(client, "overtaken", other)
+    decision = {**read_json(reports["accept"] / "report.json"), "look": {"asked": 0.9}}
+    again = rejudgement.judge_again("overtaken", world.slim, world.dataset, decision, Tracker())
+    confidence = pytest.approx(1 - 0.1 / 2)  # of a first look
+    assert again["champion"]["look"] == {"number": None, "asked": 0.9, "confidence": confidence}
+    assert tags[versions.JUDGED_DIGEST] == versions.content(client, "overtaken", other, None)
     assert (reports["accept"] / "report.json").read_bytes() == said
 
 
@@ -269,6 +357,25 @@ def test_a_model_is_judged_again_only_on_the_dataset_of_its_report(world, report
         step(world, reports, "elsewhere", dataset=tmp_path / "log" / "dataset")
 
 
+def test_a_model_whose_champion_went_is_judged_against_none(client, world, reports):
+    decision = read_json(reports["accept"] / "report.json")
+    decision["champion"] = {"model": "went", "version": "1", "verdict": "rejected", "reason": "it was worse"}
+    client.create_registered_model("went")
+    again = rejudgement.judge_again("went", world.slim, world.dataset, decision, Tracker())
+    reason = f"{decision['reason']}; judged again against none, as its champion went after the report"
+    assert again == {**decision, "champion": None, "reason": reason}
+
+
+def test_a_model_is_not_judged_again_on_a_dataset_whose_files_were_changed(world, reports, tmp_path):
+    decision = read_json(reports["accept"] / "report.json")
+    copy = shutil.copytree(world.dataset, tmp_path / "dataset")
+    file = max((path for path in copy.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    content = file.read_bytes()
+    file.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    with pytest.raises(SecurityError, match="is not the file its manifest describes"):
+        rejudgement.judge_again("overtaken", world.slim, copy, decision, Tracker())
+
+
 def test_of_two_steps_that_race_only_the_older_version_stays(client, world, reports, registered):
     """Both have looked and found nothing; both create: the second withdraws its own."""
     content = digest(world.slim)
@@ -280,6 +387,15 @@ def test_of_two_steps_that_race_only_the_older_version_stays(client, world, repo
     first = registration._create_version(client, "race", logged, source.run_id, tags)
     second = registration._create_version(client, "race", logged, source.run_id, tags)
     assert first == second == "1"
+    (only,) = client.search_model_versions("name = 'race'")
+    assert (only.run_id, only.tags[versions.DIGEST], only.source) == (source.run_id, content, source.source)
+
+    class Refusing(MlflowClient):
+        def create_registered_model(self, *what, **rest):
+            raise MlflowException("you may not", PERMISSION_DENIED)
+
+    with pytest.raises(MlflowException, match="you may not"):
+        registration._create_version(Refusing(client.tracking_uri), "race", logged, source.run_id, {**tags, "b": "c"})
     assert len(client.search_model_versions("name = 'race'")) == 1
 
 

@@ -1,8 +1,11 @@
 """Looks that follow one another: how they are counted, what the bound pays for them, and where the report says so."""
 
+from functools import partialmethod
+
 import numpy as np
 import pytest
 import small
+from mlflow import MlflowClient
 from scipy import stats
 from services import empty_store
 
@@ -54,7 +57,7 @@ def test_the_same_models_again_are_the_same_look_and_a_deleted_run_was_one_all_t
 
 
 def test_looks_beyond_the_first_page_that_mlflow_answers_with_count_as_well(store, monkeypatch):
-    monkeypatch.setattr(sightings, "_A_PAGE", 1)
+    monkeypatch.setattr(MlflowClient, "search_runs", partialmethod(MlflowClient.search_runs, max_results=1))
     assert [look("a", models) for models in "mno"] == [1, 2, 3]
 
 

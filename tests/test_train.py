@@ -1,15 +1,19 @@
 """The training loop: resumable to the bit, early stop, gates on rows that the network has not memorised."""
 
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 import small
 import torch
+import two_ranks
 import yaml
 from services import HANG
 from two_ranks import stop_after
@@ -204,8 +208,9 @@ def test_early_stopping_ends_after_stale_epochs_and_leaves_the_best_weights(data
     aucs = [row["valid_auc"] for row in one.history]
     assert len(aucs) < 30 and len(aucs) == aucs.index(max(aucs)) + 3
     assert figures["valid_auc"] == max(aucs)
+    one.stale = 0
     one._validate(0, 0.0, one._progress())
-    assert one.history[-1]["valid_auc"] == max(aucs)
+    assert one.history[-1]["valid_auc"] == max(aucs) and one.stale == 1  # as good is not better
 
 
 @pytest.mark.parametrize(("settled", "epochs", "first"), [(0.5, 4, 2), (0.9, 4, 3), (0.5, 1, 0)])
@@ -217,6 +222,10 @@ def test_no_epoch_counts_as_the_best_before_the_gate_has_settled_unless_it_is_th
     assert figures["valid_auc"] == max(aucs[first:])
     one._validate(epochs - 1, 0.0, one._progress())
     assert one.history[-1]["valid_auc"] == figures["valid_auc"]
+    for epoch in range(epochs):
+        one.best, one.best_auc = None, -math.inf
+        one._validate(epoch, 0.0, one._progress())
+        assert (one.best is not None) == (epoch >= first)
 
 
 @pytest.mark.parametrize(
@@ -352,9 +361,20 @@ def test_an_epochs_loss_is_the_mean_over_its_own_steps_and_the_figures_are_those
     losses = recorded(one, "_loss", lambda loss, batch: float(loss.detach()))
     figures, n = one.fit(), one.steps_per_epoch
     assert len(losses) == 2 * n == figures["steps"] and figures["epochs"] == 2
-    told = [row["train_loss"] for row in one.history]
-    assert told == pytest.approx([sum(losses[:n]) / n, sum(losses[n:]) / n], rel=1e-6)
-    assert figures["rows_per_second"] == pytest.approx(2 * n * 128 / figures["seconds"], rel=0.01)
+    assert [row["train_loss"] for row in one.history] == [sum(losses[:n]) / n, sum(losses[n:]) / n]
+
+
+def test_the_seconds_of_a_run_are_those_between_its_first_step_and_its_last_and_rows_are_told_by_the_second(
+    data, tmp_path, monkeypatch
+):
+    one = trainer(data, method="none")
+    monkeypatch.setattr(time, "monotonic", lambda: 1000 + 0.1234567 * one.step)  # a clock that goes on with each step
+    figures, n = one.fit(), one.steps_per_epoch
+    assert figures["seconds"] == round(0.1234567 * 2 * n, 3)
+    assert figures["rows_per_second"] == round(128 / 0.1234567, 1)
+    assert [row["epoch_seconds"] for row in one.history] == pytest.approx([0.1234567 * n] * 2)
+    monkeypatch.setattr(time, "monotonic", lambda: 1000)
+    assert trainer(data, method="none", epochs=1).fit()["rows_per_second"] == 0
 
 
 def test_a_resumed_run_counts_only_the_rows_that_it_trained_itself(data, tmp_path):
@@ -364,8 +384,7 @@ def test_a_resumed_run_counts_only_the_rows_that_it_trained_itself(data, tmp_pat
         stopped.fit()
     resumed = trainer(data, tmp_path / "c.safetensors", method="none")
     figures = resumed.fit()
-    own = resumed.steps_per_epoch * 128
-    assert figures["rows_per_second"] == pytest.approx(own / figures["seconds"], rel=0.02)
+    assert figures["rows_per_second"] == pytest.approx(resumed.steps_per_epoch * 128 / figures["seconds"], rel=0.02)
     assert (figures["steps"], figures["epochs"]) == (2 * resumed.steps_per_epoch, 2)
 
 
@@ -410,6 +429,113 @@ def test_a_warm_start_that_no_epoch_makes_better_stays_and_any_other_start_does_
     reached = max(row["valid_auc"] for row in one.history)
     assert all(torch.equal(start[name], tensor) for name, tensor in weights(one).items()) == warm
     assert figures["valid_auc"] == (before.best_auc if warm else reached) and reached < before.best_auc
+
+
+def test_a_state_is_resumed_as_it_was_kept_before_and_after_the_first_validation(data, tmp_path):
+    for stop, after in ((3, 0), (20, 1)):
+        one, other = (trainer(data, tmp_path / "c.safetensors", method="none", patience=3) for _ in range(2))
+        assert (one.step, one.stale, one.best, one.best_auc) == (0, 0, None, -math.inf) and not one._exhausted()
+        stop_after(one, stop)
+        with pytest.raises(Preempted, match=f"stopped at step {stop}"):
+            one.fit()
+        other._resume()
+        assert (other.step, other.stale, other.best_auc, other.history) == (stop, 0, one.best_auc, one.history)
+        assert len(one.history) == after and torch.equal(one.loss_sum, other.loss_sum) and one.loss_sum > 0
+        assert (other.best is None) == (one.best is None) == (after == 0)
+        assert all(torch.equal(tensor, other.best[name]) for name, tensor in (one.best or {}).items())
+
+
+def test_a_training_shows_its_name_its_steps_and_where_it_stands_on_the_first_rank_alone(data):
+    one = trainer(data)
+    one.step = 3
+    with one._progress() as bar:
+        assert (bar.desc, bar.unit, bar.n, bar.total) == ("leap", "step", 3, 2 * one.steps_per_epoch)
+        assert bar.mininterval == 0.5 and bar.dynamic_ncols and not bar.disable
+    one.ranks = replace(one.ranks, rank=1, world=2)
+    assert one._progress().disable
+    with two_ranks.trainer(data.path)._progress() as bar:  # which has no gate at all
+        assert bar.desc == "train"
+
+
+def test_a_batch_without_weight_costs_nothing_and_one_of_hardly_any_counts_by_its_rows(data):
+    one = trainer(data, method="none")
+    one.model.eval()
+    batch = next(one.stream.epoch(0))
+    share = batch.weight / batch.weight.sum()
+    whole, most, none = (one._loss(batch._replace(weight=share * total)).item() for total in (1.5e-12, 0.75e-12, 0))
+    assert whole == pytest.approx(one._loss(batch).item(), rel=1e-4)
+    assert (most, none) == (pytest.approx(0.75 * whole, rel=1e-4), 0)
+
+
+def test_the_seeds_of_steps_are_those_of_every_release_so_that_old_runs_can_be_repeated(data):
+    """Seed, step and part in one number, times the odd 64-bit fraction of the golden ratio, as splitmix64 takes it."""
+    one = trainer(data)
+    golden = int(Decimal(2**64) / ((1 + Decimal(5).sqrt()) / 2)) | 1
+    for one.step, part, rank in ((0, 0, 0), (7, 0, 0), (7, 1, 0), (7, 1, 3)):
+        one.ranks = replace(one.ranks, rank=rank)
+        assert one._seed(part) == ((3_000_009 + 2 * one.step + part) * golden + rank) % 9_223_372_036_854_775_808
+    one.step, one.ranks = 5, replace(one.ranks, rank=0)
+    for part, step, stream in ((0, one._train_step, one.stream), (1, one._gate_step, one.gate_stream)):
+        step(next(stream.epoch(0)))
+        assert torch.initial_seed() == one._seed(part)
+
+
+@pytest.fixture
+def one_of_two(monkeypatch):
+    """This process is the first of two ranks, of which the other never says anything: all sums are its own."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_every_rank_has_two_rows_of_a_batch(data, one_of_two):
+    trainer(data, method="none", batch_size=4)
+    with pytest.raises(ConfigError, match="3 gives 2 ranks less than two rows each"):
+        trainer(data, method="none", batch_size=3)
+
+
+def test_all_ranks_begin_with_the_weights_of_the_first(data, one_of_two, monkeypatch):
+    sent, broadcast = [], torch.distributed.broadcast
+    monkeypatch.setattr(
+        torch.distributed, "broadcast", lambda tensor, source: (sent.append(source), broadcast(tensor, source))
+    )
+    assert sent == [0] * len(trainer(data).model.state_dict()) != []
+
+
+@pytest.mark.parametrize("stream", ["train", "gate"])
+def test_a_gates_penalty_is_shared_out_among_ranks(data, one_of_two, stream):
+    """Gradients are summed over ranks: each has its part of the penalty, and all of its own loss."""
+    one = trainer(data, method="optembed", options={"stream": stream, "warmup": 0.0}, backbone="pnn", epochs=1)
+    one.model.gate.penalty = lambda: 10 * sum(p.sum() for p in one.model.gate.parameters())
+    seen = {}
+    one._update = lambda *names: seen.setdefault(
+        world, [p.grad.to_dense().clone() for p in one.model.gate.parameters()]
+    )
+    batch = next((one.stream if stream == "train" else one.gate_stream).epoch(0))
+    for world in (1, 2, 4):
+        one.ranks = replace(one.ranks, world=world)
+        one.model.zero_grad()
+        (one._train_step if stream == "train" else one._gate_step)(batch)
+    for alone, two, four in zip(seen[1], seen[2], seen[4], strict=True):
+        assert torch.allclose(alone - two, torch.full_like(two, 5.0), atol=1e-3)
+        assert torch.allclose(alone - four, torch.full_like(four, 7.5), atol=1e-3)
+
+
+def test_running_averages_of_network_and_gate_are_those_of_all_ranks_and_counts_stay(data, one_of_two):
+    for method in ("leap", "none"):
+        one = trainer(data, method=method)
+        running = [buffer for name, buffer in one.model.backbone.named_buffers() if "running" in name]
+        counted = [buffer for name, buffer in one.model.backbone.named_buffers() if "batches" in name]
+        shared = [one.model.gate.distance_sum, one.model.gate.compared] if method == "leap" else []
+        for buffer in (*running, *counted, *shared):
+            buffer.fill_(8)
+        one._alike()
+        assert running and all((buffer == 4).all() for buffer in (*running, *shared))  # the other rank brought nothing
+        assert counted and all(buffer == 8 for buffer in counted)
+        one.ranks = replace(one.ranks, world=1)
+        one._alike()
+        assert all((buffer == 4).all() for buffer in running)
 
 
 def test_every_draw_of_every_step_has_a_seed_of_its_own(data):

@@ -26,8 +26,8 @@ def from_outside(slim: Path) -> list[str]:
 def on_the_path(tops: Sequence[str]) -> list[Path]:
     """The files or folders of top-level modules as the Python path has them now, what is not there left out."""
     found = [find_spec(top) for top in tops]
-    places = [next(iter(spec.submodule_search_locations or [spec.origin or ""])) for spec in found if spec is not None]
-    return [Path(place) for place in places if place]
+    places = [spec.submodule_search_locations or [str(spec.origin)] for spec in found if spec is not None]
+    return [Path(next(iter(place))) for place in places]
 
 
 def package(top: str) -> str:

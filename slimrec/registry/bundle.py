@@ -30,7 +30,7 @@ _AUC = {"full": "full_auc", "slim": "slim_auc", **{name: name for name in ("diff
 class Audit(BaseModel):
     """What a bundle says of its subjects."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     manifests: dict[Literal["slim", "report", "selection"], dict[str, Any]]
     report: dict[str, Any]  # report.json
@@ -45,7 +45,7 @@ class Audit(BaseModel):
 class Statement(BaseModel):
     """in-toto Statement v1."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["https://in-toto.io/Statement/v1"] = Field(alias="_type")
     subject: list[dict[str, Any]]
@@ -194,7 +194,7 @@ def _replayed(
     for kind in ("slices", "losses"):
         again, told = getattr(judged, kind), report[kind]
         _require([each["name"] for each in again] == [each["name"] for each in told], f"which {kind} are judged")
-        for one, other in zip(again, told, strict=True):
+        for one, other in zip(again, told):
             fits = one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
             _require(fits, f"the {kind} of '{other['name']}'")
     leaking = [parse(Leak, each, SecurityError) for each in whole["leaks"]]

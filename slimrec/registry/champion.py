@@ -123,7 +123,7 @@ def _compared(
 
 def _worse_than_chance(test: Split, champion: np.ndarray, confidence: float) -> bool:
     """Whether the AUC of the champion's logits (n,) is below one half, with that confidence."""
-    alike, rows = np.zeros_like(champion), np.arange(len(champion), dtype=np.uint64)
+    alike, rows = np.zeros_like(champion), np.arange(len(champion)).astype(np.uint64)
     high = certify.compare(test.label, alike, champion, test.weight, test.group, confidence, rows).high
     return high is not None and high < 0
 
@@ -173,7 +173,7 @@ def write_scores(slim: str, dataset: str, folder: str) -> None:
     except CannotRead as error:
         write_json(Path(folder, _CANNOT), str(error))
     else:
-        np.save(Path(folder, _LOGITS), logits, allow_pickle=False)
+        np.save(Path(folder, _LOGITS), logits)
         write_json(Path(folder, _STRANGE), strange)
 
 
@@ -182,7 +182,7 @@ def read_scores(folder: Path) -> Scores:
     if (folder / _CANNOT).is_file():
         raise CannotRead(read_json(folder / _CANNOT))
     try:
-        logits = np.load(folder / _LOGITS, allow_pickle=False)
+        logits = np.load(folder / _LOGITS)  # which takes no pickle unless told to
     except ValueError as error:
         raise SecurityError(f"the process that scored with the champion's own code left no numbers: {error}") from None
     return logits, read_json(folder / _STRANGE)
@@ -206,10 +206,11 @@ def score(slim: Path, dataset: Path, test: Split | None = None) -> Scores:
     schema = predictor.model.schema.model_copy(update=roles)
     address = read_json(dataset / "manifest.json")["source"]["address"]
     try:
-        source = open_source(IngestConfig(source=address, fields=schema.model_dump(mode="json")))
+        source = open_source(IngestConfig(source=address, fields=schema.model_dump()))
     except (InputError, ConfigError) as error:
         raise CannotRead(str(error)) from None
-    order = np.argsort(test.row, kind="stable")
+    changed = InputError(f"{address} is no longer the log that was ingested: run the audit again")
+    order = np.argsort(test.row)
     wanted, logits, done = test.row[order], np.full(shape(predictor.model, test), np.nan), 0
     for chunk in source.chunks():
         end = int(np.searchsorted(wanted, chunk.start + chunk.data.num_rows))
@@ -218,7 +219,7 @@ def score(slim: Path, dataset: Path, test: Split | None = None) -> Scores:
             rows = chunk.data.take(pa.array(local))
             keys = read_keys(schema, rows, wanted[done:end], partial(_where, chunk, local))
             if not np.array_equal(keys.label, test.label[order[done:end]], equal_nan=True):
-                break
+                raise changed
             try:
                 logits[order[done:end]] = predictor.logits(pa.Table.from_batches([rows]))
             except InputError as error:
@@ -227,7 +228,7 @@ def score(slim: Path, dataset: Path, test: Split | None = None) -> Scores:
         if done == len(wanted):
             far = predictor.novelty.far(predictor.encoder.schema).values()
             return logits, [*_other_labels(predictor.model.schema, test.schema), *far]
-    raise InputError(f"{address} is no longer the log that was ingested: run the audit again")
+    raise changed
 
 
 def _learnt(schema: Schema) -> list[str]:

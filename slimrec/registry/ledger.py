@@ -16,13 +16,13 @@ import json
 import os
 import uuid
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from slimrec.errors import ConflictError, SecurityError
 from slimrec.track import Server, experiment, reaching
-from slimrec.written import parse
+from slimrec.written import Parsed, parse
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 RUNS = "slimrec-ledgers"  # experiment that holds the runs
 RUN = "slimrec.ledger"  # tag of an experiment that leads to a ledger: id of its run
 LONGEST_REASON = 2000  # characters; a param takes 6000
-_Kind = TypeVar("_Kind", bound=BaseModel)
 
 
 class Entry(BaseModel):
@@ -152,7 +151,7 @@ class Ledger:
     def _renamed(self) -> Experiment | None:
         """The ledger that this model began under another name."""
         places = self._server.search_experiments(filter_string=f"name LIKE 'slimrec-ledger-{self._born}-%'")
-        return places[0] if len(places) == 1 else None
+        return places.pop() if len(places) == 1 else None
 
     def _of_0_1_0(self) -> Experiment | None:
         """The ledger by name alone, if it is not that of a model that was deleted before this one was made."""
@@ -192,7 +191,7 @@ def _key(version: str) -> str:
     return f"version-{version}"
 
 
-def _read(kind: type[_Kind], name: str, text: str) -> _Kind:
+def _read(kind: type[Parsed], name: str, text: str) -> Parsed:
     try:
         return parse(kind, json.loads(text), SecurityError)
     except json.JSONDecodeError as error:

@@ -136,7 +136,7 @@ def _log_model(slim: Path, report: Path, run_id: str, code: list[Path]) -> Model
 
     encoder = Predictor.load(slim).encoder
     rows = example_rows(encoder)
-    packages = [name for top in brought.from_outside(slim) if (name := brought.package(top))]
+    packages = filter(None, map(brought.package, brought.from_outside(slim)))
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
         warnings.simplefilter("ignore")

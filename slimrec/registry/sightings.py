@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 SLICE, CHAMPION = "slimrec.slice", "slimrec.challenged"  # tags: what was looked at
-_A_PAGE = 1000
 
 
 def slice_of(dataset: Path, test: Split) -> str:
@@ -40,19 +39,12 @@ def number(tracker: Tracker, kind: str, at: str, models: str) -> int | None:
     return list(dict.fromkeys(looks)).index(models) + 1
 
 
-def _runs(wanted: str) -> list[Run]:
-    """All runs of the experiment with a tag, the first one first."""
+def _runs(wanted: str, token: str | None = None) -> list[Run]:
+    """All runs of the experiment with a tag, the first one first; those from a page on that MLflow named."""
     from mlflow.entities import ViewType
 
-    server, token = client(), None
-    found: list[Run] = []
+    server = client()
     with reaching():
-        place = experiment(server)
-        while True:
-            page = server.search_runs(
-                [place], wanted, ViewType.ALL, _A_PAGE, order_by=["start_time", "run_id"], page_token=token
-            )
-            found += page
-            token = page.token
-            if not token:
-                return found
+        order = ["start_time", "run_id"]
+        page = server.search_runs([experiment(server)], wanted, ViewType.ALL, order_by=order, page_token=token)
+    return [*page, *(_runs(wanted, page.token) if page.token else ())]

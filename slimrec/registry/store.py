@@ -26,5 +26,5 @@ def find() -> None:
             )
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{found}"
     scheme, _, file = os.environ["MLFLOW_TRACKING_URI"].partition(":///")
-    if scheme == "sqlite" and file and not Path(file).parent.is_dir():
+    if scheme == "sqlite" and not Path(file).parent.is_dir():
         raise ConfigError(f"MLFLOW_TRACKING_URI names {file}, and there is no such folder; check the path")

@@ -65,7 +65,7 @@ def read(server: Server, name: str, version: str) -> Version:
     return record
 
 
-def content(server: Server, name: str, version: str, registered: Registered | None = None) -> str:
+def content(server: Server, name: str, version: str, registered: Registered | None) -> str:
     """Digest of the slim folder that a version was registered with, as `registered` or else its tag says, which anybody
     can change; "" where neither does, or it is not there.
     """

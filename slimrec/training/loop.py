@@ -96,8 +96,7 @@ class Trainer:
         with self.stop, self._progress() as bar:
             while self.step < self.config.epochs * self.steps_per_epoch and not self._exhausted():
                 self._epoch(bar)
-        if self.best is not None:
-            self.model.load_state_dict(self.best)
+        self.model.load_state_dict(self.best)
         if self.shards is not None:
             unshard(self.model)
             self.device = torch.device("cpu")
@@ -170,9 +169,8 @@ class Trainer:
             raise Preempted(f"stopped at step {self.step} with a checkpoint: run the step again to resume")
 
     def _gate_is_due(self) -> bool:
-        if not self.gate_learns or self.model.gate.stream != "gate":
-            return False
-        return self.step >= self._warmup() and (self.step + 1) % self.model.gate.every == 0
+        gate, step = self.model.gate, self.step
+        return self.gate_learns and gate.stream == "gate" and step >= self._warmup() and (step + 1) % gate.every == 0
 
     def _span(self) -> int:
         """The steps of the training in which the gate may learn, from the first on."""
@@ -246,7 +244,7 @@ class Trainer:
             if optimizer is not None:
                 self.ranks.sum_gradients(p for group in optimizer.param_groups for p in group["params"])
                 optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+                optimizer.zero_grad()
 
     def _seed(self, part: int) -> int:
         return ((self.config.seed * 1_000_003 + self.step * 2 + part) * _MIX + self.ranks.rank) % 2**63
