@@ -13,7 +13,7 @@ from slimrec.artifacts import digest, publish
 from slimrec.errors import ConfigError, ConflictError, InputError, SecurityError
 from slimrec.registry import ledger as ledgers
 from slimrec.registry import promotion, registration, rejudgement, versions
-from slimrec.registry.ledger import Entry, Ledger, Registered
+from slimrec.registry.ledger import Entry, Judged, Ledger, Registered
 from slimrec.registry.versions import CHAMPION, DIGEST, JUDGED, JUDGED_DIGEST, JUDGEMENT, NONE
 
 
@@ -243,7 +243,8 @@ def test_an_entry_holds_what_it_should_to_the_second_and_cannot_be_changed(clien
     ledger = model(client, "frozen")
     written = write(ledger, "commit", "", "1")
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", written.at)
-    for told, name in ((written, "after"), (Registered(digest="d", code=""), "digest")):
+    judged = Judged(against="1", content="", verdict="certified")
+    for told, name in ((written, "after"), (Registered(digest="d", code=""), "digest"), (judged, "verdict")):
         with pytest.raises(ValidationError, match="frozen"):
             setattr(told, name, "9")
     client.log_param(ledger._run, "00000002", json.dumps({**written.model_dump(), "number": 2, "signed": "bob"}))
@@ -290,6 +291,36 @@ def test_what_the_ledger_tells_of_a_version_is_its_content_and_what_made_it_cham
     first, second = (entry.model_dump() for entry in ledger.entries())
     assert registration.told("tells", "1") == {"content": {"digest": "content 1", "code": "code"}, "entries": [first]}
     assert registration.told("tells", "2") == {"content": None, "entries": [second]}
+
+
+def test_the_last_judgement_on_a_version_counts_and_one_more_of_the_same_is_not_written(client):
+    ledger = model(client, "judged", 2)
+    assert ledger.judged("1") is None
+    first, second = (Judged(against=against, content="c", verdict="certified") for against in ("", "2"))
+    for i in range(1, 12):  # ten and more, in the order of numbers
+        for told in (first, second, second):
+            ledger.judge("1", told)
+        assert Ledger(client, "judged").judged("1") == second and len(ledger._judgements("1")) == 2 * i
+    ledger.judge("1", first)
+    assert ledger.judged("1") == first and ledger.judged("2") is None and ledger.entries() == []
+    keys = [key for key in client.get_run(ledger._run).data.params if key.startswith("judged-")]
+    assert sorted(keys) == [f"judged-1-000000{i:02d}" for i in range(1, 24)]
+    client.log_param(ledger._run, "judged-1-00000024", json.dumps({**first.model_dump(), "signed": "bob"}))
+    with pytest.raises(SecurityError, match="Judged has no 'signed'"):
+        ledger.judged("1")
+
+
+def test_what_tags_say_of_a_judgement_is_told_in_its_parts(client):
+    model(client, "by-tags", 1)
+    for tag, value in ((JUDGED, NONE), (JUDGED_DIGEST, "c"), (JUDGEMENT, "rejected")):
+        client.set_model_version_tag("by-tags", "1", tag, value)
+    told = versions.judgement(versions.read(client, "by-tags", "1"))
+    assert told == Judged(against="", content="c", verdict="rejected")
+    for tag in (JUDGED_DIGEST, JUDGEMENT):
+        client.delete_model_version_tag("by-tags", "1", tag)
+    assert versions.judgement(versions.read(client, "by-tags", "1")) == Judged(against="", content="", verdict="")
+    client.delete_model_version_tag("by-tags", "1", JUDGED)
+    assert versions.judgement(versions.read(client, "by-tags", "1")) is None
 
 
 def test_what_was_forced_is_said_on_the_version_below_what_it_said_before(client):

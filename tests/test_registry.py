@@ -171,9 +171,10 @@ def test_a_version_says_at_a_glance_what_was_decided_and_against_whom(changed, v
     }
     if judged:
         told |= dict(zip(("slimrec.judged_against", "slimrec.judged_digest", "slimrec.judgement"), judged, strict=True))
-    assert registration._tags(decision, version) == told
+    judgement = registration._judged(decision["champion"], version, decision["verdict"])
+    assert registration._tags(decision, judgement) == told
     several = {**decision, "tasks": [{"task": "click"}, {"task": "buy"}], "task": "buy"}
-    assert registration._tags(several, version) == {**told, "slimrec.tasks": "click, buy", "slimrec.task": "buy"}
+    assert registration._tags(several, judgement) == {**told, "slimrec.tasks": "click, buy", "slimrec.task": "buy"}
 
 
 def test_report_and_selection_lie_with_the_run(client, registered):
