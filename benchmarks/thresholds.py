@@ -1,13 +1,12 @@
 """Where LeAP's own rule draws its line: what `least` of three values and `gap` keep of one search, and what that is worth.
 
-python -m benchmarks.thresholds --data DIR [--logs planted movielens_100k] [--seeds 3] [--json FILE]
+python -m benchmarks.thresholds [--data ../shared/data] [--logs planted movielens_100k] [--seeds 3] [--folder DIR] [--json FILE]
 
 Logs, split, network and training are those of the leaderboard; a network is trained anew on what each rule keeps. Beside
 it the order of the fields: whether all gates have fallen, whether any two fields tie, and which neighbours stand nearer
 to each other than two standard errors.
 """
 
-import argparse
 import json
 import tempfile
 from itertools import pairwise
@@ -19,7 +18,7 @@ from rich.table import Table
 
 from benchmarks.intervals import gain
 from benchmarks.leaderboard.cells import ALL, Place, cell, judged, searched
-from benchmarks.leaderboard.logs import LOGS
+from benchmarks.leaderboard.logs import LOGS, arguments
 from slimrec.data.dataset import Dataset
 from slimrec.gates.leap import LeapGate
 from slimrec.pruning.decide import decide
@@ -75,13 +74,7 @@ def show(rows: list[dict]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the public data sets")
-    parser.add_argument("--logs", nargs="+", choices=LOGS, default=["planted", "movielens_100k"])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="keep what is made here and use again what lies there")
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
+    given = arguments(__doc__, ["planted", "movielens_100k"]).parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = given.folder or Path(scratch)
         rows = [one(folder, log, given.data, seed) for log in given.logs for seed in range(given.seeds)]
