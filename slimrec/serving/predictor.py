@@ -27,7 +27,7 @@ from slimrec.errors import ConfigError, InputError, did_you_mean
 from slimrec.metrics import probability
 from slimrec.model import Model
 from slimrec.model.files import load_model
-from slimrec.schema import Schema
+from slimrec.schema import Schema, repeated
 from slimrec.serving.output import SCORE, Output
 
 ROWS_AT_ONCE = 16_384
@@ -80,8 +80,7 @@ class Predictor:
         missing = [column for column in self.columns if column not in names]
         if missing:
             raise InputError(f"{what} lack {_quoted(missing)}; the model needs {_quoted(self.columns)}{looks}")
-        twice = [column for column in self.columns if names.count(column) > 1]
-        if twice:
+        if twice := [column for column in repeated(names) if column in self.columns]:
             raise InputError(f"{what} have {_quoted(twice)} more than once; send each column once{looks}")
 
     def _needed(self, rows: pa.Table | pd.DataFrame) -> pa.Table:
