@@ -62,19 +62,7 @@ def judge(
     `losses` as report.json holds them, and `pilot`. Rows without a group count one by one. Raises InputError for a column that
     is missing or whose values cannot serve, ConfigError for limits that cannot be.
     """
-    for limit in sorted(set(limits) - LIMITS):
-        raise ConfigError(f"there is no limit '{limit}'; {did_you_mean(limit, LIMITS)}")
-    for option, named in (("slices", slices), ("ranges", ranges)):
-        if twice := repeated(named):
-            raise ConfigError(f"`{option}` names '{twice[0]}' twice; once is enough")
-    wanted = [SliceConfig(of=column) for column in dict.fromkeys((*slices, *ranges))]
-    given = {"allowed_auc_loss": allowed_loss, "confidence": confidence, "slices": wanted, **limits}
-    config = parse(EvaluateConfig, given)
-    unknown = sorted(set(config.binding) - OF_ORDER) if scale == "rank" else []
-    if unknown:
-        raise ConfigError(f"{titled(unknown[0])} is of probabilities: say that scores are a `probability` or a `logit`")
-    if not group and (by_group := sorted(OF_ORDER & set(config.binding))):
-        raise ConfigError(f"{titled(by_group[0])} needs a group: name the column of the user")
+    config = _held_to(allowed_loss, confidence, scale, bool(group), slices, ranges, limits)
     columns = {"label": label, "full": full, "slim": slim, "group": group, "weight": weight}
     said = schema if isinstance(schema, Mapping) else read_yaml(schema) if schema else {}
     rows, parts = _read(path, columns, slices, ranges, said)
@@ -97,6 +85,32 @@ def judge(
         "source": path,
         "columns": columns,
     }
+
+
+def _held_to(
+    allowed_loss: float,
+    confidence: float,
+    scale: Scale,
+    grouped: bool,
+    slices: Sequence[str],
+    ranges: Sequence[str],
+    limits: Mapping[str, Any],
+) -> EvaluateConfig:
+    """What scores of this kind are held to; ConfigError for limits that cannot be."""
+    for limit in sorted(set(limits) - LIMITS):
+        raise ConfigError(f"there is no limit '{limit}'; {did_you_mean(limit, LIMITS)}")
+    for option, named in (("slices", slices), ("ranges", ranges)):
+        if twice := repeated(named):
+            raise ConfigError(f"`{option}` names '{twice[0]}' twice; once is enough")
+    wanted = [SliceConfig(of=column) for column in dict.fromkeys((*slices, *ranges))]
+    given = {"allowed_auc_loss": allowed_loss, "confidence": confidence, "slices": wanted, **limits}
+    config = parse(EvaluateConfig, given)
+    unknown = sorted(set(config.binding) - OF_ORDER) if scale == "rank" else []
+    if unknown:
+        raise ConfigError(f"{titled(unknown[0])} is of probabilities: say that scores are a `probability` or a `logit`")
+    if not grouped and (by_group := sorted(OF_ORDER & set(config.binding))):
+        raise ConfigError(f"{titled(by_group[0])} needs a group: name the column of the user")
+    return config
 
 
 def _read(
