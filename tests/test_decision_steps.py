@@ -281,6 +281,12 @@ def test_a_budget_is_kept_with_the_scores_that_harm_leaves(budget, kept):
     assert not any("doubt" in note for note in notes(selection).values())
 
 
+def test_doubt_costs_no_place_and_is_no_reason_for_a_budget():
+    for budget in (Budget(fields=1), Budget(threshold=0.95)):
+        selection, _ = settled(scored(user=0.96), budget, bar=0.6, item=cost(0.1, 0.19))
+        assert selection.kept == ("user",) and notes(selection) == {}
+
+
 def test_a_field_that_no_room_is_left_for_waits_outside():
     gate = scored(noise=0.1)
     selection, own = settled(gate, Budget(fields=2), own={"item"}, presence={"noise": few(3)})
@@ -391,8 +397,10 @@ def test_where_the_method_tells_noise_a_copy_leaves_its_place_empty_or_to_a_fiel
 )
 def test_under_a_budget_of_bytes_twins_stand_back_for_as_much_as_fits(limit, stay, said):
     gate = scored(user=0.9, noise=0.8)
-    found = counted(gate, Budget(max_bytes=16 * limit), ("noise", "user"), [("noise", "user")], genres=COSTS)
+    budget = Budget(max_bytes=16 * limit)
+    found = counted(gate, budget, ("noise", "user"), [("noise", "user")], genres=COSTS)
     assert found.kept == stay and notes(found) == said
+    assert counted(gate, budget, ("noise", "user"), [("noise", "item")], genres=COSTS).kept == ("noise", "user")
 
 
 def test_p_and_q_values_stand_beside_scores_where_there_were_probes():

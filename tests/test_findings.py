@@ -220,15 +220,15 @@ def test_a_row_is_judged_by_its_weight_for_all_tasks_together():
 def test_what_a_constant_wins_back_is_one_newton_step_of_each_task_by_hand():
     batch = Batch(None, None, None, torch.tensor([1.0, 2.0, 3.0]))
     where = torch.tensor([True, True, False])
-    one = _Slice(batch, None, DOUBLE([0.5, 1.5, -1.0]), DOUBLE([0.1, 0.3, 0.5]))
+    one = _Slice(batch, None, DOUBLE([0.5, 2.5, -1.0]), DOUBLE([0.1, 0.3, 0.5]))
     told = _missed(one, where, batch.weight)
-    assert told.rows == 2  # 2 ** 2 / (2 * 0.4) of 3, and of squares (1 + 4) / 3
-    assert (told.mean, told.error) == pytest.approx((5 / 3, 2 * (5 / 3) / 3))
+    assert told.rows == 2  # 3 ** 2 / (2 * 0.4) of 3, and of squares (1 + 4) / 3
+    assert (told.mean, told.error) == pytest.approx((11.25 / 3, 2 * (5 / 3) / 3))
     three = one._replace(
-        residual=DOUBLE([[0.5, 0, 1], [1.5, 0, 1], [9, 9, 9]]), variance=DOUBLE([[0.1, 0, 4], [0.3, 0, 4], [9, 9, 9]])
+        residual=DOUBLE([[0.5, 0, 1], [2.5, 0, 1], [9, 9, 9]]), variance=DOUBLE([[0.1, 0, 4], [0.3, 0, 4], [9, 9, 9]])
     )
     told = _missed(three, where, batch.weight)  # the second task is asked in none of these rows
-    assert (told.mean, told.error) == pytest.approx(((5 + 0.25) / 3, 2 * 2**0.5 * (5 / 3) / 3))
+    assert (told.mean, told.error) == pytest.approx(((11.25 + 0.25) / 3, 2 * 2**0.5 * (5 / 3) / 3))
     for slice_ in (one, three):
         assert _missed(slice_, where & ~where, batch.weight) == NOTHING
 
