@@ -8,7 +8,9 @@ from scipy.optimize import minimize_scalar
 from test_contract import gated, inputs, mixed_schema
 
 from slimrec.batch import Batch
-from slimrec.pruning.asking import _enough, ask
+from slimrec.config import ModelConfig
+from slimrec.model import build, with_gate
+from slimrec.pruning.asking import _enough, _estimated, _parts, _seen, ask, blocks
 from slimrec.pruning.change import change
 
 CPU, ROWS, FIRST = torch.device("cpu"), 1600, 100
@@ -199,3 +201,72 @@ def parts(mean: float, rest: float, added: float) -> tuple[torch.Tensor, torch.T
 )  # fmt: skip
 def test_so_many_rows_are_asked_that_what_is_missed_adds_a_twentieth_to_the_variance(mean, rest, added, rows):
     assert _enough(*parts(mean, rest, added), None) == rows
+
+
+def logistic(logits, label):
+    return np.logaddexp(0, logits) - label * logits
+
+
+@pytest.mark.parametrize("refit", [False, True])
+def test_what_is_told_of_the_first_rows_stands_for_all_by_their_weight(refit):
+    """The difference estimator by numpy, its intercept by SciPy: of 40 rows ten are asked."""
+    draw = np.random.default_rng(2)
+    moved, exact, before = draw.normal(0.5, 1, 40), draw.normal(-0.5, 1, 10), draw.uniform(0.1, 1, 40)
+    label, weight = (draw.random(40) < 0.3).astype(float), draw.uniform(0.5, 2, 40)
+    times = weight.sum() / weight[:10].sum()
+
+    def losses(shift):
+        return weight * logistic(moved + shift, label), weight[:10] * logistic(exact + shift, label[:10])
+
+    def estimate(shift):
+        all_, first = losses(shift)
+        return all_.sum() + times * (first - all_[:10]).sum()
+
+    shift = minimize_scalar(estimate, bracket=(-1, 1), tol=1e-12).x if refit else 0
+    batch = Batch(*[torch.zeros(40)] * 2, torch.from_numpy(label), torch.from_numpy(weight))
+    rise, missed = _estimated(*map(torch.from_numpy, (moved, exact, before)), batch, refit)
+    assert float(rise.sum()) == pytest.approx(estimate(shift) - before.sum(), rel=1e-7)
+    all_, first = losses(shift)
+    mean = (first - all_[:10]).sum() / weight[:10].sum()
+    assert rise.numpy() == pytest.approx(all_ - before + mean * weight, abs=1e-6)
+    assert missed[:10].numpy() == pytest.approx(times * (first - all_[:10] - mean * weight[:10]), abs=1e-6)
+    assert float(missed.sum()) == pytest.approx(0, abs=1e-6) and not missed[10:].any()
+
+
+def test_what_a_slope_says_of_each_block_is_what_a_small_step_towards_the_other_one_brings():
+    model = network("mlp")
+    ids, dense = inputs(model.schema, rows=20)
+    with torch.no_grad():
+        x, step = model.arena(ids, dense).double(), 1e-7
+        model.backbone.double()
+        other = torch.randn_like(x)
+        logits, slopes = _seen(model, x, other, None, sloping=True)
+        assert logits.tolist() == pytest.approx(model.backbone(x).tolist()) and slopes.dtype == torch.double
+        assert slopes.shape == (len(model.blocks), 20)
+        for block, name in enumerate(model.schema.names):
+            columns = torch.tensor([model.blocks[i].name == name for i in model.gate.owner.tolist()])
+            brought = model.backbone(torch.where(columns, x + step * (other - x), x)) - model.backbone(x)
+            assert (brought / step).tolist() == pytest.approx(slopes[block].tolist(), abs=1e-4)
+        assert _seen(model, x, other, None, sloping=False)[1].shape == (0, 20)
+
+
+@pytest.mark.parametrize("grain", ["value", "field"])
+def test_rows_come_in_parts_each_with_the_weights_of_its_own_pairs(grain, monkeypatch):
+    """Fewer rows in a part than there are pairs: weights of pairs that all rows share are never cut."""
+    monkeypatch.setattr("slimrec.pruning.asking.FIRST", 10)
+    monkeypatch.setattr("slimrec.pruning.asking.PIECE", 25)
+    model = build(mixed_schema(), ModelConfig(backbone="pnn", embedding_dim=4, embedding_std=0.5), seed=1)
+    model = with_gate(model, "optfeature", {"grain": grain}, seed=1).eval()
+    torch.nn.init.normal_(next(model.gate.parameters()), generator=torch.Generator().manual_seed(0))
+    ids, dense = inputs(model.schema, rows=60)
+    batch = Batch(ids, dense, torch.zeros(60), torch.ones(60))
+    with torch.no_grad():
+        logits = model(ids, dense)
+        parts = list(_parts(model, batch, lambda x, number: x + number, CPU))
+        assert [first for first, *_ in parts] == [0, 10, 20, 25, 35, 45, 50]
+        assert torch.cat([model.backbone(x, pairs) for _, x, _, pairs in parts]).tolist() == pytest.approx(
+            logits.tolist()
+        )
+        for first, x, other, _ in parts:
+            assert torch.equal(other, x + first // 25)
+        assert torch.equal(torch.cat([weight for *_, weight in blocks(model, batch, CPU)]), batch.weight)

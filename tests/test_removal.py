@@ -11,7 +11,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from slimrec.backbones.base import Backbone
 from slimrec.batch import Batch
-from slimrec.pruning.asking import _intercept, _losses
+from slimrec.pruning.asking import _intercept, losses
 from slimrec.pruning.change import Change, change
 from slimrec.pruning.decide import decide
 from slimrec.pruning.findings import Presence, Twins
@@ -89,19 +89,19 @@ def answered(label, weight=None):
 
 def refitted(logits, batch):
     """Losses with the best constant."""
-    return _losses(logits + _intercept((logits, batch, 1)), batch)
+    return losses(logits + _intercept((logits, batch, 1)), batch)
 
 
 def test_the_best_constant_leaves_the_entropy_of_the_label_for_each_task_that_is_asked():
     label, weight = [1.0, 0.0, 0.0, 1.0], [1.0, 2.0, 1.0, 1.0]  # a share of 2 / 5
-    losses = refitted(torch.full((4,), -0.7, dtype=torch.double), answered(label, weight))
-    assert losses.tolist() == pytest.approx([-np.log(0.4), -2 * np.log(0.6), -np.log(0.6), -np.log(0.4)], rel=1e-12)
+    one = refitted(torch.full((4,), -0.7, dtype=torch.double), answered(label, weight))
+    assert one.tolist() == pytest.approx([-np.log(0.4), -2 * np.log(0.6), -np.log(0.6), -np.log(0.4)], rel=1e-12)
     both = answered([[value, 1 - value] for value in label], [[w, 1.0] for w in weight])
     found = refitted(torch.tensor([[-0.7, 3.0]] * 4, dtype=torch.double), both)
-    assert found.tolist() == pytest.approx((losses - np.log(0.5)).tolist(), rel=1e-12)
+    assert found.tolist() == pytest.approx((one - np.log(0.5)).tolist(), rel=1e-12)
     unasked = answered([[value, 0.0] for value in label], [[w, 0.0] for w in weight])
     found = refitted(torch.tensor([[-0.7, 3.0]] * 4, dtype=torch.double), unasked)
-    assert found.tolist() == pytest.approx(losses.tolist(), rel=1e-12)
+    assert found.tolist() == pytest.approx(one.tolist(), rel=1e-12)
 
 
 @pytest.mark.parametrize("sign", [1, -1])

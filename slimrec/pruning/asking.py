@@ -59,13 +59,13 @@ def ask(
         seen.append(_seen(model, x, other, pairs, sloping=not short))
         _answer(model, x, other, pairs, [(groups[i], exact[i]) for i, end in enumerate(ends) if first < end])
     logits, slopes = torch.cat([each for each, _ in seen]), torch.cat([each for _, each in seen], 1)
-    before = _losses(logits + _intercept((logits, batch, 1)) if refit else logits, batch)
+    before = losses(logits + _intercept((logits, batch, 1)) if refit else logits, batch)
 
     def told(group: tuple[str, ...], parts: list[Tensor]) -> tuple[Tensor, Tensor]:
         answer = torch.cat(parts)
         if len(answer) == rows:
             shift = _intercept((answer, batch, 1)) if refit else 0
-            return _losses(answer + shift, batch) - before, torch.zeros_like(before)
+            return losses(answer + shift, batch) - before, torch.zeros_like(before)
         moved = logits + torch.stack([slopes[place[name][0]] for name in group]).sum(0)
         return _estimated(moved, answer, before, batch, refit)
 
@@ -98,8 +98,8 @@ def _estimated(moved: Tensor, exact: Tensor, before: Tensor, batch: Batch, refit
     worth = float(weight[:asked].sum())
     times = float(weight.sum()) / worth
     shift = _intercept((moved, batch, 1), (moved[:asked], first, -times), (exact, first, times)) if refit else 0
-    rise = _losses(moved + shift, batch) - before
-    apart = _losses(exact + shift, first) - (rise + before)[:asked]
+    rise = losses(moved + shift, batch) - before
+    apart = losses(exact + shift, first) - (rise + before)[:asked]
     mean = float(apart.sum()) / worth
     missed = torch.zeros_like(rise)
     missed[:asked] = times * (apart - mean * weight[:asked])
@@ -170,7 +170,7 @@ def blocks(model: Model, batch: Batch, device: torch.device) -> Iterator[tuple[T
         yield *model.gated(ids, dense), weight
 
 
-def _losses(logits: Tensor, batch: Batch) -> Tensor:
+def losses(logits: Tensor, batch: Batch) -> Tensor:
     """Weighted log-loss (n,), over all tasks."""
     label, weight = batch.label.double(), batch.weight.double()
     return total(weight * F.binary_cross_entropy_with_logits(logits, label, reduction="none"))
@@ -183,12 +183,12 @@ def _intercept(*parts: tuple[Tensor, Batch, float]) -> Tensor:
     labels of one class alone know no bound; and nowhere where nothing weighs.
     """
     rows = [(logits, batch.label.double(), factor * batch.weight.double()) for logits, batch, factor in parts]
-    shift = torch.zeros(parts[0][1].label.shape[1:], dtype=torch.double)
+    shift = torch.zeros(())
     for _ in range(_STEPS):
         slope = torch.zeros_like(shift)
         for logits, label, weight in rows:
             chance = torch.sigmoid(logits + shift)
-            slope += (weight * (label - chance)).sum(0)
+            slope = slope + (weight * (label - chance)).sum(0)
         room = (weight * chance * (1 - chance)).sum(0)
-        shift += (slope / room).nan_to_num().clamp(-2, 2)
+        shift = shift + (slope / room).nan_to_num().clamp(-2, 2)
     return shift

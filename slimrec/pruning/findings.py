@@ -17,7 +17,7 @@ from slimrec.batch import Batch, total
 from slimrec.data.dataset import Split
 from slimrec.model import Model
 from slimrec.probes import is_probe
-from slimrec.pruning.asking import PIECE, ask
+from slimrec.pruning.asking import PIECE, ask, losses
 from slimrec.pruning.change import NOTHING, Change, change
 from slimrec.pruning.removal import removed
 from slimrec.pruning.twins import codes, twins
@@ -236,24 +236,18 @@ def _judge(model: Model, batch: Batch, device: torch.device) -> _Slice:
     parts = zip(batch.ids.split(PIECE), batch.dense.split(PIECE))
     logits = torch.cat([model(ids.to(device), dense.to(device)).float().cpu() for ids, dense in parts]).double()
     label, weight, chance = batch.label.double(), batch.weight.double(), torch.sigmoid(logits)
-    return _Slice(batch, _losses(logits, batch), (label - chance) * weight, chance * (1 - chance) * weight)
-
-
-def _losses(logits: Tensor, batch: Batch) -> Tensor:
-    """Weighted log-loss (n,) in double precision, over all tasks."""
-    losses = F.binary_cross_entropy_with_logits(logits, batch.label.double(), reduction="none")
-    return total(batch.weight.double() * losses)
+    return _Slice(batch, losses(logits, batch), (label - chance) * weight, chance * (1 - chance) * weight)
 
 
 def _hidden(model: Model, batch: Batch, device: torch.device) -> tuple[tuple[float, ...], ...]:
     if not has_hidden(model.backbone):
         return ()
 
-    def losses(ids: Tensor, dense: Tensor, label: Tensor, weight: Tensor) -> Tensor:
+    def loss(ids: Tensor, dense: Tensor, label: Tensor, weight: Tensor) -> Tensor:
         return total(weight * F.binary_cross_entropy_with_logits(model(ids, dense).float(), label, reduction="none"))
 
     pieces = zip(*(part.to(device).split(_GRADIENT_ROWS) for part in batch))
-    return tuple(map(tuple, score_hidden(model.backbone, (partial(losses, *piece) for piece in pieces))))
+    return tuple(map(tuple, score_hidden(model.backbone, (partial(loss, *piece) for piece in pieces))))
 
 
 def _missed(seen: _Slice, where: Tensor, weight: Tensor) -> Change:
