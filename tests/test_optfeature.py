@@ -241,7 +241,7 @@ def test_a_gate_step_moves_no_row_of_a_value_that_its_batch_lacks(interactions):
     before = {name: parameter.detach().clone() for name, parameter in model.gate.named_parameters()}
     batch = next(interactions.split("gate").batches(8, shuffle="none"))
     trainer._gate_step(batch)
-    seen = {start + i for row in batch.ids.tolist() for start, i in zip(model.gate.raw.starts, row)}
+    seen = {start + i for row in batch.ids.tolist() for start, i in zip(model.gate.raw.places.starts, row)}
     moved = (model.gate.raw.values != before["raw.values"]).any(1).nonzero()[:, 0].tolist()
     assert set(moved) == seen and len(seen) < len(before["raw.values"])
     assert all((parameter != before[name]).any() for name, parameter in model.gate.named_parameters())

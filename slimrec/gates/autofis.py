@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from itertools import combinations
 from typing import Literal
 
@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from slimrec.gates.base import Gate
+from slimrec.gates.meetings import MeetingGate
 from slimrec.probes import is_probe
 from slimrec.schema import Schema
-from slimrec.selection import Budget, Selection
+from slimrec.selection import Selection
 
 
-class AutoFISGate(Gate):
+class AutoFISGate(MeetingGate):
     """The inner product of fields i and j counts alpha_ij times, divided by its deviation; the blocks pass untouched.
 
     The paper normalises each product by its batch before weighing it, so that alpha alone says how much it matters;
@@ -105,21 +106,8 @@ class AutoFISGate(Gate):
             **{f"alpha/{' x '.join(pair)}": value for pair, value in strongest[:50]},
         }
 
-    def select(self, budget: Budget, seed: int) -> Selection:
-        """All fields, unless a budget asks for fewer."""
-        chosen = budget.choose(self.scores(), self.takes(budget), threshold=0.0)
-        columns = {b.name: b.columns if b.name in chosen else () for b in self.blocks}
-        return self._with_pairs(self._pack(budget, seed, columns))
-
-    def revise(self, selection: Selection, keep: Collection[str] = (), drop: Collection[str] = ()) -> Selection:
-        return self._with_pairs(super().revise(selection, keep, drop))
-
-    def _with_pairs(self, selection: Selection) -> Selection:
-        """The pairs that stay, of fields that stay; None where that is all of them."""
-        kept = set(selection.kept)
-        left = [(pair, value) for pair, value in zip(self.names, self.alpha.tolist()) if kept.issuperset(pair)]
-        pairs = tuple(pair for pair, value in left if value)
-        return selection.model_copy(update={"pairs": None if len(pairs) == len(left) else pairs})
+    def meets(self) -> list[bool]:
+        return (self.alpha != 0).tolist()
 
     @torch.no_grad()
     def narrow(self, selection: Selection) -> Gate | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import accumulate, combinations
+from itertools import combinations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from slimrec.gates.values import Values
 from slimrec.schema import Schema
 
 
@@ -25,31 +26,16 @@ class PairLogits(nn.Module):
         self.schema, count = schema, len(schema.fields)
         self.project = nn.Linear(width, rank)
         self.sigma = nn.Parameter(torch.ones(rank))
-        rows = [field.rows if field.embedded else 1 for field in schema.fields]
-        self.starts = list(accumulate(rows, initial=0))
-        self.values = _table(sum(rows), width) if by_value else None
+        self.places = Values(schema)
+        self.values = _table(self.places.starts[-1], width) if by_value else None
         self.fields = _table(count, width) if by_field else None
-        embedded = [(i, field) for i, field in enumerate(schema.fields) for _ in range(field.slots)]
-        dense = [i for i, field in enumerate(schema.fields) if not field.embedded]
-        self._index("offsets", [self.starts[i] for i, _ in embedded])
-        self._index("dense_rows", [self.starts[i] for i in dense])
-        self._index("owners", [i for i, _ in embedded] + dense)
-        self._index("bags", [int(field.kind == "bag") for _, field in embedded])
-        self._index("cells", [i * count + j for i, j in combinations(range(count), 2)])
-
-    def _index(self, name: str, values: list[int]) -> None:
-        self.register_buffer(name, torch.tensor(values, dtype=torch.long), persistent=False)
+        cells = [i * count + j for i, j in combinations(range(count), 2)]
+        self.register_buffer("cells", torch.tensor(cells, dtype=torch.long), persistent=False)
 
     def of_values(self, ids: Tensor) -> Tensor:
         """Logits (B, P) of the pairs of values that meet in each row of `ids` (B, S)."""
-        rows = torch.cat([ids + self.offsets, self.dense_rows.expand(len(ids), -1)], dim=1)
-        vectors = F.embedding(rows, self.values, sparse=True)
-        present = ((ids != 0) | (self.bags == 0)).to(vectors.dtype)
-        present = F.pad(present, (0, len(self.dense_rows)), value=1.0)
-        shape = (len(ids), len(self.schema.fields))
-        total = vectors.new_zeros(*shape, vectors.shape[2]).index_add(1, self.owners, vectors * present.unsqueeze(2))
-        count = vectors.new_zeros(shape).index_add(1, self.owners, present)
-        return self._meet(total / count.clamp(min=1).unsqueeze(2))
+        vectors = F.embedding(self.places(ids), self.values, sparse=True)
+        return self._meet(self.places.by_field(ids, vectors))
 
     def of_fields(self) -> Tensor:
         """Logits (P,) of the pairs of fields."""
@@ -74,8 +60,8 @@ class PairLogits(nn.Module):
         for i, name in enumerate(self.schema.names):
             theirs = other.schema.names.index(name)
             if self.values is not None:
-                taken = other.values[other.starts[theirs] : other.starts[theirs + 1]]
-                self.values[self.starts[i] : self.starts[i + 1]].copy_(taken)
+                taken = other.values[other.places.starts[theirs] : other.places.starts[theirs + 1]]
+                self.values[self.places.starts[i] : self.places.starts[i + 1]].copy_(taken)
             if self.fields is not None:
                 self.fields[i].copy_(other.fields[theirs])
 

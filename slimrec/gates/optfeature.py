@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from slimrec.gates.base import Gate
 from slimrec.gates.lowrank import PairLogits
+from slimrec.gates.meetings import MeetingGate
 from slimrec.gates.saving import Cost, saved, spent
 from slimrec.optimizers import LazyAdam
 from slimrec.probes import is_probe
@@ -36,7 +37,7 @@ def straight_through(logits: Tensor) -> Tensor:
     return (logits > 0).to(logits.dtype) + (logits - logits.detach())
 
 
-class OptFeatureGate(Gate):
+class OptFeatureGate(MeetingGate):
     """The meeting of fields i and j is weighed by a_ij = 1[raw_ij > 0], see `PairLogits`; the blocks pass untouched.
 
     `grain` says what raw_ij belongs to: the values that meet in a row, the fields, or (hybrid) a mix with a weight
@@ -213,22 +214,8 @@ class OptFeatureGate(Gate):
         costs, width = super().field_bytes(), self.raw.project.in_features if self.stays else 0
         return {f.name: costs[f.name] + 4 * width * (f.rows if f.embedded else 1) for f in self.schema.fields}
 
-    def select(self, budget: Budget, seed: int) -> Selection:
-        """All fields, unless a budget asks for fewer."""
-        chosen = budget.choose(self.scores(), self.takes(budget), threshold=0.0)
-        return self._with_pairs(
-            self._pack(budget, seed, {b.name: b.columns if b.name in chosen else () for b in self.blocks})
-        )
-
-    def revise(self, selection: Selection, keep: Collection[str] = (), drop: Collection[str] = ()) -> Selection:
-        return self._with_pairs(super().revise(selection, keep, drop))
-
-    def _with_pairs(self, selection: Selection) -> Selection:
-        """The pairs that stay, of fields that stay; None where that is all of them."""
-        kept = set(selection.kept)
-        left = [(pair, met) for pair, met in zip(self.names, self.met.tolist()) if kept.issuperset(pair)]
-        pairs = tuple(pair for pair, met in left if met)
-        return selection.model_copy(update={"pairs": None if len(pairs) == len(left) else pairs})
+    def meets(self) -> list[bool]:
+        return (self.met > 0).tolist()
 
     def narrow(self, selection: Selection) -> Gate | None:
         """The selector over the fields that stay, frozen, unless none meet or the pairs that stay are always on."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from slimrec.gates.base import Gate
+from slimrec.gates.values import Values
 from slimrec.schema import Schema
 
 if TYPE_CHECKING:
@@ -54,32 +54,16 @@ class OptFSGate(Gate):
         if start <= 0 or hottest < 1 or strength < 0:
             raise ValueError(f"needs start > 0, hottest >= 1 and strength >= 0, got {start=}, {hottest=}, {strength=}")
         self.hottest, self.strength, self.full = hottest, strength, float(torch.sigmoid(torch.tensor(float(start))))
-        rows = [field.rows if field.embedded else 1 for field in schema.fields]
-        starts = list(accumulate(rows, initial=0))
-        slots = [(i, field) for i, field in enumerate(schema.fields) for _ in range(field.slots)]
-        dense = [i for i, field in enumerate(schema.fields) if not field.embedded]
-        self.values = nn.Parameter(torch.full((starts[-1], 1), float(start)))
-        self._index("offsets", [starts[i] for i, _ in slots])
-        self._index("dense_rows", [starts[i] for i in dense])
-        self._index("fields", [i for i, _ in slots] + dense)
-        self._index("bags", [int(field.kind == "bag") for _, field in slots])
+        self.places = Values(schema)
+        self.values = nn.Parameter(torch.full((self.places.starts[-1], 1), float(start)))
         self.register_buffer("temperature", torch.tensor(1.0))
         self.register_buffer("level", torch.ones(len(self.blocks)))  # mean mask of each field over rows
         self.register_buffer("worth", torch.full((len(self.blocks),), self.full))  # mean of sigma(c)
         self.register_buffer("on", torch.ones(len(self.blocks)))  # share of rows whose value stays
 
-    def _index(self, name: str, values: list[int]) -> None:
-        self.register_buffer(name, torch.tensor(values, dtype=torch.long), persistent=False)
-
     def by_field(self, ids: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
         """`of` the c of the values in each row of `ids` (B, S), by field: (B, F); of a bag their mean, 0 if it is empty."""
-        rows = torch.cat([ids + self.offsets, self.dense_rows.expand(len(ids), -1)], dim=1)
-        present = ((ids != 0) | (self.bags == 0)).to(self.values.dtype)
-        present = F.pad(present, (0, len(self.dense_rows)), value=1.0)
-        found = of(F.embedding(rows, self.values).squeeze(2)) * present
-        nothing = found.new_zeros(len(ids), len(self.blocks))
-        total, count = nothing.index_add(1, self.fields, found), nothing.index_add(1, self.fields, present)
-        return total / count.clamp(min=1)
+        return self.places.by_field(ids, of(F.embedding(self.places(ids), self.values))).squeeze(2)
 
     def mask(self, c: Tensor) -> Tensor:
         return torch.sigmoid(self.temperature * c) / self.full
