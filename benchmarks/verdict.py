@@ -13,7 +13,7 @@ where the models are equally good.
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,8 +25,10 @@ from scipy import stats
 
 from slimrec.verdict.certify import Comparison, compare, conclude, gather, influence, rows_needed, verdict
 from slimrec.verdict.sequence import challenge, repeated
+from slimrec.verdict.sketch import Sketch
 
 World = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]  # as `compare` takes them
+Looks = Iterator[tuple[Sketch, float]]  # what each look finds, and the confidence that pays for it
 CONFIDENCE = 0.95
 
 
@@ -154,36 +156,42 @@ def equal(random: np.random.Generator, count: int) -> World:
 
 def ever_wrong(worlds: int, grows: bool, weeks: int = 52, count: int = 150) -> dict:
     """Weekly looks at so many new users, or at all so far where the slice grows, of models that are equally good."""
-    wrong = {"naive": 0, "paid": 0}
-    for seed in range(worlds):
+
+    def looks(seed: int) -> Looks:
         label, full, slim, _, user = equal(np.random.default_rng(seed), weeks * count)
-        seen = dict.fromkeys(wrong, False)
         for week in range(1, weeks + 1):
             start, end = np.searchsorted(user, [0 if grows else (week - 1) * count, week * count])
             rows = slice(start, end)
-            found = gather(label[rows], full[rows], slim[rows], None, user[rows])
-            for name, confidence in (("naive", CONFIDENCE), ("paid", challenge(CONFIDENCE, week))):
-                low = conclude(found, confidence).low
-                seen[name] |= low is not None and low > 0
-        wrong = {name: wrong[name] + seen[name] for name in wrong}
-    return {"rows": "add up" if grows else "all new", **{name: float(times / worlds) for name, times in wrong.items()}}
+            yield gather(label[rows], full[rows], slim[rows], None, user[rows]), challenge(CONFIDENCE, week)
+
+    return {"rows": "add up" if grows else "all new", **_wrong(worlds, looks)}
 
 
 def one_slice(worlds: int, looks: int = 10, count: int = 2000) -> dict:
     """As many looks at one slice of so many rows, each with another model, all as good as the full one."""
-    wrong = {"naive": 0, "paid": 0}
-    for seed in range(worlds):
+
+    def each(seed: int) -> Looks:
         random = np.random.default_rng(seed)
         label, full, _ = plain(random, count)
-        seen = dict.fromkeys(wrong, False)
         for look in range(1, looks + 1):
             swap, other = random.random(count) < 0.5, full + 0.4 * random.normal(size=count)
             found = gather(label, np.where(swap, other, full), np.where(swap, full, other))
-            for name, confidence in (("naive", CONFIDENCE), ("paid", repeated(CONFIDENCE, look))):
+            yield found, repeated(CONFIDENCE, look)
+
+    return {"looks": looks, **_wrong(worlds, each)}
+
+
+def _wrong(worlds: int, looks: Callable[[int], Looks]) -> dict[str, float]:
+    """Share of worlds in which any look is wrong: with the same confidence each time, and with the one that pays for it."""
+    wrong = {"naive": 0, "paid": 0}
+    for seed in range(worlds):
+        seen = dict.fromkeys(wrong, False)
+        for found, paid in looks(seed):
+            for name, confidence in (("naive", CONFIDENCE), ("paid", paid)):
                 low = conclude(found, confidence).low
                 seen[name] |= low is not None and low > 0
         wrong = {name: wrong[name] + seen[name] for name in wrong}
-    return {"looks": looks, **{name: float(times / worlds) for name, times in wrong.items()}}
+    return {name: float(times / worlds) for name, times in wrong.items()}
 
 
 def power(worlds: int, allowed: float = 0.004) -> dict:

@@ -130,8 +130,7 @@ def _text(text: str) -> str:
 
 def _bare(text: str) -> str:
     """A time without zeros at the end of its fraction, and without a clock at midnight."""
-    text = text.rstrip("0").removesuffix(".") if "." in text else text
-    return text.removesuffix(" 00:00:00")
+    return _short(text).removesuffix(" 00:00:00")
 
 
 def _moment(text: str, parts: re.Match) -> str:
@@ -200,6 +199,10 @@ def _decimal(value: Decimal, text: str = "") -> str:
 
 
 def _plain(value: Decimal) -> str:
-    text = f"{value:f}"
-    text = text.rstrip("0").removesuffix(".") if "." in text else text
+    text = _short(f"{value:f}")
     return "0" if text == "-0" else text
+
+
+def _short(text: str) -> str:
+    """Without zeros at the end of a fraction."""
+    return text.rstrip("0").removesuffix(".") if "." in text else text
