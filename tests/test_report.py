@@ -166,6 +166,13 @@ def test_headline_says_what_goes_and_what_it_saves(verdict):
     assert "6 of 12 fields" in sentence and "smaller, " in sentence
     assert ("can go;" in sentence) == (verdict == "certified")
     assert "5 of 11 fields" in headline(facts(11, verdict=verdict))  # not those that stay
+    none = facts(1, verdict=verdict)
+    starts = {
+        "certified": "all 1 fields stay; ",
+        "rejected": "dropping 0 of 1",
+        "inconclusive": "whether 0 of 1 fields can",
+    }
+    assert headline(none).startswith(starts[verdict])
 
 
 def test_headline_does_not_call_a_model_smaller_that_is_not():

@@ -176,6 +176,15 @@ def test_what_one_row_in_a_hundred_holds_is_a_slice_and_what_fewer_hold_is_none(
     assert names(*often * 11, *rest)[-1] == "c, other values" and names(*often * 11, *rest[:5]) == ["c = a"]
 
 
+def test_values_of_a_slice_are_told_apart_to_the_last_character(tmp_path):
+    rows = pd.DataFrame({"y": np.arange(300) % 2, "a": np.arange(300.0), "b": np.arange(300.0)})
+    rows.assign(device=["a", "a\0", None] * 100).to_parquet(tmp_path / "scores.parquet")
+    told = judge(str(tmp_path / "scores.parquet"), "y", "a", "b", slices=["device"])["slices"]
+    assert [(each["name"], each["rows"]) for each in told] == [
+        (f"device {name}", 100) for name in ("missing", "= a", "= a\0")
+    ]
+
+
 def test_ranges_hold_as_many_rows_each_none_where_one_value_is_the_largest_of_many_and_none_of_holes_alone():
     def ranges(*values):
         return {name: int(rows.sum()) for name, rows, _ in _by_range("c", np.array(values, float))}

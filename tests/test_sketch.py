@@ -62,6 +62,7 @@ def test_rows_of_one_class_and_no_rows_at_all_have_a_sketch_without_an_interval(
         assert conclude(again, 0.95) == compare(label, score, score)
         assert again.effective == pytest.approx({True: rows, False: 0}) and again.mixed == 0
         assert again.largest_share == (0.2 if rows else 0)
+        assert (again.positive_worth, again.negative_worth) == pytest.approx((rows, 0))
         for name in ("full_auc", "slim_auc"):
             with pytest.raises(SecurityError, match="one model has an AUC and the other none"):
                 read(again.plain() | {name: 0.5})

@@ -420,6 +420,8 @@ def test_where_all_pass_a_bound_is_the_closer_of_its_own_and_of_what_is_allowed_
     told = judge([("a", rows[0], 0.05), ("b", rows[1], allowed)], 0.95)
     assert [each["verdict"] for each in told] == ["certified"] * 2 and apart[1].low < -allowed < once
     assert [each["low"] for each in told] == [apart[0].low, -allowed]
+    told = judge([("a", rows[0], 0.05), *((name, rows[1], -once / 2) for name in "bc")], 0.95)
+    assert [each["low"] for each in told] == [-0.05, apart[1].low, apart[1].low]  # both pay for each other
     told = judge([("a", rows[0], 0.05), ("b", rows[1], -once / 2)], 0.95)
     assert [each["low"] for each in told] == [-0.05, once] and told[0]["rows_needed"] is None
     assert told[1]["rows_needed"] == _enough(dataclasses.replace(compare(rows[1], 0.95), high=0), -once / 2)

@@ -205,7 +205,8 @@ def _by_group(values: Sequence[Sequence[np.ndarray]], mass: np.ndarray, found: C
 
     `values` are those of full and slim, (g,) by each training.
     """
-    there = ~np.isnan(values[0][0])
+    (some, *_), _ = values
+    there = ~np.isnan(some)
     if not there.any():
         return None, None, ()
     parts = [[each[there] for each in side] for side in values]

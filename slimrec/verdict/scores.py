@@ -166,11 +166,11 @@ def _values(field: Field, chunk: Chunk) -> np.ndarray:
 
 
 def _by_value(column: str, values: np.ndarray) -> Iterator[tuple[str, np.ndarray, SliceConfig]]:
-    of, (names, counts) = SliceConfig(of=column), np.unique(values, return_counts=True)
+    of, (names, place, counts) = SliceConfig(of=column), np.unique(values, return_inverse=True, return_counts=True)
     often = np.argsort(-counts, kind="stable")[: of.parts]
     rest = np.ones(len(values), bool)
     for number in often[counts[often] >= LEAST * len(values)].tolist():
-        rows = values == names[number]
+        rows = place == number
         rest &= ~rows
         yield f"{column} = {names[number]}" if names[number] else f"{column} missing", rows, of
     if rest.mean() >= LEAST:
