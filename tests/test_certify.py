@@ -392,7 +392,7 @@ def test_a_verdict_at_the_allowed_loss_itself_is_certified_by_the_lower_bound_an
 
 def test_twenty_even_observations_of_the_rarer_class_are_enough_and_fewer_are_told_how_many_would_be():
     enough = dataclasses.replace(LIKE, low=-0.001, difference=0.0, positive_effective=20.0, negative_effective=500.0)
-    assert verdict(enough, 0.01)[0] == "certified"
+    assert verdict(enough, 0.01)[0] == "certified" and certify._scarce(enough, 0.01) == ""
     turned = dataclasses.replace(enough, positive_effective=500.0, negative_effective=12.5, largest_share=20**-0.5)
     outcome, said = verdict(turned, 0.01)
     assert outcome == "inconclusive" and said == (

@@ -150,8 +150,14 @@ def test_lines_that_stand_on_both_sides_of_the_split_are_copies(tmp_path):
 
 def test_groups_of_one_label_on_both_sides_of_a_split_leak_and_a_split_by_group_does_not(tmp_path):
     table, fields = planted(person=[f"p{i % 400 * 2 + int(c)}" for i, c in enumerate(labels())])
-    fields = {**fields, "group": "person"}
+    table = table.append_column("worth", pa.array(1 + np.arange(ROWS) % 7 / 4))
+    fields = {**fields, "group": "person", "weight": "worth"}
     assert ingested(tmp_path, table, fields)[0] == {("group", "person")}
+    dataset = Dataset.open(tmp_path / "dataset")
+    rows, train = signs._read(tmp_path / "dataset", dataset.schema, ("train",), ROWS, None), dataset.split("train")
+    assert (
+        rows.weight.tolist() == (1 + train.row % 7 / 4).tolist() and rows.label.tolist() == (train.label == 1).tolist()
+    )
     assert ingested(tmp_path, table, fields, split={**SPLIT, "by": "group"})[0] == set()
 
 

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from slimrec.verdict.outline import before_after, changes, consequence, ranked, scored
+from slimrec.verdict.outline import against_champion, before_after, changes, consequence, ranked, scored
 from slimrec.verdict.outline import evidence as evidence_of
 from slimrec.verdict.path import path
 from slimrec.verdict.report import axis, headline, html, markdown, write
@@ -256,6 +256,10 @@ def test_a_re_audit_says_how_the_champion_does_and_what_changed_since():
         assert "m version 3 is champion, with an AUC of 0.79410 on the same rows; the slim model has 0.79370" in text
         assert "Inconclusive: too few rows." in text and "died, kept to dropped, score 0.900 to 0.100" in text
     assert "Died: kept then, dropped now." in page and "Died:" not in told(facts(2))[0]
+    assert against_champion(facts(2)) == ""
+    unsure = {**again["champion"], "auc": {**auc, "difference": None}}
+    for champion in (unsure, {**unsure, "auc": None}):
+        assert against_champion({"champion": champion}) == "m version 3 is champion. Too few rows."
 
 
 def test_raw_column_is_named_where_the_field_has_another_name():
@@ -484,7 +488,7 @@ def test_the_short_report_of_doubts_says_them_all_in_order():
         "\n\n## Fields that meet\n\nNone.\n\n## Against the champion\n\nm version 3 is champion. It cannot read this log.\n\n## Since the champion's audit\n\nNo field changed its fate.\n\n"
         in text
     )
-    assert "Pilot" not in text
+    assert "Pilot" not in text and piloted(doubted) == ""
 
 
 def test_marks_of_the_auc_figure_stand_in_proportion_with_a_tenth_of_room_on_either_side():

@@ -41,6 +41,7 @@ def test_a_sketch_of_any_number_of_folds_concludes_as_the_rows_do(most, grouped)
     found = gather(label, full, slim, weight, group).folded(most)
     assert len(found.folds["clusters"]) <= most
     again = read(json.loads(json.dumps(found.folded(4096).plain())))
+    assert sketch._contradiction(again) == ""
     same(conclude(again, 0.95), compare(label, full, slim, weight, group))
     same(conclude(again, 0.99), compare(label, full, slim, weight, group, confidence=0.99))
 

@@ -61,7 +61,7 @@ class _Rows(NamedTuple):
     time: np.ndarray | None
 
 
-def look(folder: Path, schema: Schema, trusted: Collection[str] = ()) -> list[Leak]:
+def look(folder: Path, schema: Schema, trusted: Collection[str]) -> list[Leak]:
     """The leaks of a dataset folder with a fitted schema, the gravest first; `test` is not looked at but for copies.
 
     Of several tasks each label is looked at, in the rows that are observed for it.
