@@ -1,6 +1,7 @@
 """The evaluate stage on a small trained world: figures, report, contract, and what it refuses."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,10 +16,15 @@ from slimrec.config import EvaluateConfig, FinetuneConfig, PruneConfig, TrainCon
 from slimrec.data.dataset import Dataset
 from slimrec.errors import InputError
 from slimrec.model.files import load_model
+from slimrec.schema import Field, Schema
+from slimrec.selection import Budget, Decision, Selection
 from slimrec.serving.predictor import Predictor
 from slimrec.stages import evaluate, finetune, prune
 from slimrec.track import Tracker
 from slimrec.verdict import cost
+from slimrec.verdict.certify import compare
+from slimrec.verdict.contract import contract
+from slimrec.verdict.scored import _judged
 
 GENEROUS = EvaluateConfig(allowed_auc_loss=0.2, latency_repeats=3)
 
@@ -82,13 +88,6 @@ def test_contract_frees_only_columns_that_nothing_else_reads(world, judged):
     facts = json.loads((judged[1] / "report.json").read_text())
     assert contract["digests"] == {"dataset": facts["dataset"], "slim": artifacts.digest(world.slim)}
     assert contract["format"] == 1 and contract["verdict"] == facts["verdict"] == "certified"
-
-
-def test_without_a_certificate_nothing_is_safe_to_stop(world, tmp_path):
-    metrics = judge(world, tmp_path / "report", EvaluateConfig(allowed_auc_loss=0.0, latency_repeats=1))
-    contract = json.loads((tmp_path / "report" / "contract.json").read_text())
-    assert metrics["decision"] == "reject" and contract["safe_to_stop_computing"] == []
-    assert [entry["column"] for entry in contract["candidates"]] == ["noise"]
 
 
 def test_a_model_that_lost_a_needed_field_is_rejected(tmp_path):
@@ -163,3 +162,45 @@ def test_latency_is_told_in_milliseconds_of_a_row_and_of_4096_however_few_there_
         place = np.arange(rows) % len(tests["full"])
         ids, dense = cost._one_batch(tests["full"], rows)
         assert ids.equal(whole.ids[place]) and dense.equal(whole.dense[place])
+
+
+@pytest.mark.parametrize("verdict", ["certified", "rejected"])
+def test_a_column_that_a_dropped_field_reads_alone_may_go_and_none_that_training_or_another_field_needs(verdict):
+    fields = [Field(name="a", kind="category", column="x"), Field(name="again", kind="category", column="x")]
+    fields += [Field(name="b", kind="number", column="y"), Field(name="who", kind="category", column="user")]
+    fields += [Field(name="pair", kind="category", cross=("y", "z")), Field(name="c", kind="number")]
+    schema = Schema(label="click", weight="worth", time="at", group="user", fields=fields)
+    kept = {"a": 0.9, "c": 0.8}
+    decided = {
+        field.name: Decision(
+            columns=(0,) * (field.name in kept), width=1, score=kept.get(field.name, 0.1), bytes=10 * number
+        )
+        for number, field in enumerate(fields)
+    }
+    chosen = Selection(method="by hand", seed=0, budget=Budget(threshold=0.5), fields=decided)
+    idle = [
+        {"column": "y", "field": "b", "bytes": 20, "score": 0.1},
+        {"column": "z", "field": "pair", "bytes": 40, "score": 0.1},
+    ]
+    assert contract({"verdict": verdict, "dataset": "d", "slim_digest": "s"}, chosen, schema) == {
+        "format": 1,
+        "needed_columns": ["c", "x"],
+        "training_columns": ["at", "click", "user", "worth"],
+        "safe_to_stop_computing": idle if verdict == "certified" else [],
+        "candidates": [] if verdict == "certified" else idle,
+        "digests": {"dataset": "d", "slim": "s"},
+        "verdict": verdict,
+    }
+
+
+def test_what_is_judged_is_said_of_the_rows_whether_they_stand_in_groups_and_weigh_alike():
+    label, score = np.arange(60) % 2, np.arange(60.0)
+    found = compare(label, score, score)
+    for weight, group, told in ((np.ones(60), None, (False, False)), (np.arange(60) + 1, label, (True, True))):
+        facts = _judged(EvaluateConfig(), found, "rejected", "r", SimpleNamespace(weight=weight, group=group))
+        assert (facts["weighted"], facts["grouped"]) == told and facts["decision"] == "reject" and facts["format"] == 1
+    assert facts["auc"]["full"] == found.full_auc and facts["auc"]["low"] == found.low and facts["rows"] == 60
+    assert (
+        _judged(EvaluateConfig(), found, "certified", "r", SimpleNamespace(weight=label, group=None))["decision"]
+        == "accept"
+    )

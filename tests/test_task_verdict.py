@@ -158,6 +158,30 @@ def test_the_gravest_verdict_of_a_task_is_that_of_all(verdicts, decides):
     assert whole["verdict"] == verdicts[decides] and whole["task"] == str(decides)
 
 
+def test_of_tasks_with_one_verdict_the_one_with_the_least_room_decides_and_one_without_a_bound_before_all():
+    def told(name, verdict, low, allowed):
+        return {
+            "task": name,
+            "verdict": verdict,
+            "reason": f"why {name}",
+            "auc": {"low": low},
+            "allowed_auc_loss": allowed,
+        }
+
+    near, far = told("near", "inconclusive", -0.01, 0.005), told("far", "inconclusive", -0.02, 0.018)
+    none, fine = told("none", "inconclusive", None, 0.1), told("fine", "certified", -0.5, 0.4)
+    assert tasks.deciding([far, near, fine]) == 1 and tasks.deciding([near, far, fine]) == 0
+    assert tasks.deciding([near, none, far]) == 1 and tasks.deciding([fine]) == 0
+    whole = tasks.joined([fine, far, near])
+    assert whole == {**near, "reason": "task 'far': why far; task 'near': why near", "tasks": [fine, far, near]}
+    assert [tasks.share(0.95, count) for count in (1, 2, 5)] == pytest.approx([0.95, 0.975, 0.99])
+    config = EvaluateConfig(confidence=0.9, allowed_auc_loss=0.2, allowed_task_loss={"buy": 0.1})
+    kept = [
+        (limits.confidence, limits.allowed_auc_loss) for limits in (tasks.limits(config, name, 2) for name in NAMES)
+    ]
+    assert np.array(kept) == pytest.approx(np.array([[0.95, 0.2], [0.95, 0.1]])) and tasks.of("") == ""
+
+
 def test_a_leak_of_the_second_label_is_found_and_stops_the_whole(tmp_path):
     table = shop.rows_of_a_shop(4000)
     told = [f"after{code % 3}" if buy else f"before{code % 3}" for code, buy in enumerate(table["buy"].to_pylist())]

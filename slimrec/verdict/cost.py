@@ -28,9 +28,9 @@ def measure(models: dict[str, Model], tests: dict[str, Split], repeats: int) -> 
     }
     latency = []
     for rows in LATENCY_BATCHES:
-        full, slim = ((batches[name][0][:rows], batches[name][1][:rows]) for name in ("full", "slim"))
+        full, slim = ((ids[:rows], dense[:rows]) for ids, dense in (batches["full"], batches["slim"]))
         full_ms, slim_ms = compare_latency(models["full"], full, models["slim"], slim, repeats)
-        latency.append({"batch": len(full[0]), "full_ms": full_ms, "slim_ms": slim_ms})
+        latency.append({"batch": rows, "full_ms": full_ms, "slim_ms": slim_ms})
     return {"size": sizes, "latency": latency}
 
 
