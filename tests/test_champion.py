@@ -10,9 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 import small
 
-from slimrec.config import EvaluateConfig, IngestConfig
+from slimrec.artifacts import publish
+from slimrec.config import EvaluateConfig, IngestConfig, ModelConfig
 from slimrec.data.dataset import Dataset
+from slimrec.data.encode import Encoder
 from slimrec.errors import InputError
+from slimrec.model import build
+from slimrec.model.files import save_model
 from slimrec.registry import champion, promotion
 from slimrec.registry.champion import Champion
 from slimrec.serving.predictor import Predictor
@@ -22,7 +26,14 @@ from slimrec.track import Tracker
 
 @pytest.fixture(scope="module")
 def slim(tmp_path_factory):
-    return small.make(tmp_path_factory.mktemp("champion"), rows=1000).slim
+    """A model as it was drawn, of another log: what it has learnt does not matter here."""
+    folder = tmp_path_factory.mktemp("champion")
+    small.ingest_rows(folder, rows=600)
+    schema = Dataset.open(folder / "dataset").schema
+    model = build(schema, ModelConfig(embedding_dim=4, options={"hidden": [8]}), seed=1)
+    with publish(folder / "slim", "slim") as scratch:
+        save_model(model, scratch, Encoder.load(folder / "dataset"))
+    return folder / "slim"
 
 
 @pytest.fixture(scope="module")
