@@ -5,11 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
-from test_contract import gated, inputs, mixed_schema
+from test_contract import gated, inputs, mixed_schema, placed
 
 from slimrec.batch import Batch
-from slimrec.config import ModelConfig
-from slimrec.model import build, with_gate
 from slimrec.pruning.asking import _enough, _estimated, _parts, _seen, ask, blocks
 from slimrec.pruning.change import change
 
@@ -255,9 +253,7 @@ def test_rows_come_in_parts_each_with_the_weights_of_its_own_pairs(grain, monkey
     """Fewer rows in a part than there are pairs: weights of pairs that all rows share are never cut."""
     monkeypatch.setattr("slimrec.pruning.asking.FIRST", 10)
     monkeypatch.setattr("slimrec.pruning.asking.PIECE", 25)
-    model = build(mixed_schema(), ModelConfig(backbone="pnn", embedding_dim=4, embedding_std=0.5), seed=1)
-    model = with_gate(model, "optfeature", {"grain": grain}, seed=1).eval()
-    torch.nn.init.normal_(next(model.gate.parameters()), generator=torch.Generator().manual_seed(0))
+    model = placed("optfeature", options={"grain": grain}).eval()
     ids, dense = inputs(model.schema, rows=60)
     batch = Batch(ids, dense, torch.zeros(60), torch.ones(60))
     with torch.no_grad():

@@ -66,18 +66,26 @@ def gated(method, backbone="pnn", schema=None, options=None):
     return copy.deepcopy(once(method, backbone, schema or mixed_schema(), tuple((options or {}).items())))
 
 
-def searched(method, backbone="pnn", schema=None, options=()):
-    """A model whose gate has seen a few batches, sits at random positions and has surveyed the gate slice."""
+def placed(method, backbone="pnn", schema=None, options=(), generator=None):
+    """A model whose gate has seen a few batches and sits at random positions."""
     model = build(schema or mixed_schema(), ModelConfig(backbone=backbone, embedding_dim=4, embedding_std=0.5), seed=1)
     with_gate(model, method, dict(options), seed=1).train()
     batch = inputs(model.schema)
     for _ in range(5):
         torch.manual_seed(7)
         model(*batch)
-    generator = torch.Generator().manual_seed(11)
+    generator = generator or torch.Generator().manual_seed(11)
     with torch.no_grad():
         for parameter in model.gate.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return model
+
+
+def searched(method, backbone="pnn", schema=None, options=()):
+    """The same, and it has surveyed the gate slice."""
+    generator = torch.Generator().manual_seed(11)
+    model = placed(method, backbone, schema, options, generator)
+    batch = inputs(model.schema)
     label = torch.randint(0, 2, (len(batch[0]),), generator=generator).float()
     model.eval().gate.survey(model, lambda: [Batch(*batch, label, torch.ones_like(label))])
     return model.train()

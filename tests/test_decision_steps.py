@@ -2,11 +2,9 @@
 
 import pytest
 import torch
-from test_contract import gated, mixed_schema
+from test_contract import gated, mixed_schema, placed
 from test_decide import LITTLE, MUCH, found, scored
 
-from slimrec.config import ModelConfig
-from slimrec.model import build, with_gate
 from slimrec.probes import p_values, q_values, with_probes
 from slimrec.pruning.change import NOTHING, Change
 from slimrec.pruning.decide import (
@@ -47,9 +45,8 @@ def probed(default=0.1, **scores):
 
 
 def of_pairs(schema):
-    """A gate of meetings of fields, as it is before a search."""
-    model = build(schema, ModelConfig(backbone="pnn", embedding_dim=4), seed=1)
-    return with_gate(model, "optfeature", {"grain": "field"}, seed=1).gate
+    """A gate of meetings of fields."""
+    return placed("optfeature", schema=schema, options={"grain": "field"}).gate
 
 
 def selected(gate, budget=None, *kept):

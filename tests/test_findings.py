@@ -5,13 +5,13 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from test_contract import gated, inputs, mixed_schema
+from test_contract import gated, inputs, mixed_schema, placed
 from torch.nn.modules.module import register_module_forward_hook
 
 from slimrec.batch import Batch
 from slimrec.config import ModelConfig
 from slimrec.data.dataset import Dataset
-from slimrec.model import build, with_gate
+from slimrec.model import build
 from slimrec.model.arena import Arena
 from slimrec.probes import with_probes
 from slimrec.pruning.change import NOTHING, Change, change
@@ -83,10 +83,7 @@ def test_what_is_found_is_what_whole_forward_passes_over_shuffled_rows_show(
 ):
     for module in ("findings", "asking"):
         monkeypatch.setattr(f"slimrec.pruning.{module}.PIECE", 100)
-    model = build(mixed_schema(), ModelConfig(backbone=backbone, embedding_dim=4, embedding_std=0.5), seed=1)
-    model = with_gate(model, method, options, seed=1).eval()
-    for part in model.gate.parameters():
-        torch.nn.init.normal_(part, generator=torch.Generator().manual_seed(0))
+    model = placed(method, backbone, options=options).eval()
     batch, user, ran = rows_of(model), torch.arange(330) // 3, []
     with register_module_forward_hook(lambda module, *_: ran.append(1) if isinstance(module, Arena) else None):
         found = look(model, batch, user, 7, CPU, [("item", "price")])

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
-from test_contract import gated, inputs
+from test_contract import gated, inputs, placed
 from test_decide import found, scored
 from torch.nn.modules.module import register_module_forward_hook
 
@@ -125,7 +125,7 @@ def test_a_field_alone_is_replaced_without_a_whole_forward_pass(monkeypatch):
 def test_a_constant_costs_what_the_mean_and_a_new_intercept_leave_of_the_loss(method, backbone, monkeypatch):
     """Against a network run whole on the changed blocks and SciPy's search for the intercept."""
     monkeypatch.setattr("slimrec.pruning.asking.PIECE", 100)
-    model = gated(method, backbone, options={"grain": "field"} if method == "optfeature" else {}).eval()
+    model = placed(method, backbone, options={"grain": "field"} if method == "optfeature" else {}).eval()
     ids, dense = inputs(model.schema, rows=330)
     with torch.no_grad():
         x = model.gate(model.arena(ids, dense), ids)
