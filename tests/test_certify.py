@@ -371,6 +371,10 @@ def test_where_seeds_make_a_part_of_the_error_rows_have_to_make_up_for_what_it_l
     still = dataclasses.replace(found, difference=0.0)
     edge = smallest_margin(seed, 0.0, 0.95)
     assert rows_needed(still, edge) is None is rows_needed(still, 0.9 * edge) and rows_needed(still, 1.01 * edge)
+    wide = dataclasses.replace(still, low=-0.02, high=0.02, unseen=0.001)
+    assert verdict(wide, 0.9 * edge)[1].endswith(
+        "is allowed; trainings differ too much for any number of rows to settle it: raise evaluate.retrains"
+    )
     all_of_seeds = dataclasses.replace(still, error=seed)
     assert rows_needed(all_of_seeds, 0.02) == pytest.approx(rows_for(4000, 0.0, LIKE.unseen, margin, 0.95), rel=0.2)
     for name in ("error", "difference", "unseen"):

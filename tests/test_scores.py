@@ -123,6 +123,9 @@ def test_a_column_that_is_not_there_or_holds_no_score_is_refused_by_name(table, 
     rows.assign(b=rows["b"].where(rows.index != 5)).to_parquet(tmp_path / "hole.parquet")
     with pytest.raises(InputError, match="slim model scores 1 of 8,000 rows as NaN"):
         judge(str(tmp_path / "hole.parquet"), "y", "a", "b")
+    rows[:0].to_parquet(tmp_path / "empty.parquet")
+    with pytest.raises(InputError, match="empty.parquet has no rows"):
+        judge(str(tmp_path / "empty.parquet"), "y", "a", "b")
     rows.assign(w=0.0).to_parquet(tmp_path / "nothing.parquet")
     for group in ("g", None):
         with pytest.raises(InputError, match="weights in column 'w' of .* are all zero; at least one row must count"):
@@ -252,6 +255,14 @@ def test_other_losses_bind_where_scores_are_said_to_be_what_they_ask_for(sliced)
         judge(**words, binding={"calibration": 0.1})
     with pytest.raises(ConfigError, match="needs a group"):
         judge(str(path), "y", "p", "q", binding={"ndcg": 0.1})
+    for binding, said in (
+        ({"log_loss": 1, "calibration": 1}, "calibration is of probabilities"),
+        ({"ndcg": 1, "grouped_auc": 1}, "AUC within groups needs a group"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            judge(str(path), "y", "p", "q", binding=binding)
+    with pytest.raises(ConfigError, match="`slices` names 'device' twice"):
+        judge(str(path), "y", "p", "q", slices=["device", "g", "device", "g"])
     with pytest.raises(InputError, match="full scores are said to be probabilities"):
         judge(str(path), "y", "a", "b", scale="probability")
 
