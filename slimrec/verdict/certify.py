@@ -161,7 +161,7 @@ def reach(count: int, powers: tuple[float, ...], most: float, confidence: float)
     """
     squares, cubes, fourths = powers
     if not squares:
-        return 0.0, 0.0, 0.0
+        return 0, 0, 0
     excess = fourths / squares**2 - (count - 3) / (count * max(count - 1, 1))
     quantile = float(stats.t.ppf(confidence, max(1.0, min(most, 2 / excess)) if excess > 0 else most))
     error, event = math.sqrt(squares), cubes / squares
@@ -254,8 +254,8 @@ def rows_needed(comparison: Comparison, allowed_loss: float) -> int | None:
     c = comparison
     if c.error is None or c.difference is None or c.unseen is None:
         return None
-    margin = abs(min(c.difference, 0.0) + allowed_loss)
-    left = margin**2 - smallest_margin(c.seed_error, 0.0, c.confidence) ** 2  # for the rows' part
+    margin = abs(min(c.difference, 0) + allowed_loss)
+    left = margin**2 - smallest_margin(c.seed_error, 0, c.confidence) ** 2  # for the rows' part
     if left <= 0:
         return None
     error = math.sqrt(max(c.error**2 - c.seed_error**2, 0))
@@ -269,7 +269,7 @@ def rows_for(rows: int, error: float, unseen: float, margin: float, confidence: 
     """
     chance = math.sqrt(ROOM) * float(stats.norm.ppf(POWER)) * error
     least = (chance + math.sqrt(chance**2 + 4 * unseen * margin)) / (2 * margin)
-    return math.ceil(rows * max(smallest_margin(error, 0.0, confidence) / margin, least) ** 2)
+    return math.ceil(rows * max(smallest_margin(error, 0, confidence) / margin, least) ** 2)
 
 
 def smallest_margin(error: float, unseen: float, confidence: float) -> float:

@@ -131,7 +131,7 @@ def _mixing(positives: np.ndarray, sizes: np.ndarray, score: np.ndarray) -> np.n
     order = np.argsort(score, kind="stable")
     share = (positives / sizes)[order]
     width = int(np.clip(len(share) // 20, 10, _NEIGHBOURS))
-    total = np.concatenate([[0.0], np.cumsum(share)])
+    total = np.concatenate([[0], np.cumsum(share)])
     low = np.clip(np.arange(len(share)) - width // 2, 0, len(share) - width)
     rate = np.empty(len(share))
     rate[order] = np.clip((total[low + width] - total[low] - share) / (width - 1), 0, 1)  # without the set itself

@@ -96,7 +96,8 @@ def _alone(field: Field, seen: np.ndarray, asked: np.ndarray, train: _Rows, held
         score, exact = _ones(asked) @ weights, False
     else:
         codes = _codes(field, seen, asked)
-        rate, pure = _rates(codes[0], train.label, max(int(part.max(initial=0)) for part in codes) + 1)
+        count = len(np.bincount(np.concatenate([part.ravel() for part in codes])))
+        rate, pure = _rates(codes[0], train.label, count)
         score = rate[codes[1]] if codes[1].ndim == 1 else _mean(rate, codes[1])
         exact = bool(pure and codes[1].ndim == 1)
     auc = _auc(held.label, score, held.weight)
@@ -153,7 +154,6 @@ def _group(schema: Schema, train: _Rows, held: _Rows) -> Leak | None:
     if schema.group is None:
         return None
     names, codes = np.unique(np.append(train.group, held.group), return_inverse=True)
-    codes = codes.reshape(-1)
     both = np.isin(held.group, train.group)
     if both.mean() < _SHARE:
         return None
@@ -240,7 +240,7 @@ def _codes(field: Field, seen: np.ndarray, asked: np.ndarray) -> tuple[np.ndarra
 def _rates(codes: np.ndarray, label: np.ndarray, count: int) -> tuple[np.ndarray, bool]:
     """The rate of positives of each value (count,), shrunk to the mean, and whether each seen value has one label only."""
     owner = np.repeat(label, codes.shape[1]) if codes.ndim == 2 else label
-    flat, base = codes.reshape(-1), float(label.mean())
+    flat, base = codes.ravel(), float(label.mean())
     rows, positives = np.bincount(flat, minlength=count), np.bincount(flat, owner, count)
     return (positives + _SHRINK * base) / (rows + _SHRINK), bool(((positives == 0) | (positives == rows)).all())
 

@@ -60,7 +60,7 @@ def _doubtful(first: Comparison, last: Comparison, allowed: float) -> Literal["r
         return "rejected"
     if min(last.positive_effective, last.negative_effective) < FEWEST or last.error is None:
         return "scarce"
-    enough = certify.rows_needed(replace(last, difference=0.0), allowed)
+    enough = certify.rows_needed(replace(last, difference=0), allowed)
     return "open" if enough is not None and enough <= last.rows else "scarce"
 
 
@@ -82,7 +82,7 @@ def _enough(found: Comparison, allowed: float) -> int | None:
     fewest = min(found.positive_effective, found.negative_effective)
     if found.error is None or not fewest:
         return None
-    enough = certify.rows_needed(replace(found, difference=0.0), allowed)
+    enough = certify.rows_needed(replace(found, difference=0), allowed)
     return None if enough is None else max(enough, round(found.rows * FEWEST / fewest))
 
 
