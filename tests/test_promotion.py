@@ -291,6 +291,24 @@ def test_a_process_that_wakes_up_late_puts_the_alias_back(client, slims):
     assert [after for kind, _, _, after in kinds(client, "late") if kind == "commit"] == ["1", "2", "3"]
 
 
+def test_of_two_that_promote_at_once_the_slower_one_looks_again_at_what_reigns_by_then(client, slims, monkeypatch):
+    for i, slim in enumerate(slims[:3]):
+        register("at-once", slim, "1" if i else "", approval="manual" if i else "automatic")
+    looked, check = [], versions.check
+
+    def slow(*what):
+        found = check(*what)
+        if not looked:
+            looked.append(found)
+            assert promotion.promote("at-once", "3").moved
+        return found
+
+    monkeypatch.setattr(versions, "check", slow)
+    with pytest.raises(ConflictError, match="version 2 of 'at-once' was judged against version 1, but the champion is"):
+        promotion.promote("at-once", "2")
+    assert champion_of(client, "at-once") == "3"
+
+
 @pytest.mark.battery
 def test_two_that_roll_back_at_once_go_one_step_back(client, slims, monkeypatch):
     """The second has looked already when the first is through."""

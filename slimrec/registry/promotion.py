@@ -43,24 +43,24 @@ def promote(name: str, version: str = "", why: str = "", force: bool = False) ->
     version = version and versions.number(version)
     server = versions.connect(name)
     ledger = Ledger(server, name)
-    while True:
-        entries = _settle(server, ledger)
-        before = versions.version_at(server, name, CHAMPION)
-        after = version or versions.version_at(server, name, CHALLENGER)
-        if not after:
-            raise InputError(f"'{name}' has no challenger; name the version to promote, `slimrec history {name}` lists")
-        if after == before:
-            return Move(name, before, after, moved=False)
-        objection = _objection(server, ledger, after, before)
-        if objection and not force:
-            raise ConflictError(f"{objection}; or promote it all the same: --force --reason TEXT")
-        digest = versions.check(server, name, after, ledger.registered(after))
-        said = f"forced: {why} (although {objection})" if objection else why
-        what = {"action": "promote", "before": before, "after": after, "digest": digest, "why": said}
-        if _move(server, ledger, entries, **what):
-            if objection:
-                _mark_forced(server, name, after, said)
-            return Move(name, before, after, moved=True, remarks=(said,) if objection else ())
+    entries = _settle(server, ledger)
+    before = versions.version_at(server, name, CHAMPION)
+    after = version or versions.version_at(server, name, CHALLENGER)
+    if not after:
+        raise InputError(f"'{name}' has no challenger; name the version to promote, `slimrec history {name}` lists")
+    if after == before:
+        return Move(name, before, after, moved=False)
+    objection = _objection(server, ledger, after, before)
+    if objection and not force:
+        raise ConflictError(f"{objection}; or promote it all the same: --force --reason TEXT")
+    digest = versions.check(server, name, after, ledger.registered(after))
+    said = f"forced: {why} (although {objection})" if objection else why
+    what = {"action": "promote", "before": before, "after": after, "digest": digest, "why": said}
+    if not _move(server, ledger, entries, **what):
+        return promote(name, version, why, force)  # another was faster: look again
+    if objection:
+        _mark_forced(server, name, after, said)
+    return Move(name, before, after, moved=True, remarks=(said,) if objection else ())
 
 
 def rollback(name: str, why: str = "") -> Move:
@@ -121,18 +121,15 @@ def _move(server: Server, ledger: Ledger, entries: list[Entry], **what: str) -> 
     return True
 
 
-def _settle(server: Server, ledger: Ledger) -> list[Entry]:
-    """End an open intent, whoever began it; returns the entries once none is open."""
-    moved_to = ""
-    while True:
-        entries = ledger.entries()
-        if entries and entries[-1].kind == "intent":
-            moved_to = _finish(server, ledger, entries[-1]) or moved_to
-            continue
-        reigning = (_champions(entries) or [""])[-1]
-        if not moved_to or moved_to == reigning or not reigning:
-            return entries
-        moved_to = _set_champion(server, ledger.name, reigning)  # others went on while we were about to move the alias
+def _settle(server: Server, ledger: Ledger, moved_to: str = "") -> list[Entry]:
+    """End an open intent, whoever began it; returns the entries once none is open. `moved_to`: where we put the alias."""
+    entries = ledger.entries()
+    if entries and entries[-1].kind == "intent":
+        return _settle(server, ledger, _finish(server, ledger, entries[-1]) or moved_to)
+    reigning = (_champions(entries) or [""])[-1]
+    if not moved_to or moved_to == reigning or not reigning:
+        return entries
+    return _settle(server, ledger, _set_champion(server, ledger.name, reigning))  # others went on while we moved it
 
 
 def _finish(server: Server, ledger: Ledger, intent: Entry) -> str:
