@@ -14,6 +14,7 @@ from slimrec.data.dataset import Dataset
 from slimrec.model import build
 from slimrec.model.arena import Arena
 from slimrec.probes import with_probes
+from slimrec.pruning.asking import _parts
 from slimrec.pruning.change import NOTHING, Change, change
 from slimrec.pruning.findings import (
     Findings,
@@ -134,6 +135,8 @@ def test_no_more_rows_than_16384_go_through_the_network_at_once_and_4096_where_g
     with register_module_forward_hook(lambda module, _, x: sizes.append(len(x)) if isinstance(module, Arena) else None):
         look(model, batch, None, 0, CPU, ())
     assert sizes == [16_384, 1] * 4 + [4096] * 4 + [1]
+    parts = _parts(model, batch, lambda x, _: x, CPU)
+    assert [first for first, *_ in parts] == [0, 4096, 8192, 12_288, 16_384]
 
 
 def test_so_many_rows_are_looked_at_that_a_question_takes_ten_million_at_most_and_never_fewer_than_a_thousand():
