@@ -41,11 +41,11 @@ def clicks(model, seed: int = 0, sure: float = 1.0, tasks: int = 0) -> Batch:
     return Batch(ids, dense, torch.from_numpy(label).float(), weight)
 
 
-def asked(model, batch, groups=FIELDS, **more):
+def asked(model, batch, groups=FIELDS, whole=(), refit=False):
     """What `ask` says when the blocks stand at 0, and how many rows went through the network for each group, in the mean."""
     rows, layer = [], model.backbone.tower.layers[-1]
     hook = layer.register_forward_hook(lambda _, given, __: rows.append(len(given[0])))
-    rises = ask(model, batch, groups, lambda x, _: torch.zeros_like(x), None, CPU, **more)
+    rises = ask(model, batch, groups, lambda x, _: torch.zeros_like(x), None, CPU, whole, refit)
     hook.remove()
     return rises, (sum(rows) - ROWS) / len(groups)
 

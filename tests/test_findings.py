@@ -104,7 +104,7 @@ def test_what_is_found_is_what_whole_forward_passes_over_shuffled_rows_show(
         assert (told.mean, told.error, told.rows) == (*map(partial(pytest.approx, rel=1e-3), rises(name)), 330)
     ((group, together, gone),) = ((twins.fields, twins.together, twins.removed) for twins in found.twins)
     assert group == ("item", "price") and (together.mean, together.error) == pytest.approx(rises(*group), rel=1e-3)
-    assert [found.removed["vector"], gone] == removed(model, batch, [("vector",), group], user, CPU)
+    assert [found.removed["vector"], gone] == removed(model, batch, [("vector",), group], user, CPU, ())
     assert found.presence == {} and list(map(len, found.hidden)) == [layer.out_features for layer in hidden(model)]
 
 

@@ -89,7 +89,7 @@ def answered(label, weight=None):
 
 def refitted(logits, batch):
     """Losses with the best constant."""
-    return losses(logits + _intercept((logits, batch, 1)), batch)
+    return losses(logits + _intercept(logits, batch), batch)
 
 
 def test_the_best_constant_leaves_the_entropy_of_the_label_for_each_task_that_is_asked():
@@ -115,7 +115,7 @@ def test_a_field_alone_is_replaced_without_a_whole_forward_pass(monkeypatch):
     model, ran = gated("random", "mlp").eval(), []
     batch = Batch(*inputs(model.schema, rows=330), torch.ones(330), torch.ones(330))
     with register_module_forward_hook(lambda module, *_: ran.append(1) if isinstance(module, Backbone) else None):
-        removed(model, batch, [("item",), ("genres", "vector"), ("price",)], None, CPU)
+        removed(model, batch, [("item",), ("genres", "vector"), ("price",)], None, CPU, ())
     assert len(ran) == 4 * 2  # of four pieces: as it is, and without the two together
 
 
@@ -139,7 +139,7 @@ def test_a_constant_costs_what_the_mean_and_a_new_intercept_leave_of_the_loss(me
         loss = lambda shift: F.binary_cross_entropy_with_logits(logits + shift, label.double(), weight.double())
         return minimize_scalar(lambda shift: float(loss(shift)), tol=1e-10).fun * 330 / float(weight.sum())
 
-    costs = removed(model, Batch(ids, dense, label, weight), groups, None, CPU)
+    costs = removed(model, Batch(ids, dense, label, weight), groups, None, CPU, ())
     owners = [model.blocks[i].name for i in model.gate.owner.tolist()]
     for group, cost in zip(groups, costs, strict=True):
         columns = torch.tensor([owner in group for owner in owners])
@@ -151,7 +151,7 @@ def test_a_constant_costs_what_the_mean_and_a_new_intercept_leave_of_the_loss(me
 def test_rows_of_one_class_cost_nothing_and_break_nothing():
     model = gated("random", "mlp").eval()
     ids, dense = inputs(model.schema)
-    (cost,) = removed(model, Batch(ids, dense, torch.ones(64), torch.ones(64)), [("item",)], None, CPU)
+    (cost,) = removed(model, Batch(ids, dense, torch.ones(64), torch.ones(64)), [("item",)], None, CPU, ())
     assert cost.mean == pytest.approx(0, abs=1e-4)
 
 

@@ -29,7 +29,7 @@ def ask(
     instead: Instead,
     cluster: Tensor | None,
     device: torch.device,
-    whole: Collection[str] = (),
+    whole: Collection[str],
     refit: bool = False,
 ) -> list[Tensor]:
     """By group of fields, what the log-loss of each row (n,) rises by when the blocks of all of the group are others.
@@ -59,12 +59,12 @@ def ask(
         seen.append(_seen(model, x, other, pairs, sloping=not short))
         _answer(model, x, other, pairs, [(groups[i], exact[i]) for i, end in enumerate(ends) if first < end])
     logits, slopes = torch.cat([each for each, _ in seen]), torch.cat([each for _, each in seen], 1)
-    before = losses(logits + _intercept((logits, batch, 1)) if refit else logits, batch)
+    before = losses(logits + _intercept(logits, batch) if refit else logits, batch)
 
     def told(group: tuple[str, ...], parts: list[Tensor]) -> tuple[Tensor, Tensor]:
         answer = torch.cat(parts)
         if len(answer) == rows:
-            shift = _intercept((answer, batch, 1)) if refit else 0
+            shift = _intercept(answer, batch) if refit else 0
             return losses(answer + shift, batch) - before, torch.zeros_like(before)
         moved = logits + torch.stack([slopes[place[name][0]] for name in group]).sum(0)
         return _estimated(moved, answer, before, batch, refit)
@@ -97,7 +97,7 @@ def _estimated(moved: Tensor, exact: Tensor, before: Tensor, batch: Batch, refit
     first = Batch(*(part[:asked] for part in batch))
     worth = float(weight[:asked].sum())
     times = float(weight.sum()) / worth
-    shift = _intercept((moved, batch, 1), (moved[:asked], first, -times), (exact, first, times)) if refit else 0
+    shift = _intercept(moved, batch, (moved[:asked], first, -times), (exact, first, times)) if refit else 0
     rise = losses(moved + shift, batch) - before
     apart = losses(exact + shift, first) - (rise + before)[:asked]
     mean = float(apart.sum()) / worth
@@ -176,18 +176,19 @@ def losses(logits: Tensor, batch: Batch) -> Tensor:
     return total(weight * F.binary_cross_entropy_with_logits(logits, label, reduction="none"))
 
 
-def _intercept(*parts: tuple[Tensor, Batch, float]) -> Tensor:
-    """What added to the logits makes their log-loss least, each part's times its factor; of each task its own.
+def _intercept(logits: Tensor, batch: Batch, *more: tuple[Tensor, Batch, float]) -> Tensor:
+    """What added to the logits makes their log-loss least, that of `more` times its factor beside it; of each task its own.
 
     By Newton's method with the curvature of the last part, which is that of all. A step goes no further than 2, where
     labels of one class alone know no bound; and nowhere where nothing weighs.
     """
-    rows = [(logits, batch.label.double(), factor * batch.weight.double()) for logits, batch, factor in parts]
+    rows = [(logits, batch.label.double(), batch.weight.double())]
+    rows += [(other, its.label.double(), factor * its.weight.double()) for other, its, factor in more]
     shift = torch.zeros(())
     for _ in range(_STEPS):
         slope = torch.zeros_like(shift)
-        for logits, label, weight in rows:
-            chance = torch.sigmoid(logits + shift)
+        for part, label, weight in rows:
+            chance = torch.sigmoid(part + shift)
             slope = slope + (weight * (label - chance)).sum(0)
         room = (weight * chance * (1 - chance)).sum(0)
         shift = shift + (slope / room).nan_to_num().clamp(-2, 2)

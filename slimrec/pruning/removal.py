@@ -19,7 +19,7 @@ def removed(
     groups: Sequence[tuple[str, ...]],
     cluster: Tensor | None,
     device: torch.device,
-    whole: Collection[str] = (),
+    whole: Collection[str],
 ) -> list[Change]:
     """For each group of fields, the change in log-loss when all of it stands at its mean over these rows.
 
