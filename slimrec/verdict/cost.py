@@ -59,9 +59,10 @@ def size(model: Model) -> dict[str, int]:
 
 def multiply_adds(model: Model, batch: tuple[Tensor, Tensor]) -> int:
     """Multiply-adds of one row, by PyTorch's counter (matrix products only)."""
+    ids, dense = batch
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        model.eval()(*batch)
-    return round(counter.get_total_flops() / 2 / len(batch[0]))
+        model.eval()(ids, dense)
+    return round(counter.get_total_flops() / 2 / len(ids))
 
 
 def compare_latency(
