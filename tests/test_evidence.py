@@ -154,6 +154,10 @@ def test_sets_were_repeated_where_labels_mix_too_seldom_or_sizes_vary_too_little
 def test_ten_sets_of_both_labels_are_enough_to_say_that_labels_mix_and_half_of_the_rows_is_none_repeated():
     ten = np.repeat(np.arange(10), 2)
     assert not _repeated(np.tile([0, 1], 10), ten * 1.0, ten, np.full(10, 2))  # five mix by chance, to the digit
+    positives = np.array([0, 0, 0, 2, 0, 0, 0, 0, 2, 1, 2, 1, 1, 1, 2, 2, 0, 0])  # eight mix by chance, four do: half
+    sets = np.repeat(np.arange(18), 2)
+    assert _mixing(positives, np.full(18, 2), np.arange(18.0)).sum() == 8
+    assert not _repeated(positives[sets] > np.tile([0, 1], 18), sets * 1.0, sets, np.full(18, 2))
     for twice, wanted in ((50, False), (51, True)):  # rows of a line: one and a half, and more
         sizes = np.where(np.arange(100) < twice, 2, 1)
         alike = np.repeat(np.arange(100), sizes)

@@ -393,6 +393,16 @@ def test_a_field_alone_is_a_bijection_only_where_each_row_holds_one_value_of_one
     assert alone(vector, vector, field=wide).kind == "alone"
 
 
+def test_an_auc_of_93_in_a_hundred_gives_the_label_away_and_the_next_smaller_one_does_not():
+    train, held = np.repeat([3, 4, 5, 6], 10), np.array([*[6] * 9, 4, *[3] * 3, *[5] * 7])  # 93 of 100 pairs in order
+    known = np.concatenate([np.arange(10) < positives for positives in (0, 3, 6, 10)])
+    schema = Schema(label="click", fields=[CATEGORY], group="person")
+    for told, values in ((True, held), (False, np.where(np.arange(20) == 10, 4, held))):  # and a pair that ties
+        rows = side(known, group=train), side(np.arange(20) < 10, group=values)
+        for found in (signs._alone(CATEGORY, train, values, *rows), signs._group(schema, *rows)):
+            assert found.figure == 0.93 if told else found is None
+
+
 def test_a_group_on_both_sides_counts_from_one_held_out_row_in_fifty_on():
     schema = Schema(label="click", fields=[CATEGORY], group="person")
     train = side(np.arange(100) % 2, group=np.arange(100) % 2)
