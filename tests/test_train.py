@@ -20,10 +20,11 @@ from two_ranks import stop_after
 
 from slimrec.config import ModelConfig, TrainConfig
 from slimrec.data.dataset import Dataset
-from slimrec.errors import ConfigError, InputError, Preempted
+from slimrec.errors import ConfigError, InputError, Preempted, TransientError
 from slimrec.model import build, with_gate
 from slimrec.plugins import GATES
 from slimrec.stages import execute
+from slimrec.training import loop
 from slimrec.training.loop import Trainer
 
 OPTIMIZERS = ["lazy_adam", "rowwise_adagrad", "adam"]
@@ -445,6 +446,31 @@ def test_a_state_is_resumed_as_it_was_kept_before_and_after_the_first_validation
         assert all(torch.equal(tensor, other.best[name]) for name, tensor in (one.best or {}).items())
 
 
+def test_the_first_rank_keeps_the_state_and_goes_on_with_the_loss_of_all(data, tmp_path):
+    one, first, second = (trainer(data, tmp_path / "c.safetensors", method="none") for _ in range(3))
+    one.ranks = second.ranks = replace(one.ranks, rank=1)
+    one.loss_sum += 3
+    one._save()
+    assert not list(tmp_path.iterdir())
+    one.ranks = first.ranks
+    one._save()
+    for each, loss in ((first, 3), (second, 0)):
+        each._resume()
+        assert each.loss_sum == loss
+
+
+def test_a_state_that_only_some_ranks_see_is_no_state(data, tmp_path, one_of_two, monkeypatch):
+    one = trainer(data, tmp_path / "c.safetensors", method="none")
+    one._resume()
+    one._save()
+    one._resume()
+    monkeypatch.setattr(
+        torch.distributed, "all_reduce", lambda told: told.add_(1)
+    )  # the other one says that it sees none
+    with pytest.raises(TransientError, match="only some ranks see the checkpoint"):
+        one._resume()
+
+
 def test_a_training_shows_its_name_its_steps_and_where_it_stands_on_the_first_rank_alone(data):
     one = trainer(data)
     one.step = 3
@@ -501,6 +527,57 @@ def test_all_ranks_begin_with_the_weights_of_the_first(data, one_of_two, monkeyp
         torch.distributed, "broadcast", lambda tensor, source: (sent.append(source), broadcast(tensor, source))
     )
     assert sent == [0] * len(trainer(data).model.state_dict()) != []
+    sent.clear()
+    monkeypatch.setattr(loop, "shard", with_rows_of_its_own)
+    model = trainer(data).model
+    assert len(sent) == len(model.state_dict()) - 1 and "arena.shards.rows" in model.state_dict()
+
+
+def with_rows_of_its_own(model, config, ranks) -> None:
+    """As where TorchRec has shared out the tables: these rows are those of this rank alone."""
+    model.arena.shards = torch.nn.Module()
+    model.arena.shards.register_buffer("rows", torch.zeros(3))
+
+
+class Shares:
+    """What the loop asks of tables that are shared out, told by the sign of whatever is put together."""
+
+    def whole(self, state):
+        return {name: -tensor for name, tensor in state.items()}
+
+    share = whole
+
+    def whole_optimizer(self):
+        return {"sums": torch.full((2,), 7.0)}
+
+    def restore_optimizer(self, tensors):
+        self.restored = tensors["sums"].tolist()
+
+
+@pytest.mark.parametrize("steps", [3, 20], ids=["before the first validation", "after it"])
+def test_tables_that_are_shared_out_are_kept_whole_shared_out_again_and_whole_at_the_end(
+    data, tmp_path, monkeypatch, steps
+):
+    one, other = (trainer(data, tmp_path / "c.safetensors", method="none") for _ in range(2))
+    for each in (one, other):
+        each.shards = Shares()
+        each.optimizers.pop("tables")  # which TorchRec moves
+    stop_after(one, steps)
+    with pytest.raises(Preempted):
+        one.fit()
+    parts, _ = one.checkpoint.load()
+    assert parts["tables"]["sums"].tolist() == [7, 7]
+    state = one.model.state_dict()
+    assert all(torch.equal(-tensor, parts["model"][name]) for name, tensor in state.items())
+    assert all(torch.equal(-tensor, parts["best"][name]) for name, tensor in (one.best or {}).items())
+    other._resume()
+    assert all(torch.equal(tensor, other.model.state_dict()[name]) for name, tensor in state.items())
+    assert all(torch.equal(tensor, other.best[name]) for name, tensor in (one.best or {}).items())
+    assert other.shards.restored == [7, 7] and (one.best is None) == (other.best is None) == (steps < 15)
+    ended = []
+    monkeypatch.setattr(loop, "unshard", ended.append)
+    other.fit()
+    assert ended == [other.model] and other.device == torch.device("cpu")
 
 
 @pytest.mark.parametrize("stream", ["train", "gate"])
