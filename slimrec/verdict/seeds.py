@@ -48,7 +48,7 @@ def facts(differences: Sequence[float], mixed: float, allowed_loss: float) -> di
     disagree = False
     if differences:
         apart = float(np.var(differences, ddof=1)) * (len(differences) - 1)
-        chance = mixed * float(special.chdtri(len(differences) - 1, _DOUBT))
+        chance = float(mixed * special.chdtri(len(differences) - 1, _DOUBT))
         disagree = apart > chance and max(differences) - min(differences) > allowed_loss
     return {"differences": list(differences), "disagree": disagree}
 
