@@ -305,6 +305,17 @@ def test_a_gate_steps_after_every_so_many_steps_once_its_warm_up_is_over_and_is_
     assert told == [(i + 1) / total for i in after if i % every == every - 1] != []
 
 
+@pytest.mark.parametrize(
+    ("method", "stream", "passes"),
+    [("leap", "gate", 0), ("optembed", "gate", 0), ("optembed", "first", 1), ("optembed", "train", 3), ("none", "", 0)],
+)
+def test_rows_are_seen_with_a_gate_once_an_epoch_once_at_all_or_never(data, method, stream, passes):
+    options = {"stream": stream} if stream else None
+    one = trainer(data, method=method, options=options, backbone="pnn", epochs=1)
+    one.history = [{}, {}, {}]
+    assert one.gate_passes == passes
+
+
 def test_a_gate_on_an_empty_gate_slice_is_refused(data):
     empty = data.split("gate", rows=torch.zeros(0, dtype=torch.long).numpy())
     with pytest.raises(ConfigError, match="gate slice"):
