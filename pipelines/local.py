@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import io
+import locale
 import os
 import re
 import shutil
@@ -52,6 +53,7 @@ def run(path: Path, output: Path, runner: str = "process", memory: str = "4g", f
     _check_source(recipe, output)
     own_key()  # one that cannot sign shows before anything is trained
     output = output.absolute()
+    _check_store(output)
     steps = _processes()
     if runner == "docker":
         from slimrec.pipelines.containers import check_engine, containers
@@ -125,6 +127,14 @@ def _check_source(recipe: Recipe, output: Path) -> None:
     if not Path(source).exists():
         raise InputError(f"no such file or folder: {source}; the recipe's ingest.source names the log to audit")
     spare(source, output, ())
+
+
+def _check_store(output: Path) -> None:
+    if not track.enabled() and (odd := {"%", "?"} & set(str(output.parent))):
+        raise ConfigError(
+            f"MLflow's store would lie beside {output}, and its address cannot hold '{min(odd)}': give another --output, or "
+            "set MLFLOW_TRACKING_URI"
+        )
 
 
 def _labels() -> dict[str, str]:
@@ -221,6 +231,7 @@ def _processes() -> Iterator[local.SubprocessRunner]:
     library = str(Path(track.__file__).parents[1])
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [library, before.get("PYTHONPATH")]))
     os.environ["PYTHONUNBUFFERED"] = "1"
+    os.environ["PYTHONIOENCODING"] = f"{locale.getpreferredencoding(False)}:backslashreplace"  # as kfp.local reads it
     if (Path(executable).parent / "python3").exists():
         os.environ["PATH"] = os.pathsep.join([str(Path(executable).parent), before.get("PATH", os.defpath)])
         sys.executable = "python3"

@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import ssl
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -122,12 +123,24 @@ def sort(
         return error
     chain = list(_chain(error))
     for each in chain:
-        if isinstance(each, UnicodeEncodeError) and each.reason == "surrogates not allowed":
-            return InputError(f"{ascii(each.object)[:300]} is not UTF-8; rename that file or folder")
+        if isinstance(each, UnicodeEncodeError):
+            return _not_writable(each)
     if found := next((each for each in chain if _of_server(each)), None):
         return _server(found, chain, where or "what was asked", setting)
     system = next((each for each in map(_system, chain) if each is not None), None)
     return None if system is None else of_system(system, places)
+
+
+def _not_writable(error: UnicodeEncodeError) -> SlimrecError:
+    """Text that an encoding has no place for: that of names of files and words of a command, or that of the screen."""
+    of_system, names = error.reason == "surrogates not allowed", sys.getfilesystemencoding()
+    if of_system and names == "utf-8":
+        return InputError(f"{ascii(error.object)[:300]} is not UTF-8; rename that file or folder")
+    text, encoding = (error.object, names) if of_system else (error.object[error.start : error.end], error.encoding)
+    return ConfigError(
+        f"{ascii(text)[:300]} has no place in {encoding}, the encoding of this locale or of standard output; set "
+        "PYTHONUTF8=1, or a locale such as C.UTF-8"
+    )
 
 
 def of_system(error: OSError, places: Iterable[str | os.PathLike] = ()) -> SlimrecError:

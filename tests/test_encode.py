@@ -2,6 +2,7 @@
 
 import datetime
 import decimal
+import re
 from collections import Counter
 
 import numpy as np
@@ -245,7 +246,10 @@ def test_a_saved_encoder_comes_back_equal_even_with_odd_field_names(tmp_path):
     assert loaded.schema == encoder.schema
     for ours, theirs in zip(encoder.encode(table), loaded.encode(table)):
         assert np.array_equal(ours, theirs)
-    assert sorted(path.name for path in (tmp_path / "vocab").iterdir()) == ["a%2Fb%20%C3%BC.parquet"]
+    (file,) = (tmp_path / "vocab").iterdir()
+    assert re.fullmatch(r"\+[0-9a-f]{64}\.parquet", file.name)  # which a store takes for no code
+    file.rename(file.with_name("a%2Fb%20%C3%BC.parquet"))  # as earlier releases wrote it
+    assert Encoder.load(tmp_path).vocabularies == encoder.vocabularies
 
 
 def test_a_narrowed_encoder_needs_only_its_columns_and_ignores_others():

@@ -238,6 +238,21 @@ def test_a_name_that_is_not_utf_8_is_told_in_letters_that_every_terminal_has():
     assert isinstance(error, InputError) and str(error).isascii() and "udcff" in str(error)
 
 
+def test_text_that_an_encoding_lacks_is_no_traceback_and_the_locale_is_to_blame():
+    with pytest.raises(UnicodeEncodeError) as met:
+        "prix €".encode("latin-1")
+    told = faults.sort(met.value)
+    assert (
+        isinstance(told, ConfigError)
+        and "'\\u20ac' has no place in latin-1" in str(told)
+        and "PYTHONUTF8=1" in str(told)
+    )
+    words = [sys.executable, "-c", "from slimrec.cli import main; main()", "schema", "größe.csv"]
+    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C", "PYTHONUTF8": "0"}
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 20 and "has no place in ascii" in done.stderr and "rename" not in done.stderr
+
+
 def test_a_text_that_finds_no_room_leaves_what_was_there_and_names_its_path(tmp_path):
     code = """
 import resource, signal, sys

@@ -9,6 +9,7 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from types import SimpleNamespace
 
+import mlflow
 import numpy as np
 import own_networks
 import pyarrow.parquet as pq
@@ -24,7 +25,7 @@ from pydantic import BaseModel
 import slimrec
 from slimrec import track
 from slimrec.artifacts import digest, publish, read_json, write_json
-from slimrec.config import EvaluateConfig, ModelConfig, RegisterConfig
+from slimrec.config import EvaluateConfig, ModelConfig, RegisterConfig, read_schema
 from slimrec.data.encode import Encoder
 from slimrec.errors import ConfigError, ConflictError, InputError, Preempted, SecurityError, TransientError
 from slimrec.model import build
@@ -59,7 +60,7 @@ def client(store):
 
 @pytest.fixture(scope="module")
 def world(store, tmp_path_factory):
-    return small.make(tmp_path_factory.mktemp("world"))
+    return small.make(tmp_path_factory.mktemp("world %41 ü"))
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +191,17 @@ def test_the_bundle_says_what_the_ledger_says_and_lies_beside_the_report(client,
     assert registry["content"]["digest"] == digest(world.slim)
     assert [(entry["kind"], entry["after"]) for entry in registry["entries"]] == [("intent", "1"), ("commit", "1")]
     assert "bundle/bundle.json" in {item.path for item in client.list_artifacts(registered[1], "bundle")}
+
+
+def test_mlflow_brings_back_the_vocabulary_of_a_field_whatever_its_name(tmp_path):
+    names = ("size", "größe", "user id", "50%", "%41", "a/b", "#?&=+")
+    schema = read_schema({"label": "y", "fields": [{"name": name, "kind": "category"} for name in names]})
+    encoder = Encoder(schema, {name: ["a", "b"] for name in names})
+    encoder.save(tmp_path / "slim")
+    brought = mlflow.artifacts.download_artifacts(
+        artifact_uri=(tmp_path / "slim").as_uri(), dst_path=str(tmp_path / "b")
+    )
+    assert Encoder.load(brought).vocabularies == encoder.vocabularies
 
 
 def test_what_was_logged_holds_no_pickle(store, registered):

@@ -44,6 +44,23 @@ def test_a_step_that_ended_is_marked_on_any_terminal(encoding):
     assert ("✓ ingest" if encoding == "utf-8" else "ok ingest") in raw.getvalue().decode(encoding)
 
 
+def test_a_step_writes_what_the_audit_can_read_in_any_locale(monkeypatch):
+    monkeypatch.setattr("locale.getpreferredencoding", lambda _=True: "latin-1")
+    with local._processes():
+        done = subprocess.run(["python3", "-c", "print(chr(0xF6), chr(0x20AC))"], capture_output=True, check=True)
+    assert done.stdout == b"\xf6 \\u20ac\n"
+
+
+@pytest.mark.parametrize("odd", ["%", "?"])
+def test_an_audit_is_not_begun_where_no_store_can_lie(tmp_path, monkeypatch, odd):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("ingest: {source: 'planted:rows=400,seed=0'}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"cannot hold '\\{odd}'"):
+        local.run(recipe, tmp_path / f"my{odd}20runs" / "one")
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
 def test_a_step_that_was_reused_says_so_and_the_next_one_that_was_not_does_not():
     said = io.StringIO()
     screen = local.Screen(Console(file=said, highlight=False), io.StringIO(), {"sample": "sample-again"})

@@ -222,8 +222,11 @@ def limits(field: Field) -> tuple[np.ndarray, np.ndarray]:
 
 
 def vocabulary_file(folder: Path, name: str) -> Path:
-    """Where the values of a field lie in a folder: under its name, or its SHA-256 where that is too long for a file."""
-    plain = f"{quote(name, safe='')}.parquet"
-    if len(plain) > _LONGEST_FILE_NAME:
-        plain = f"+{sha256(name.encode()).hexdigest()}.parquet"  # no quoted name holds a plus
-    return folder / "vocab" / plain
+    """Where the values of a field lie in a folder: under its name, or its SHA-256 where that makes no name for every store.
+
+    MLflow reads `%20` in the name of a file as a space, and then does not find it. Earlier releases wrote such names.
+    """
+    plain = folder / "vocab" / f"{quote(name, safe='')}.parquet"
+    if len(plain.name) <= _LONGEST_FILE_NAME and ("%" not in plain.name or plain.is_file()):
+        return plain
+    return plain.with_name(f"+{sha256(name.encode()).hexdigest()}.parquet")  # no quoted name holds a plus

@@ -145,7 +145,7 @@ def _log_model(slim: Path, report: Path, run_id: str, code: list[Path]) -> Model
         return mlflow.pyfunc.log_model(
             name="slim",
             python_model=str(Path(slimrec.__file__).parent / "serving" / "pyfunc.py"),
-            artifacts={"slim": str(slim.resolve())},
+            artifacts={"slim": slim.resolve().as_uri()},
             code_paths=[str(Path(slimrec.__file__).parent), *map(str, code)],
             pip_requirements=[f"{package}=={version(package)}" for package in (*SERVING, *packages)],
             signature=_signature(encoder.schema, list(rows.columns)),
