@@ -176,11 +176,11 @@ def test_headline_says_what_goes_and_what_it_saves(verdict):
 
 
 def test_headline_does_not_call_a_model_smaller_that_is_not():
-    same, hardly, larger, tenth = facts(), facts(), facts(), facts()
-    for found, slim in ((same, 288_000), (hardly, 287_990), (larger, 300_000), (tenth, 28_800)):
+    same, hardly, larger, tenth, little = facts(), facts(), facts(), facts(), facts()
+    for found, slim in ((same, 288_000), (hardly, 287_990), (larger, 300_000), (tenth, 28_800), (little, 285_000)):
         found["size"]["full"]["bytes"], found["size"]["slim"]["bytes"] = 288_000, slim
     assert headline(same).endswith("the model keeps its size, 288 kB.")
-    assert "becomes hardly smaller, " in headline(hardly)
+    assert "becomes hardly smaller, " in headline(hardly) and "becomes 1\u00a0% smaller, " in headline(little)
     assert headline(larger).endswith("the model becomes larger, 300 kB instead of 288 kB.")
     assert headline(tenth).endswith("the model becomes 90\u00a0% smaller, 28.8 kB instead of 288 kB.")
 

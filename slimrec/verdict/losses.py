@@ -269,11 +269,10 @@ def ndcg(groups: np.ndarray, label: np.ndarray, score: np.ndarray, at: int) -> n
     discount = np.where(place < at, 1 / np.log2(place + 2), 0)
     level = _levels(of, score[order])
     shared = (np.bincount(level, discount) / np.bincount(level))[level]
-    best = np.cumsum(np.append(0, 1 / np.log2(np.arange(at) + 2)))
+    best = np.append(np.nan, np.cumsum(1 / np.log2(np.arange(at) + 2)))  # by positives, none of no positive
     positives = np.bincount(of, mine).astype(np.int64)
-    told = (positives > 0) & (positives < sizes)
-    ideal = best[np.minimum(positives, at)]
-    return np.bincount(of, mine * shared) / np.where(told, ideal, np.nan)
+    ideal = np.where(positives < sizes, best[np.minimum(positives, at)], np.nan)
+    return np.bincount(of, mine * shared) / ideal
 
 
 def veto(found: Sequence[Facts], unproven: Literal["veto", "remark"]) -> Veto:
