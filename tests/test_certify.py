@@ -243,8 +243,14 @@ def test_bad_labels_scores_and_weights_are_refused_by_name():
         compare(label, full, np.where(np.arange(400) == 3, np.nan, slim))
     with pytest.raises(InputError, match="weights must be finite"):
         compare(label, full, slim, np.where(np.arange(400) == 3, -1, 1))
-    with pytest.raises(InputError, match="one value a row"):
-        compare(label, full[1:], slim)
+    for wrong in (full[1:], full[:, None], np.column_stack([1 - full, full])):
+        with pytest.raises(InputError, match=r"one value a row, got shapes .*\[:, 1\]"):
+            compare(label, wrong, slim)
+    for column in (label[:, None], label[1:]):
+        with pytest.raises(InputError, match="one value a row"):
+            compare(label, full, slim, group=column)
+        with pytest.raises(InputError, match="one value a row"):
+            compare(column, full, slim)
 
 
 @pytest.mark.parametrize(
@@ -454,7 +460,7 @@ def test_the_message_names_what_came_and_the_model_that_gave_it():
     label, full, slim, _ = world(10)
     with pytest.raises(InputError, match="full model scores 2 of 400 rows"):
         compare(label, np.where(np.arange(400) < 2, np.inf, full), slim)
-    with pytest.raises(InputError, match=r"got \[400, 399, 400, 400\] values"):
+    with pytest.raises(InputError, match=r"got shapes \(400,\), \(399,\), \(400,\), \(400,\)"):
         compare(label, full, slim, np.ones(399))
     with pytest.raises(InputError, match="not negative, got -1"):
         compare(label, full, slim, np.where(np.arange(400) == 3, -1, 1))

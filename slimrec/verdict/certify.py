@@ -84,7 +84,9 @@ def gather(
     """
     label, weight = np.asarray(label), np.ones(len(label)) if weight is None else np.asarray(weight, np.float64)
     others = () if retrained is None else np.moveaxis(np.asarray(retrained), 0, -1).swapaxes(0, 1)  # (N, 2, n)
-    _check(label, weight, full, slim, *(each for pair in others for each in pair))
+    scores = (full, slim, *(each for pair in others for each in pair))
+    _check_shapes(label, weight, *scores, group, content)
+    _check(label, weight, *scores)
     used = weight > 0
     label, weight, full, slim = label[used] == 1, weight[used], np.asarray(full)[used], np.asarray(slim)[used]
     group = None if group is None else groups(np.asarray(group)[used])
@@ -278,10 +280,16 @@ def smallest_margin(error: float, unseen: float, confidence: float) -> float:
     return max((float(stats.norm.ppf(confidence)) + chance) * spread, unseen + chance * spread)
 
 
+def _check_shapes(label: np.ndarray, *columns: np.ndarray | None) -> None:
+    shapes = [np.shape(values) for values in (label, *columns) if values is not None]
+    if any(shape != (len(label),) for shape in shapes):
+        raise InputError(
+            f"labels, weights, scores and groups must have one value a row, got shapes {', '.join(map(str, shapes))}; of "
+            "several columns of scores give that of the label 1, as [:, 1]"
+        )
+
+
 def _check(label: np.ndarray, weight: np.ndarray, *scores: np.ndarray) -> None:
-    if any(len(values) != len(label) for values in (weight, *scores)):
-        sizes = [len(label), len(weight), *(len(s) for s in scores)]
-        raise InputError(f"labels, weights and scores must have one value a row, got {sizes} values")
     strange = ~np.isin(label, (0, 1))
     if strange.any():
         raise InputError(
