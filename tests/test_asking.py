@@ -125,6 +125,18 @@ def test_what_is_asked_of_few_rows_errs_to_both_sides_by_no_more_than_it_says(mo
     assert off.std() == pytest.approx(added, rel=0.2) and off.std() > 0.3 * exact.error
 
 
+def test_a_few_times_as_many_rows_as_the_first_are_asked_where_that_is_enough(monkeypatch):
+    """Four times the variance of all rows is missed by the first ones: by up to 0.8 of it that takes five times as many."""
+    monkeypatch.setattr("slimrec.pruning.asking._ADDED", 0.8)
+    model = network("mlp", curved=3.0)
+    batch = clicks(model, sure=0.0)
+    rises, rows = asked(model, batch, [("item",), ("genres", "vector")], whole=["genres"])
+    assert rows == (5 * FIRST + ROWS) / 2
+    found, exact = (mean_of(rise, batch) for rise in (rises[0], whole(model, batch, ["item"])))
+    assert 0 < abs(found.mean - exact.mean) < 2 * found.error and found.error > exact.error
+    assert torch.allclose(rises[1], whole(model, batch, ["genres", "vector"]), atol=1e-5)
+
+
 def test_fields_that_are_seldom_there_are_asked_on_all_rows():
     model = network("widedeep", curved=0.0)
     batch = clicks(model)
@@ -193,12 +205,19 @@ def parts(mean: float, rest: float, added: float) -> tuple[torch.Tensor, torch.T
     [
         (0.0, 1.0, 0.0499, FIRST), (0.0, 1.0, 0.0501, 2 * FIRST), (0.0, 1.0, 0.1001, 3 * FIRST),
         (0.0, 1.0, 0.3999, 8 * FIRST), (0.0, 1.0, 0.4001, ROWS), (0.0, 1.0, 0.0, FIRST), (0.0, 0.0, 0.0, FIRST),
-        (0.0, 0.0, 1.0, ROWS), (5.99 * 2**0.5, 1.0, 1.0, ROWS), (6.01 * 2**0.5, 1.0, 1.0, FIRST),
+        (0.0, 0.0, 1.0, ROWS), (6.0, 0.0, 1.0, ROWS), (5.99 * 2**0.5, 1.0, 1.0, ROWS), (6.01 * 2**0.5, 1.0, 1.0, FIRST),
         (-9.0 * 2**0.5, 1.0, 1.0, ROWS),
     ],
 )  # fmt: skip
 def test_so_many_rows_are_asked_that_what_is_missed_adds_a_twentieth_to_the_variance(mean, rest, added, rows):
     assert _enough(*parts(mean, rest, added), None) == rows
+
+
+def test_how_far_all_rows_are_in_doubt_is_told_by_what_is_known_and_what_is_missed_together():
+    """Errors of 3 and 1 to opposite sides: of 4 in all 3 are left, of which a twentieth is in 1 more than six times."""
+    rise, _, batch = parts(0.0, 9.0, 0.0)
+    assert _enough(rise, -rise / 3, batch, None) == 7 * FIRST
+    assert _enough(rise, rise / 3, batch, None) == 2 * FIRST  # 16 in all, 15 left
 
 
 def logistic(logits, label):
