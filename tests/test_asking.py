@@ -218,6 +218,7 @@ def test_how_far_all_rows_are_in_doubt_is_told_by_what_is_known_and_what_is_miss
     rise, _, batch = parts(0.0, 9.0, 0.0)
     assert _enough(rise, -rise / 3, batch, None) == 7 * FIRST
     assert _enough(rise, rise / 3, batch, None) == 2 * FIRST  # 16 in all, 15 left
+    assert _enough(rise, -2 * rise, batch, None) == ROWS  # none left
 
 
 def logistic(logits, label):
