@@ -118,6 +118,12 @@ def test_rows_of_no_weight_tell_nothing_and_copies_count_once():
     padded = Rows(*(np.append(column, column[:9]) for column in rows[:5]), None)
     padded.weight[-9:] = 0
     assert by_name(padded) == by_name(rows)
+    kept = padded.carrying()
+    assert (
+        kept.label.dtype == bool
+        and kept.label.tolist() == (rows.label == 1).tolist()
+        and len(kept.full) == len(rows.full)
+    )
     random = np.random.default_rng(0)
     single = Rows(random.integers(0, 2, 400).astype(float), *random.normal(size=(2, 400)), np.ones(400), None, None)
     ten = single.only(np.repeat(np.arange(400), 10))
