@@ -120,8 +120,10 @@ def test_an_intent_is_reverted_where_the_champion_is_neither_the_old_nor_the_new
 
 def test_an_intent_is_reverted_where_its_version_is_gone(client):
     ledger = model(client, "gone", 2, champion="1")
-    write(ledger, "intent", "1", "2")
+    intent = write(ledger, "intent", "1", "2")
+    assert promotion._hindrance(client, intent, "gone") == ""
     client.delete_model_version("gone", "2")
+    assert promotion._finish(client, ledger, intent) == ""  # the alias was moved nowhere
     assert promotion._settle(client, ledger)[-1].why == "version 2 was deleted"
     assert champion_of(client, "gone") == "1"
 
