@@ -135,7 +135,8 @@ def _answer(
     replaced = model.backbone.replacing(x) if pairs is None and asked else None
     for group, found in asked:
         if replaced is not None and len(group) == 1:
-            _, columns = place[group[0]]
+            (alone,) = group
+            _, columns = place[alone]
             found.append(replaced(columns.start, other[:, columns]).double().cpu())
             continue
         changed = x.clone()
