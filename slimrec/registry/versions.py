@@ -143,7 +143,11 @@ def fetch(server: Server, name: str, version: str, folder: Path, registered: Reg
     with reaching():
         there = mlflow.artifacts.list_artifacts(artifact_uri=uri)
         if not there:
-            raise SecurityError(f"version {version} of '{name}' has no files any more at {record.source}")
+            place = server.get_model_version_download_uri(name, version)
+            raise SecurityError(
+                f"version {version} of '{name}' has no files any more at {place}: bring them back there (MLflow keeps whole "
+                "paths: a store that was moved does not find its own), or register the model again"
+            )
         mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder))
         stored = mlflow.models.Model.load(str(folder)).flavors["python_function"]["artifacts"]["slim"]["path"]
     slim = folder / stored
