@@ -19,6 +19,7 @@ from typing import TextIO
 
 from kfp import local
 from rich.console import Console
+from slimrec.pipelines import stop
 from slimrec.pipelines.audit import arguments, audit, build
 from slimrec.pipelines.summary import Heard, near, show, writable
 
@@ -82,13 +83,13 @@ def _run(
     console = Console(file=heard, highlight=False)  # not the screen's redirected one
     console.print(f"slimrec audit of [bold]{recipe.ingest.source}[/], recipe {path}")
     try:
-        with _temporary(), (output / "log.txt").open("w", encoding="utf-8") as log:
+        with _temporary(), stop.passed_on(), (output / "log.txt").open("w", encoding="utf-8") as log:
             _execute(recipe, output, steps, Screen(console, log, labels))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as asked:
         with contextlib.suppress(SlimrecError):  # that nobody noted it matters less than what to do
             track.end_audit(failed="interrupted")
         print("slimrec: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        sys.exit(asked.code if isinstance(asked, SystemExit) else INTERRUPTED)
     finally:
         _link(output, labels)
     if (output / "evaluate").exists():  # else this window was audited before

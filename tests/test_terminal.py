@@ -1,9 +1,10 @@
-"""A terminal whose encoding lacks what a summary holds, and a folder in which an audit is running."""
+"""A terminal whose encoding lacks what a summary holds, a folder in which an audit is running, and its early end."""
 
 import contextlib
 import fcntl
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,6 +112,45 @@ def test_a_step_that_outlives_its_audit_keeps_the_folder(tmp_path):
         step.kill()
     with local._alone(tmp_path):
         assert not busy.is_busy(workspace)
+
+
+STEP = "import pathlib, signal, sys; signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path('checkpoint').touch(), sys.exit(40)))"
+AUDIT = """
+import subprocess, sys
+from slimrec.pipelines import stop
+with stop.passed_on(), subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, text=True) as step:
+    print(step.stdout.readline(), end="", flush=True)
+    step.wait()
+"""
+
+
+@pytest.mark.parametrize("command", ['$0 -c "$1"', '$0 -c "$1"; exit $?'])
+def test_an_audit_that_is_asked_to_stop_ends_when_its_step_has_left_a_checkpoint(tmp_path, command):
+    step = f"{STEP}; print('at work', flush=True); signal.pause()"
+    words = [sys.executable, "-c", AUDIT, "sh", "-ec", command, sys.executable, step]
+    with subprocess.Popen(
+        words, cwd=tmp_path, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    ) as run:
+        assert run.stdout.readline() == b"at work\n"
+        run.terminate()
+        assert run.wait() == 40
+    assert (tmp_path / "checkpoint").exists()
+
+
+@pytest.mark.battery
+def test_a_run_that_is_asked_to_stop_is_preempted_and_its_step_ends_with_it(tmp_path):
+    shutil.copy(ROOT / "pipelines/recipes/demo.yaml", tmp_path)
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "SLIMREC"))}
+    words = [sys.executable, "-m", "slimrec.cli", "run", "demo.yaml", "--output", "demo"]
+    with subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=ours) as run:
+        while not busy.is_busy(tmp_path / "demo/workspace"):
+            assert run.poll() is None
+            time.sleep(0.05)
+        run.terminate()
+        said = run.stderr.read().decode()
+        assert run.wait() == 40
+    assert said.splitlines()[-1] == "slimrec: interrupted; the same command goes on from the last checkpoint"
+    assert not busy.is_busy(tmp_path / "demo/workspace")
 
 
 @pytest.mark.parametrize("name", ["log.txt", "ingest", "prune", "workspace", "steps"])
