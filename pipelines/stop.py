@@ -4,32 +4,25 @@ import contextlib
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from slimrec.errors import Preempted
+from slimrec.preempt import on_sigterm
 
 _SHELLS = {"bash", "dash", "sh"}
 
 
-@contextlib.contextmanager
-def passed_on() -> Iterator[None]:
+def passed_on() -> AbstractContextManager[None]:
     """While open, SIGTERM goes on to the steps and then raises SystemExit; outside the main thread it does neither.
 
     kfp.local waits for a step's end before the exception leaves it, and it tells nobody which process a step is.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return on_sigterm(_stop)
 
 
-def _stop(number: int, frame: object) -> None:
+def _stop() -> None:
     for step in _steps(os.getpid()):
         with contextlib.suppress(ProcessLookupError):
             os.kill(step, signal.SIGTERM)

@@ -33,7 +33,7 @@ TOP = {
 }
 # The rooms of the library from the ground up; each may ask those of lower floors, and nobody else.
 FLOORS = (
-    {"errors", "schema", "batch", "metrics", "optimizers"},
+    {"errors", "schema", "batch", "metrics", "optimizers", "preempt"},
     {"faults", "plugins", "probes"},
     {"track", "written"},
     {"artifacts", "selection"},
@@ -48,7 +48,7 @@ FLOORS = (
 # Read on machines without torch; only tracking, the registry and the served model know MLflow.
 WITHOUT_TORCH = {
     *("__init__", "config", "schema", "selection", "errors", "plugins", "probes", "track", "faults", "written"),
-    *("artifacts/__init__", "artifacts/codebase", "artifacts/failures", "artifacts/remote"),
+    *("preempt", "artifacts/__init__", "artifacts/codebase", "artifacts/failures", "artifacts/remote"),
     *("gates/__init__", "backbones/__init__", "stages/__init__", "stages/fingerprint", "stages/notify"),
 }
 WITH_MLFLOW = {

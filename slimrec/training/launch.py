@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from slimrec.config import FinetuneConfig, PretrainConfig, TrainConfig
+from slimrec.preempt import on_sigterm
 from slimrec.track import Tracker
 from slimrec.training import trainjob
 from slimrec.training.process import read_failure, read_figures, write_call
@@ -71,18 +68,5 @@ def torchrun(count: int, folder: Path) -> list[str]:
 def _follow(command: list[str], threads: int) -> int:
     """The exit code of a command, to which SIGTERM is passed on."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    with subprocess.Popen(command, env=environment) as process, _on_sigterm(lambda: process.terminate()):
+    with subprocess.Popen(command, env=environment) as process, on_sigterm(lambda: process.terminate()):
         return process.wait()
-
-
-@contextmanager
-def _on_sigterm(action: Callable[[], None]) -> Iterator[None]:
-    """While open, SIGTERM does this; outside the main thread, where no signals arrive, nothing."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: action())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -18,9 +18,9 @@ from slimrec.data.dataset import Split
 from slimrec.errors import ConfigError, InputError, Preempted, TransientError
 from slimrec.gates.base import GATE_OPTIMIZERS
 from slimrec.model import Model
+from slimrec.preempt import StopRequest
 from slimrec.training.checkpoint import Checkpoint, restore_optimizer
 from slimrec.training.optimizers import optimizers_for
-from slimrec.training.preempt import StopRequest
 from slimrec.training.ranks import Ranks
 from slimrec.training.sharded import shard, unshard
 from slimrec.training.streams import Stream

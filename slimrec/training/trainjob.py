@@ -21,7 +21,7 @@ from typing import Any
 from slimrec import track
 from slimrec.artifacts import copy, digest
 from slimrec.errors import PERMANENT, ConfigError, Preempted, SlimrecError, TransientError
-from slimrec.training.preempt import StopRequest
+from slimrec.preempt import StopRequest
 from slimrec.training.process import read_failure, read_figures, write_call
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
